@@ -1,0 +1,170 @@
+"""What a rule is, how rules are loaded, and how a selection of them is made.
+
+A rule is one module in `rules/`: its docstring is its public page, `RULE` says what it is, and each function under
+`@RULE.on` checks one kind of thing. The annotation of the function's first parameter is the subscription: a libcst node
+class (called for every such node) or a semantic object such as `TrainingLoop` (called for every one that was recognised).
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib
+import inspect
+import pkgutil
+import re
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import libcst as cst
+
+from torchlint.diagnostic import Applicability, Edit, Fix, Question, Severity
+from torchlint.semantics import Semantics
+from torchlint.source import File
+
+
+class Category(str, enum.Enum):
+    """The groups of the catalogue; the first digit of a code says which."""
+
+    FILES = "files"
+    TRAINING = "training loop"
+    EVALUATION = "evaluation"
+    DATA = "data loading"
+    DEVICE = "device and synchronisation"
+    VECTORISATION = "vectorisation"
+    MEMORY = "memory and graph"
+    PRECISION = "precision, kernels, compile"
+    DISTRIBUTED = "distributed"
+    REPRODUCIBILITY = "reproducibility, checkpoints, security"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a rule yields. The shown message reads `{what}: {why}; {do}`.
+
+    `at` is the node under the carets. `fix` is None where nothing can be written. `unless` holds questions to other
+    files: the finding falls if any is answered with yes. `severity` overrides the rule's own.
+    """
+
+    at: cst.CSTNode
+    what: str
+    why: str
+    do: str
+    fix: Fix | None = None
+    unless: tuple[Question, ...] = ()
+    severity: Severity | None = None
+
+    @property
+    def message(self) -> str:
+        return f"{self.what}: {self.why}; {self.do}"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a check may look at besides its subject."""
+
+    file: File
+    sem: Semantics
+    options: Mapping[str, Any] = field(default_factory=dict)
+    target_device: str = "auto"  # "auto", "cuda" or "cpu": [tool.torchlint] target-device
+    torch_version: tuple[int, int] | None = None  # None: the newest
+
+
+Check = Callable[[Any, Context], Iterable[Finding]]
+
+
+@dataclass(eq=False)
+class Rule:
+    """A rule's metadata and its checks.
+
+    `triggers` are regular expressions; a stretch of source that none of them matches cannot hold a finding of this rule.
+    They decide what is parsed at all, so the more selective the faster. `fixes` lists the classes of fix that it may
+    offer, empty if it never does.
+    """
+
+    code: str
+    category: Category
+    severity: Severity
+    triggers: tuple[str, ...]
+    since: str
+    fixes: tuple[Applicability, ...] = ()
+    default: bool = True
+    options: Mapping[str, Any] = field(default_factory=dict)  # option name → default value
+    name: str = ""
+    doc: str = ""
+    checks: list[tuple[type, Check]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        module = inspect.currentframe()
+        caller = module.f_back.f_back if module and module.f_back else None
+        if not self.name and caller is not None:
+            self.name = caller.f_globals["__name__"].rpartition(".")[2].replace("_", "-")
+            self.doc = caller.f_globals.get("__doc__") or ""
+        if not re.fullmatch(r"[A-Z]+\d{3}", self.code):
+            raise ValueError(f"rule code {self.code!r} is not letters and three digits")
+
+    def on(self, check: Check) -> Check:
+        """Register a check for the class that its first parameter is annotated with (a union registers for each)."""
+        first = next(iter(inspect.signature(check).parameters))
+        subject = typing.get_type_hints(check)[first]
+        for kind in typing.get_args(subject) or (subject,):
+            self.checks.append((kind, check))
+        return check
+
+    @property
+    def summary(self) -> str:
+        return self.doc.strip().partition("\n")[0]
+
+
+def safe(message: str, *edits: Edit) -> Fix:
+    """A fix that changes no behaviour (proven by the rule's run.py)."""
+    return Fix(tuple(edits), Applicability.SAFE, message)
+
+
+def unsafe(message: str, *edits: Edit) -> Fix:
+    """A fix that may change numerics, randomness, memory or training itself, as every bug fix does."""
+    return Fix(tuple(edits), Applicability.UNSAFE, message)
+
+
+def suggestion(message: str, *edits: Edit) -> Fix:
+    """An edit that is shown and never applied."""
+    return Fix(tuple(edits), Applicability.SUGGESTION, message)
+
+
+def load() -> list[Rule]:
+    """All rules, by code. A rule module that cannot be imported raises: a linter must not silently check less."""
+    import torchlint.rules as package
+
+    rules = []
+    for info in pkgutil.iter_modules(package.__path__):
+        module: ModuleType = importlib.import_module(f"torchlint.rules.{info.name}")
+        rule = getattr(module, "RULE", None)
+        if isinstance(rule, Rule):
+            rules.append(rule)
+    return sorted(rules, key=lambda r: r.code)
+
+
+class UnknownRule(ValueError):
+    """A selector that names no rule; the message holds the nearest ones."""
+
+
+def select(rules: Iterable[Rule], selectors: Iterable[str]) -> Iterator[Rule]:
+    """The rules that a selector names: a code, a name, a prefix of codes (`TL1`), or `ALL`. Raises UnknownRule."""
+    rules = list(rules)
+    wanted: set[str] = set()
+    for selector in selectors:
+        if selector == "ALL":
+            wanted.update(r.code for r in rules)
+            continue
+        hits = {r.code for r in rules if r.name == selector or r.code.startswith(selector.upper())}
+        if not hits:
+            import difflib
+
+            names = [n for r in rules for n in (r.code, r.name)]
+            near = difflib.get_close_matches(selector, names, 2, 0.5)
+            hint = f"; did you mean {' or '.join(near)}?" if near else "; `torchlint rule --all` lists them"
+            raise UnknownRule(f"unknown rule {selector!r}{hint}")
+        wanted |= hits
+    return (r for r in rules if r.code in wanted)
