@@ -40,8 +40,6 @@ def _fields_of(cls: type) -> tuple[str, ...]:
         if f.name in _KEEP or not f.name.startswith(_TRIVIA_PREFIXES):
             if str(f.type) not in _NOT_CHILDREN:
                 names.append(f.name)
-    if cls is cst.Comparison or cls is cst.ComparisonTarget:
-        pass
     result = _child_fields[cls] = tuple(names)
     return result
 

@@ -7,7 +7,7 @@ annotation), never because of how it is spelled. `UNKNOWN` is the honest answer,
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import libcst as cst
@@ -66,7 +66,7 @@ class Value:
     origin: str = ""
     graph: Graph = Graph.UNKNOWN
     device: str = ""
-    node: cst.CSTNode | None = None
+    node: cst.CSTNode | None = field(default=None, repr=False, compare=False)
     element: Value | None = None
     items: tuple[Value, ...] | None = None
     keys: tuple[Any, ...] | None = None

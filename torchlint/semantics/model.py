@@ -1,18 +1,115 @@
-"""The semantic model of one file (being written)."""
+"""`Semantics`: everything that rules may ask about one file, computed on first use."""
+
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from typing import TypeVar
+
 import libcst as cst
+
+from torchlint.semantics.effects import Effect, Event
+from torchlint.semantics.evaluate import Evaluator, Summary
 from torchlint.semantics.kinds import UNKNOWN, Value
+from torchlint.semantics.names import OWN, Class, Function, Names
 from torchlint.source import File
+
+T = TypeVar("T")
 
 
 class Semantics:
-    def __init__(self, file: File) -> None:
+    """The meaning of one file.
+
+    `grad_disabling` and `loader_names` are the user's own decorators / context managers and loader classes, qualified.
+    """
+
+    def __init__(self, file: File, grad_disabling: Sequence[str] = (), loader_names: Sequence[str] = ()) -> None:
         self.file = file
+        self._grad_disabling = tuple(grad_disabling)
+        self._loader_names = tuple(loader_names)
+
+    @cached_property
+    def names(self) -> Names:
+        return Names(self.file.tree)
+
+    @cached_property
+    def evaluator(self) -> Evaluator:
+        evaluator = Evaluator(self.names, self._grad_disabling, self._loader_names)
+        evaluator.run()
+        return evaluator
+
+    # -- questions ----------------------------------------------------------------------------------------------------
 
     def value(self, node: cst.CSTNode) -> Value:
         """What is known about an expression; UNKNOWN where nothing is."""
-        return UNKNOWN
+        return self.evaluator.values.get(node, UNKNOWN)
+
+    def function(self, node: cst.CSTNode) -> Function:
+        """The function in whose body the node stands; the module's pseudo-function at the top level."""
+        for ancestor in self.file.ancestors(node):
+            if isinstance(ancestor, cst.FunctionDef):
+                found = self.names.function_of.get(ancestor)
+                if found is not None:
+                    return found
+        return self.names.module
 
     def qualified(self, node: cst.CSTNode) -> str | None:
-        """The import-resolved name of a name or attribute chain: `torch.nn.functional.relu`, `~.Net` for own definitions."""
-        return None
+        """The import-resolved name of a name or attribute chain: `torch.nn.functional.relu`; `~.Net` for own definitions.
+
+        None for anything that is a value rather than an imported or defined name.
+        """
+        root = node
+        while isinstance(root, cst.Attribute):
+            root = root.value
+        if not isinstance(root, cst.Name):
+            return None
+        return self.names.qualify(node, self.function(node))
+
+    @property
+    def functions(self) -> Iterable[Function]:
+        """All functions of the file, the module's top level first."""
+        return [self.names.module, *self.names.functions.values()]
+
+    @property
+    def classes(self) -> Iterable[Class]:
+        return self.names.classes.values()
+
+    def summary(self, function: Function) -> Summary:
+        """What calling the function does, in order, and what it returns."""
+        return self.evaluator.summary(function)
+
+    def events(self, function: Function, *effects: Effect) -> list[Event]:
+        """The function's events in order, those of own callees included; only the given effects, if any are."""
+        events = self.evaluator.summary(function).events
+        return [e for e in events if e.effect in effects] if effects else events
+
+    def call_sites(self, function: Function) -> list[Event]:
+        """Where this file calls the function. `grad`, `loops`, `guards` are those of the call."""
+        return self.evaluator.call_sites.get(function, [])
+
+    def callee(self, call: cst.Call) -> Function | None:
+        """The function of this file that a call certainly reaches."""
+        value = self.value(call.func)
+        if value.origin.startswith(OWN):
+            found = self.names.functions.get(value.origin.removeprefix(OWN))
+            if found is not None:
+                return found
+        name = self.qualified(call.func)
+        return self.names.functions.get(name.removeprefix(OWN)) if name and name.startswith(OWN) else None
+
+    def class_of(self, origin: str) -> Class | None:
+        """The class of this file that a value's `origin` names."""
+        return self.names.classes.get(origin.removeprefix(OWN)) if origin.startswith(OWN) else None
+
+    # -- recognised objects -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _objects(self) -> dict[type, list[object]]:
+        from torchlint.semantics import loops
+
+        return loops.recognise(self)
+
+    def objects(self, kind: type[T]) -> Iterator[T]:
+        """Every recognised object of a semantic class (`TrainingLoop`, `EvalRegion`, `LoaderCall`), in source order."""
+        for item in self._objects.get(kind, ()):
+            yield item  # type: ignore[misc]

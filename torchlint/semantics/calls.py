@@ -1,0 +1,507 @@
+"""What a call gives and does: the evaluator's cases for constructors, torch functions, methods and own functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import libcst as cst
+
+from torchlint.semantics import knowledge
+from torchlint.semantics.effects import Effect
+from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value
+from torchlint.semantics.names import OWN, Class, Function, parameters
+from torchlint.source import argument, dotted, literal
+
+if TYPE_CHECKING:
+    from torchlint.semantics.evaluate import Evaluator, _Frame
+
+NUMBER = Value(Kind.NUMBER)
+_TENSORISH = (Kind.TENSOR, Kind.PARAMETER, Kind.BATCH)
+_WRAPPERS = frozenset(("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "DDP", "compile", "convert_sync_batchnorm", "script", "trace", "convert_model", "auto_model", "fully_shard"))  # fmt: skip
+
+
+def evaluate_call(ev: Evaluator, node: cst.Call, frame: _Frame) -> Value:
+    """The value of a call; its effects are put into the frame's summary in the order in which they happen."""
+    func = node.func
+    receiver = ev._eval(func.value, frame) if isinstance(func, cst.Attribute) else UNKNOWN
+    callee = ev._eval(func, frame)
+    args = [ev._eval(a.value, frame) for a in node.args]
+    ev.function_at[node] = frame.function
+
+    own = ev._own_callee(func, frame)
+    name = ev.names.qualify(func, frame.function)
+    _closures(ev, node, args, name, frame)
+    if own is not None and not _is_autograd(ev, own):
+        return _own_function(ev, own, node, args, receiver, frame)
+    if name is not None:
+        if name.startswith(OWN):
+            cls = ev.names.classes.get(name.removeprefix(OWN))
+            if cls is not None:
+                return _construct(ev, cls, node, args, frame)
+        value = _external(ev, name, node, args, frame)
+        if value is not None:
+            return value
+    if isinstance(func, cst.Attribute):
+        value = _method(ev, func, receiver, node, args, frame)
+        if value is not None:
+            return value
+    if callee.kind in (Kind.MODULE, Kind.LOSS_FN):
+        return _forward(ev, node, callee, dotted(func) or "", args, frame)
+    if isinstance(func, cst.Name):
+        value = _builtin(ev, func.value, node, args, frame)
+        if value is not None and func.value not in frame.function.local:
+            return value
+    _unknown_call(ev, node, name, func, receiver, frame)
+    return _unknown_result(node, name, args, frame)
+
+
+def _unknown_call(ev: Evaluator, node: cst.Call, name: str | None, func: cst.BaseExpression, receiver: Value, frame: _Frame) -> None:
+    target = name or ""
+    if not target and isinstance(func, cst.Attribute):
+        if receiver.kind in (Kind.NUMBER, Kind.STRING, Kind.LIST, Kind.DICT, Kind.TUPLE, Kind.NDARRAY, Kind.SET):
+            return
+        target = f"{receiver.origin or '?'}.{func.attr.value}"
+    ev._emit(Effect.CALL, node, frame, target=target or "?." + (dotted(func) or ""), subject=dotted(func) or "")
+
+
+def _unknown_result(node: cst.Call, name: str | None, args: list[Value], frame: _Frame) -> Value:
+    """A call of something unknown: nothing is known of the result but that it may carry its arguments' graph."""
+    if name is not None and name.rpartition(".")[2].startswith("create_optimizer"):
+        return Value(Kind.OPTIMIZER, name, evidence="used")
+    last = (name or dotted(node.func) or "").rpartition(".")[2]
+    first = node.args[0].value if node.args else None
+    if last[:1].isupper() and _gives_parameters(first):
+        return Value(Kind.OPTIMIZER, name or "", node=node)
+    if frame.grad.off:
+        return Value(graph=Graph.DETACHED, origin=name or "")
+    return Value(graph=Graph.UNKNOWN, origin=name or "", node=node)
+
+
+def _gives_parameters(node: cst.BaseExpression | None) -> bool:
+    return (
+        isinstance(node, cst.Call)
+        and isinstance(node.func, cst.Attribute)
+        and node.func.attr.value in ("parameters", "get_parameters")
+    )
+
+
+def _is_autograd(ev: Evaluator, own: Function) -> bool:
+    return own.cls is not None and any(knowledge.AUTOGRAD_FUNCTION.match(r) for r in ev.names.roots(own.cls))
+
+
+def _closures(ev: Evaluator, node: cst.Call, args: list[Value], name: str | None, frame: _Frame) -> None:
+    """Own functions handed to a call: `optimizer.step(closure)` runs it, others may."""
+    for arg, value in zip(node.args, args):
+        if value.kind is Kind.FUNCTION and value.origin.startswith(OWN):
+            function = ev.names.functions.get(value.origin.removeprefix(OWN))
+            if function is None:
+                continue
+            ev.callbacks.setdefault(function, []).append((name or dotted(node.func) or "", node))
+            if isinstance(node.func, cst.Attribute) and node.func.attr.value == "step":
+                ev._inline(function, node, frame, {})
+
+
+def _bind_arguments(function: Function, node: cst.Call, receiver: Value, bound_method: bool) -> dict[str, cst.Arg]:
+    """Parameter name → argument, as far as positions are certain."""
+    names = list(function.params)
+    if bound_method and names:
+        names = names[1:]
+    result: dict[str, cst.Arg] = {}
+    position = 0
+    for arg in node.args:
+        if arg.star:
+            break
+        if arg.keyword is not None:
+            result[arg.keyword.value] = arg
+        elif position < len(names):
+            result[names[position]] = arg
+            position += 1
+    return result
+
+
+def _own_function(ev: Evaluator, own: Function, node: cst.Call, args: list[Value], receiver: Value, frame: _Frame) -> Value:
+    func = node.func
+    bound_method = own.is_method and isinstance(func, cst.Attribute) and receiver.kind is not Kind.CLASS
+    mapping = _bind_arguments(own, node, receiver, bound_method)
+    values = {id(a): v for a, v in zip(node.args, args)}
+    names: dict[str, str] = {}
+    for param, arg in mapping.items():
+        value = values[id(arg)]
+        if ev._collecting:
+            known = ev.arguments.get((own, param))
+            from torchlint.semantics.evaluate import join
+
+            ev.arguments[own, param] = value if known is None else join(known, value)
+        text = dotted(arg.value)
+        names[param] = text if text is not None else ""
+    if bound_method and isinstance(func, cst.Attribute):
+        base = dotted(func.value)
+        if isinstance(func.value, cst.Call):
+            base = frame.self_name or ""
+        names[own.params[0]] = base or ""
+    ev.call_sites.setdefault(own, []).append(_site(ev, node, own, frame))
+    summary = ev.summary(own)
+    ev._inline(own, node, frame, names)
+    if own.name in ("zero_grad", "reset_grad", "clear_grad") and not any(e.effect is Effect.ZERO_GRAD for e in summary.events):
+        ev._emit(Effect.ZERO_GRAD, node, frame, subject="parameters")
+    if receiver.kind is Kind.MODULE and own.name == "forward":
+        ev._emit(Effect.FORWARD, node, frame, subject=dotted(func.value) if isinstance(func, cst.Attribute) else "", value=receiver, detail="forward")  # type: ignore[arg-type]
+    returns = summary.returns
+    if (summary.grad.off or frame.grad.off) and returns.kind in (*_TENSORISH, Kind.UNKNOWN):
+        returns = returns.but(graph=Graph.DETACHED)
+    elif returns.graph is Graph.UNKNOWN and returns.kind in _TENSORISH and not own.cls:
+        pass
+    return returns.but(node=node) if returns.kind is not Kind.UNKNOWN else returns.but(origin=own.own)
+
+
+def _site(ev: Evaluator, node: cst.Call, own: Function, frame: _Frame):  # type: ignore[no-untyped-def]
+    from torchlint.semantics.effects import Event
+
+    return Event(
+        Effect.CALL, node, frame.function, loops=frame.loops, guards=frame.guards, grad=frame.grad,
+        order=len(frame.summary.events), scopes=frame.scopes, target=own.own,
+    )  # fmt: skip
+
+
+def _construct(ev: Evaluator, cls: Class, node: cst.Call, args: list[Value], frame: _Frame) -> Value:
+    init = ev.names.method(cls, "__init__")
+    if init is not None:
+        mapping = _bind_arguments(init, node, UNKNOWN, True)
+        values = {id(a): v for a, v in zip(node.args, args)}
+        if ev._collecting:
+            from torchlint.semantics.evaluate import join
+
+            for param, arg in mapping.items():
+                known = ev.arguments.get((init, param))
+                ev.arguments[init, param] = values[id(arg)] if known is None else join(known, values[id(arg)])
+        ev.call_sites.setdefault(init, []).append(_site(ev, node, init, frame))
+    return ev._instance(cls).but(node=node)
+
+
+def _forward(ev: Evaluator, node: cst.Call, callee: Value, subject: str, args: list[Value], frame: _Frame) -> Value:
+    from torchlint.semantics.evaluate import join_graph
+
+    if callee.kind is Kind.LOSS_FN:
+        ev._emit(Effect.LOSS, node, frame, subject=subject, value=callee)
+        graph = Graph.DETACHED if frame.grad.off else join_graph(args)
+        return Value(Kind.TENSOR, callee.origin, graph=graph, node=node)
+    ev._emit(Effect.FORWARD, node, frame, subject=subject, value=callee)
+    graph = Graph.DETACHED if frame.grad.off else Graph.ATTACHED
+    if callee.origin.startswith("torch.nn.") and callee.origin.rpartition(".")[2] not in ("Sequential", "Module", "ModuleList", "DataParallel", "LSTM", "GRU", "RNN", "MultiheadAttention", "Transformer"):
+        return Value(Kind.TENSOR, callee.origin, graph=graph, node=node)
+    return Value(Kind.BATCH, callee.origin, graph=graph, node=node)
+
+
+def _device(node: cst.BaseExpression | None) -> str:
+    """The text that stands for a device: "cpu", "cuda" or the expression's own text where it is a name."""
+    if node is None:
+        return ""
+    value = literal(node)
+    if isinstance(value, str):
+        return value.partition(":")[0]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "cuda"
+    if isinstance(node, cst.Call) and (dotted(node.func) or "").endswith("device") and node.args:
+        return _device(node.args[0].value)
+    return dotted(node) or "?"
+
+
+def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame: _Frame) -> Value | None:
+    """A call of an imported name that the tables know; None if they do not."""
+    from torchlint.semantics.evaluate import join_graph
+
+    if name in ("torch.autograd.backward",):
+        ev._emit(Effect.BACKWARD, node, frame, subject=dotted(node.args[0].value) or "" if node.args else "")
+        return Value(Kind.NONE)
+    if name in ("torch.autograd.grad", "torch.func.grad", "torch.autograd.functional.jacobian", "torch.autograd.functional.hessian", "torch.func.jacrev", "torch.func.vjp", "torch.func.jvp"):
+        ev._emit(Effect.GRAD, node, frame)
+    if name in knowledge.GRAD_SET and isinstance(ev.names, object):
+        mode = argument(node, "mode", 0)
+        if mode is not None:
+            _set_grad(ev, literal(mode.value), frame)
+        return Value(Kind.CONTEXT, name)
+    last = name.rpartition(".")[2]
+    if name.startswith("torch.nn.utils.clip_grad"):
+        ev._emit(Effect.CLIP, node, frame, subject=dotted(node.args[0].value) or "" if node.args else "")
+        return Value(Kind.TENSOR, name, graph=Graph.DETACHED)
+    if last in _WRAPPERS and args and (args[0].kind is Kind.MODULE or name.startswith("torch.")):
+        if args[0].kind is Kind.MODULE or last in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"):
+            inner = args[0].origin if args[0].kind is Kind.MODULE else ""
+            return Value(Kind.MODULE, inner or name, node=node)
+    if last in ("prepare", "auto_dataloader", "initialize") and args:
+        return None
+    if knowledge.is_loss_function(name):
+        ev._emit(Effect.LOSS, node, frame, subject=name, value=Value(Kind.LOSS_FN, name))
+    if name == "torch.utils.data.random_split":
+        return Value(Kind.TUPLE, name, element=Value(Kind.DATASET, name))
+    value = knowledge.made_by(name)
+    if value is None:
+        return None
+    value = value.but(node=node)
+    if value.kind is Kind.TENSOR:
+        if name in knowledge.LIKE or name in knowledge.FACTORIES:
+            device = argument(node, "device")
+            requires = argument(node, "requires_grad")
+            place = _device(device.value) if device is not None else (args[0].device if name in knowledge.LIKE and args else "cpu")
+            if name in ("torch.as_tensor", "torch.from_numpy") and args and args[0].is_tensor and device is None:
+                place = args[0].device
+            graph = Graph.ATTACHED if requires is not None and literal(requires.value) is not False else Graph.DETACHED
+            return value.but(device=place, graph=graph)
+        if name == "torch.autograd.Variable":
+            requires = argument(node, "requires_grad")
+            graph = Graph.ATTACHED if requires is not None and literal(requires.value) is True else args[0].graph if args else Graph.UNKNOWN
+            return value.but(graph=graph, device=args[0].device if args else "")
+        if last in knowledge.DIM_PAIRS and name.count(".") == 1 and (len(node.args) > 1):
+            second = args[1] if len(args) > 1 else UNKNOWN
+            if not second.is_tensor:
+                return Value(Kind.TUPLE, name, items=(Value(Kind.TENSOR, graph=join_graph(args)), Value(Kind.TENSOR, graph=Graph.DETACHED)))
+        graph = Graph.DETACHED if frame.grad.off or last in knowledge.DETACHING else join_graph(args)
+        first = next((a for a in args if a.is_tensor), UNKNOWN)
+        return value.but(graph=graph, device=first.device)
+    if value.kind is Kind.TUPLE and value.element is not None and value.element.kind is Kind.TENSOR:
+        graph = Graph.DETACHED if frame.grad.off else join_graph(args)
+        return value.but(element=value.element.but(graph=graph))
+    return value
+
+
+def _set_grad(ev: Evaluator, mode: object, frame: _Frame) -> None:
+    """`torch.set_grad_enabled(…)` as a statement holds from here on; as a with item `_with` has the last word."""
+    from torchlint.semantics.effects import GradMode
+
+    frame.grad = GradMode(mode is not True)
+
+
+def _method(ev: Evaluator, func: cst.Attribute, receiver: Value, node: cst.Call, args: list[Value], frame: _Frame) -> Value | None:
+    attr = func.attr.value
+    subject = dotted(func.value) or subscript_text(func.value)
+    kind = receiver.kind
+    if attr == "backward" and kind not in (Kind.NDARRAY, Kind.STRING):
+        text = subject
+        if kind in (Kind.FRAMEWORK, Kind.MODULE, Kind.OPTIMIZER, Kind.SCALER) or (node.args and args[0].kind in _TENSORISH and kind is Kind.UNKNOWN):
+            text = dotted(node.args[0].value) or "" if node.args else subject
+        ev._emit(Effect.BACKWARD, node, frame, subject=text, value=receiver, detail=ev_text(func.value))
+        return Value(Kind.NONE)
+    if attr == "zero_grad":
+        ev._emit(Effect.ZERO_GRAD, node, frame, subject=subject, value=receiver)
+        return Value(Kind.NONE)
+    if attr == "zero_" and isinstance(func.value, cst.Attribute):
+        if ".grad" in "." + ev_text(func.value):
+            ev._emit(Effect.ZERO_GRAD, node, frame, subject="parameters")
+            return receiver
+    if attr == "step":
+        return _step(ev, subject, receiver, node, args, frame)
+    if attr in ("eval", "train") and kind not in (Kind.FRAMEWORK, Kind.STRING, Kind.NDARRAY, Kind.LIST, Kind.DICT):
+        first = argument(node, "mode", 0)
+        mode = literal(first.value) if first is not None else attr == "train"
+        if attr == "eval" and node.args:
+            return None
+        if attr == "train" and node.args and mode is ... :
+            ev._emit(Effect.TRAIN, node, frame, subject=subject, value=receiver, detail="conditional")
+        elif isinstance(mode, bool) or first is None:
+            ev._emit(Effect.TRAIN if mode else Effect.EVAL, node, frame, subject=subject, value=receiver)
+        else:
+            return None
+        return receiver
+    if attr == "unscale_":
+        ev._emit(Effect.UNSCALE, node, frame, subject=subject, value=receiver)
+        return UNKNOWN
+    if attr == "update" and kind is Kind.SCALER:
+        ev._emit(Effect.SCALER_UPDATE, node, frame, subject=subject, value=receiver)
+        return UNKNOWN
+    if attr in ("clip_grad_norm_", "clip_grad_value_") and kind is not Kind.TENSOR:
+        ev._emit(Effect.CLIP, node, frame, subject=subject, value=receiver)
+        return Value(Kind.TENSOR)
+    if attr == "autograd" or (attr == "grad" and subject.endswith("autograd")):
+        ev._emit(Effect.GRAD, node, frame)
+        return UNKNOWN
+    if receiver.is_tensor or kind is Kind.BATCH or (attr in ("cuda", "detach", "item", "unsqueeze") and kind is Kind.UNKNOWN):
+        return _tensor_method(ev, attr, receiver, node, args, frame)
+    if kind in (Kind.MODULE, Kind.LOSS_FN):
+        return _module_method(ev, attr, receiver, subject, node, args, frame)
+    if kind is Kind.NDARRAY:
+        return Value(Kind.NDARRAY)
+    if kind is Kind.STRING:
+        return Value(Kind.LIST, element=Value(Kind.STRING)) if attr.startswith("split") else Value(Kind.STRING)
+    if kind is Kind.LIST:
+        if attr == "append" and args and (key := dotted(func.value)) is not None:
+            element = args[0] if receiver.element is None else receiver.element
+            frame.env[key] = receiver.but(items=None, element=element if receiver.element in (None, args[0]) else None, graph=args[0].graph if args[0].graph is Graph.ATTACHED else receiver.graph)
+            return Value(Kind.NONE)
+        if attr == "pop":
+            return receiver.element or UNKNOWN
+        return UNKNOWN
+    if kind is Kind.DICT:
+        if attr in ("get", "pop"):
+            return receiver.element or UNKNOWN
+        return UNKNOWN
+    if kind is Kind.FRAMEWORK and attr in ("prepare", "setup") and args:
+        kept = tuple(args)
+        return kept[0] if len(kept) == 1 else Value(Kind.TUPLE, items=kept)
+    return None
+
+
+def _step(ev: Evaluator, subject: str, receiver: Value, node: cst.Call, args: list[Value], frame: _Frame) -> Value | None:
+    kind = receiver.kind
+    if kind is Kind.SCALER or (args and args[0].kind is Kind.OPTIMIZER and kind is not Kind.FRAMEWORK):
+        ev._emit(Effect.STEP, node, frame, subject=dotted(node.args[0].value) or "" if node.args else "", value=args[0] if args else UNKNOWN, detail="scaler")
+        return UNKNOWN
+    if kind is Kind.OPTIMIZER:
+        ev._emit(Effect.STEP, node, frame, subject=subject, value=receiver)
+        return UNKNOWN
+    if kind is Kind.SCHEDULER:
+        ev._emit(Effect.SCHEDULER_STEP, node, frame, subject=subject, value=receiver)
+        return UNKNOWN
+    if kind in (Kind.FRAMEWORK, Kind.MODULE):
+        ev._emit(Effect.STEP, node, frame, subject=subject, value=receiver, detail="engine")
+        return UNKNOWN
+    last = subject.rpartition(".")[2].lower()
+    if kind in (Kind.UNKNOWN, Kind.OBJECT):
+        if "sched" in last or last.startswith("lr"):
+            ev._emit(Effect.SCHEDULER_STEP, node, frame, subject=subject, value=receiver)
+            return UNKNOWN
+        if ("optim" in last or last.startswith("opt") or last.endswith("opt")) and len(args) <= 1:
+            ev._emit(Effect.STEP, node, frame, subject=subject, value=receiver, detail="spelled")
+            return UNKNOWN
+    return None
+
+
+_KEEPING = frozenset(("to", "cuda", "cpu", "half", "float", "double", "bfloat16", "type", "requires_grad_", "apply", "share_memory", "xpu", "npu"))  # fmt: skip
+
+
+def _module_method(ev: Evaluator, attr: str, receiver: Value, subject: str, node: cst.Call, args: list[Value], frame: _Frame) -> Value | None:
+    if attr in _KEEPING:
+        if attr in ("to", "cuda"):
+            device = argument(node, "device", 0)
+            return receiver.but(device="cuda" if attr == "cuda" else _device(device.value) if device is not None else "")
+        return receiver
+    if attr == "forward":
+        from torchlint.semantics.evaluate import join_graph as _unused  # noqa: F401
+
+        ev._emit(Effect.FORWARD, node, frame, subject=subject, value=receiver, detail="forward")
+        return Value(Kind.BATCH, receiver.origin, graph=Graph.DETACHED if frame.grad.off else Graph.ATTACHED, node=node)
+    if attr in ("parameters", "buffers"):
+        return Value(Kind.ITERATOR, element=Value(Kind.PARAMETER, graph=Graph.ATTACHED))
+    if attr == "named_parameters":
+        return Value(Kind.ITERATOR, element=Value(Kind.TUPLE, items=(Value(Kind.STRING), Value(Kind.PARAMETER, graph=Graph.ATTACHED))))
+    if attr in ("modules", "children"):
+        return Value(Kind.ITERATOR, element=Value(Kind.MODULE))
+    if attr == "state_dict":
+        return Value(Kind.DICT, "state_dict", element=Value(Kind.TENSOR, graph=Graph.DETACHED))
+    if attr in ("load_state_dict", "register_buffer", "add_module", "named_modules", "named_children", "register_forward_hook"):
+        return UNKNOWN
+    ev._emit(Effect.CALL, node, frame, target=f"{receiver.origin or '?'}.{attr}", subject=f"{subject}.{attr}", value=receiver, detail="module method")
+    return Value(graph=Graph.DETACHED if frame.grad.off else Graph.UNKNOWN, node=node)
+
+
+def _tensor_method(ev: Evaluator, attr: str, receiver: Value, node: cst.Call, args: list[Value], frame: _Frame) -> Value:
+    from torchlint.semantics.evaluate import join_graph
+
+    subject = ev_text(node.func.value) if isinstance(node.func, cst.Attribute) else ""
+    if attr in ("to", "cuda"):
+        device = argument(node, "device", 0)
+        target = "cuda" if attr == "cuda" else _device(device.value) if device is not None else "?"
+        ev._emit(Effect.TRANSFER, node, frame, subject=subject, value=receiver, detail=target)
+        return receiver.but(kind=Kind.TENSOR if receiver.kind is Kind.UNKNOWN else receiver.kind, device=target, node=node, items=None)
+    if attr in knowledge.SYNCING:
+        ev._emit(Effect.SYNC, node, frame, subject=subject, value=receiver, detail=attr)
+    if attr == "item":
+        return NUMBER
+    if attr == "tolist":
+        return Value(Kind.LIST, element=NUMBER)
+    if attr == "numpy":
+        return Value(Kind.NDARRAY)
+    if attr == "size":
+        return NUMBER if node.args else Value(Kind.TUPLE, "shape", element=NUMBER)
+    if attr in knowledge.TO_NUMBER:
+        return NUMBER
+    if attr in ("detach", "detach_"):
+        return receiver.but(graph=Graph.DETACHED, node=node, items=None)
+    if attr in ("clone", "cpu", "contiguous", "requires_grad_", "float", "half", "double", "bfloat16", "pin_memory", "type", "type_as"):
+        graph = Graph.ATTACHED if attr == "requires_grad_" else receiver.graph
+        kind = Kind.TENSOR if receiver.kind in (Kind.UNKNOWN, Kind.PARAMETER) or attr != "cpu" else receiver.kind
+        return receiver.but(kind=kind, device="cpu" if attr == "cpu" else receiver.device, graph=graph, node=node, items=None)
+    if attr in knowledge.TUPLE_METHODS:
+        return Value(Kind.TUPLE, element=Value(Kind.TENSOR, graph=receiver.graph, device=receiver.device))
+    if attr in knowledge.DIM_PAIRS and node.args and not (args and args[0].is_tensor):
+        return Value(Kind.TUPLE, items=(Value(Kind.TENSOR, graph=receiver.graph, device=receiver.device), Value(Kind.TENSOR, graph=Graph.DETACHED, device=receiver.device)))
+    if receiver.kind is Kind.BATCH and attr in ("items", "keys", "values", "get", "pop"):
+        if attr == "items":
+            return Value(Kind.ITERATOR, element=Value(Kind.TUPLE, items=(Value(Kind.STRING), receiver)))
+        return receiver if attr != "keys" else UNKNOWN
+    if receiver.kind is Kind.BATCH and attr not in knowledge.TENSOR_ONLY and attr not in _COMMON:
+        return UNKNOWN
+    graph = Graph.DETACHED if frame.grad.off or attr in knowledge.DETACHING else join_graph([receiver, *args])
+    if attr.startswith("new_"):
+        graph = Graph.DETACHED
+    return Value(Kind.TENSOR, graph=graph, device=receiver.device, node=node)
+
+
+# Methods shared with numpy that on a batch's tensor still give a tensor.
+_COMMON = frozenset("sum mean std var max min abs exp log sqrt view reshape transpose squeeze flatten t repeat pow add sub mul div norm round long int bool size dim argmax argmin data softmax eq gather scatter index_select any all cumsum prod dot mm".split())  # fmt: skip
+
+
+def _builtin(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame: _Frame) -> Value | None:
+    first = args[0] if args else UNKNOWN
+    if name in ("float", "int", "bool"):
+        if first.is_tensor:
+            ev._emit(Effect.SYNC, node, frame, subject=ev_text(node.args[0].value), value=first, detail=name)
+        return NUMBER
+    if name in ("len", "round", "hash", "id", "ord", "isinstance", "hasattr", "callable", "issubclass"):
+        return NUMBER
+    if name in ("str", "repr", "format"):
+        return Value(Kind.STRING)
+    if name == "range":
+        return Value(Kind.RANGE, node=node, element=NUMBER)
+    if name == "print":
+        ev._emit(Effect.PRINT, node, frame)
+        return Value(Kind.NONE)
+    if name in ("list", "tuple", "sorted", "reversed", "iter"):
+        kind = {"tuple": Kind.TUPLE, "iter": Kind.ITERATOR}.get(name, Kind.LIST)
+        element = first.element
+        if first.is_tensor:
+            element = Value(Kind.TENSOR, graph=first.graph, device=first.device)
+        if first.kind is Kind.LOADER:
+            element = first.element
+        return Value(kind, node=node, element=element)
+    if name in ("dict", "OrderedDict", "defaultdict"):
+        return _dict_call(node, args)
+    if name in ("set", "frozenset"):
+        return Value(Kind.SET)
+    if name in ("enumerate", "zip", "map", "filter"):
+        return Value(Kind.ITERATOR, node=node)
+    if name == "next":
+        return first.element or UNKNOWN
+    if name in ("sum", "max", "min", "abs", "pow"):
+        if first.is_tensor:
+            return Value(Kind.TENSOR, graph=first.graph)
+        if name == "sum":
+            element = first.element or UNKNOWN
+            return Value(Kind.TENSOR, graph=element.graph) if element.is_tensor else element if element.kind is Kind.NUMBER else Value(graph=element.graph)
+        if args and all(a.kind is Kind.NUMBER for a in args):
+            return NUMBER
+        return first.element or UNKNOWN
+    if name in ("getattr", "vars", "type", "open", "input", "super"):
+        return UNKNOWN
+    if name in ("tqdm", "trange"):
+        return first
+    return None
+
+
+def _dict_call(node: cst.Call, args: list[Value]) -> Value:
+    if node.args and all(a.keyword is not None for a in node.args):
+        keys = tuple(a.keyword.value for a in node.args if a.keyword is not None)
+        return Value(Kind.DICT, node=node, items=tuple(args), keys=keys)
+    return Value(Kind.DICT, node=node)
+
+
+def subscript_text(node: cst.CSTNode) -> str:
+    """A stable text for `opts["g"]`, `self.opts[i]`: the subject of a call on an item."""
+    return ev_text(node) if isinstance(node, cst.Subscript) else ""
+
+
+def ev_text(node: cst.CSTNode) -> str:
+    return cst.Module([]).code_for_node(node)
+
+
+def keyword_only(node: cst.FunctionDef) -> list[str]:
+    return [p.name.value for p in parameters(node)]

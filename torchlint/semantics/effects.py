@@ -1,0 +1,92 @@
+"""What calls do to training: the events that a function performs, in order, with the loops and guards around them."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, replace
+
+import libcst as cst
+
+from torchlint.diagnostic import Question
+from torchlint.semantics.kinds import UNKNOWN, Value
+from torchlint.semantics.names import Function
+
+
+class Effect(str, enum.Enum):
+    FORWARD = "forward"  # a Module is called; subject: the module
+    LOSS = "loss"  # a loss function is called
+    BACKWARD = "backward"  # subject: the tensor (or the framework object that runs it)
+    GRAD = "autograd.grad"  # gradients asked for by other means than backward
+    STEP = "step"  # subject: the optimizer
+    ZERO_GRAD = "zero_grad"  # subject: optimizer, module or "parameters" for `p.grad = None` loops
+    SCHEDULER_STEP = "scheduler step"
+    CLIP = "clip"
+    UNSCALE = "unscale"
+    SCALER_UPDATE = "scaler update"
+    EVAL = "eval"  # subject: the module
+    TRAIN = "train"
+    SYNC = "sync"  # host waits for the device: item, tolist, cpu, numpy, float(t)
+    TRANSFER = "transfer"  # to, cuda; `detail`: the target's source text
+    CALL = "call"  # a call whose target this file does not define; `target` says what is known of it
+    PRINT = "print"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """An `if` around an event: its node and whether the event is in its body (True) or behind its test (False)."""
+
+    node: cst.If = field(repr=False)
+    taken: bool
+    depth: int = 0  # how many loops of the function are around it
+
+    @property
+    def test(self) -> cst.BaseExpression:
+        return self.node.test
+
+
+@dataclass(frozen=True, slots=True)
+class GradMode:
+    """Whether autograd records here. `unless`: questions to other files that may still say that it does not."""
+
+    off: bool = False
+    unless: tuple[Question, ...] = ()
+
+    def or_off(self, other: GradMode) -> GradMode:
+        return GradMode(self.off or other.off, self.unless + tuple(q for q in other.unless if q not in self.unless))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Event:
+    """One effect. `loops` and `guards` are those of the function in which `node` stands, outermost first."""
+
+    effect: Effect
+    node: cst.CSTNode = field(repr=False)
+    function: Function = field(repr=False)
+    subject: str = ""
+    value: Value = UNKNOWN
+    loops: tuple[cst.For | cst.While, ...] = field(default=(), repr=False)
+    guards: tuple[Guard, ...] = field(default=(), repr=False)
+    grad: GradMode = GradMode()
+    order: int = 0
+    via: Function | None = field(default=None, repr=False)  # the callee in which it really happens
+    origin: cst.CSTNode | None = field(default=None, repr=False)  # the node there
+    inner_loop: bool = False  # the callee performs it in a loop of its own
+    inner_guards: tuple[Guard, ...] = field(default=(), repr=False)  # the callee performs it under these
+    target: str = ""
+    detail: str = ""
+    scopes: tuple[cst.With, ...] = field(default=(), repr=False)  # the with statements around it, outermost first
+
+    @property
+    def guarded(self) -> bool:
+        return bool(self.guards or self.inner_guards)
+
+    def within(self, loop: cst.CSTNode) -> bool:
+        return any(item is loop for item in self.loops)
+
+    def guards_in(self, loop: cst.CSTNode) -> tuple[Guard, ...]:
+        """The guards between the loop and the event, the callee's included."""
+        depth = next((i + 1 for i, item in enumerate(self.loops) if item is loop), 0)
+        return tuple(g for g in self.guards if g.depth >= depth) + self.inner_guards
+
+    def but(self, **changes: object) -> Event:
+        return replace(self, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,222 @@
+"""The loops that train, the regions that evaluate, the calls that load: recognised once, with their parts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import libcst as cst
+
+from torchlint.semantics.effects import Effect, Event, Guard
+from torchlint.semantics.kinds import UNKNOWN, Kind, Value
+from torchlint.semantics.names import Function
+from torchlint.source import dotted, find, literal, walk
+
+if TYPE_CHECKING:
+    from torchlint.semantics.model import Semantics
+
+Loop = cst.For | cst.While
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingLoop:
+    """The innermost loop in which gradients are computed and applied.
+
+    `events`: everything that happens in one turn, in order. `outer`: the loops around it in the same function,
+    innermost first. A step function that a framework calls per iteration has `node` = its FunctionDef.
+    """
+
+    node: Loop | cst.FunctionDef = field(repr=False)
+    function: Function
+    events: tuple[Event, ...] = field(repr=False)
+    outer: tuple[Loop, ...] = field(default=(), repr=False)
+    before: tuple[Event, ...] = field(default=(), repr=False)  # the function's events ahead of the loop
+    after: tuple[Event, ...] = field(default=(), repr=False)  # … and behind it
+
+    def of(self, *effects: Effect) -> list[Event]:
+        return [e for e in self.events if e.effect in effects]
+
+    def guards(self, event: Event) -> tuple[Guard, ...]:
+        """The ifs between the loop and the event."""
+        return event.guards_in(self.node)
+
+
+@dataclass(frozen=True, eq=False)
+class EvalRegion:
+    """A stretch of code that runs a model forward and never backward.
+
+    `node`: the loop or the function whose body it is. `forwards`: the model calls in it. `evidence`: why it is taken for
+    evaluation: "eval" (the model was put into eval mode), "loader" (it goes over data and keeps only detached results),
+    "name" (only names say so).
+    """
+
+    node: Loop | cst.FunctionDef = field(repr=False)
+    function: Function
+    forwards: tuple[Event, ...] = field(repr=False)
+    evidence: str
+    events: tuple[Event, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class LoaderCall:
+    """A call that makes a DataLoader. `given`: the keywords it surely passes, `**dict` resolved where the dict is known;
+    `open`: it may pass more than is known."""
+
+    node: cst.Call = field(repr=False)
+    function: Function
+    value: Value
+    given: dict[str, cst.BaseExpression | None] = field(repr=False)
+    open: bool
+    targets: tuple[str, ...] = ()  # the names it is bound to
+
+
+def recognise(sem: Semantics) -> dict[type, list[object]]:
+    from torchlint.semantics.evaluation import eval_regions
+
+    return {
+        TrainingLoop: list(training_loops(sem)),
+        EvalRegion: list(eval_regions(sem)),
+        LoaderCall: list(loader_calls(sem)),
+    }
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def training_loops(sem: Semantics) -> Iterator[TrainingLoop]:
+    for function in sem.functions:
+        events = sem.events(function)
+        seen: list[Loop] = []
+        for step in events:
+            if step.effect is not Effect.STEP:
+                continue
+            for loop in reversed(step.loops):
+                inside = [e for e in events if e.within(loop)]
+                if any(e.effect is Effect.BACKWARD for e in inside):
+                    if not any(loop is s for s in seen):
+                        seen.append(loop)
+                        yield _training_loop(function, loop, events, step.loops)
+                    break
+    for function in sem.functions:
+        if isinstance(function.node, cst.FunctionDef) and _is_framework_step(sem, function):
+            events = sem.events(function)
+            if any(e.effect is Effect.BACKWARD for e in events) and any(e.effect is Effect.STEP for e in events):
+                yield TrainingLoop(function.node, function, tuple(events))
+
+
+def _training_loop(function: Function, loop: Loop, events: list[Event], loops: tuple[Loop, ...]) -> TrainingLoop:
+    inside = [i for i, e in enumerate(events) if e.within(loop)]
+    depth = next(i for i, item in enumerate(loops) if item is loop)
+    return TrainingLoop(
+        loop,
+        function,
+        tuple(events[i] for i in inside),
+        tuple(reversed(loops[:depth])),
+        tuple(e for i, e in enumerate(events) if i < inside[0] and not e.within(loop)),
+        tuple(e for i, e in enumerate(events) if i > inside[-1] and not e.within(loop)),
+    )
+
+
+_ENGINES = re.compile(r"(^|\.)ignite\.engine\.(\w+\.)*Engine$|^ignite\.engine\.Engine$")
+
+
+def _is_framework_step(sem: Semantics, function: Function) -> bool:
+    """Whether the function is handed to an engine that calls it once per batch (Ignite's `Engine(update)`)."""
+    return any(_ENGINES.search(name) for name, _ in sem.evaluator.callbacks.get(function, ()))
+
+
+# -- guards -----------------------------------------------------------------------------------------------------------
+
+
+def accumulation_steps(guard: Guard) -> cst.BaseExpression | None:
+    """The N of `if (i + 1) % N == 0:` (or `if i % N == N - 1`, `if not i % N`, `or last`), else None.
+
+    Only a guard that lets every N-th turn through counts: `% N != 0` with the event in its body does not.
+    """
+    return _modulus(guard.test, guard.taken)
+
+
+def _modulus(test: cst.BaseExpression, taken: bool) -> cst.BaseExpression | None:
+    if isinstance(test, cst.BooleanOperation):
+        for side in (test.left, test.right):
+            found = _modulus(side, taken)
+            if found is not None:
+                return found
+        return None
+    if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
+        return _modulus(test.expression, not taken)
+    if isinstance(test, cst.Comparison) and len(test.comparisons) == 1:
+        operator = test.comparisons[0].operator
+        equal = isinstance(operator, cst.Equal)
+        if isinstance(operator, (cst.Equal, cst.NotEqual)):
+            if equal is not taken:
+                return None
+            for side in (test.left, test.comparisons[0].comparator):
+                if isinstance(side, cst.BinaryOperation) and isinstance(side.operator, cst.Modulo):
+                    return side.right
+        return None
+    if isinstance(test, cst.BinaryOperation) and isinstance(test.operator, cst.Modulo) and not taken:
+        return test.right
+    return None
+
+
+# -- loaders ----------------------------------------------------------------------------------------------------------
+
+
+def loader_calls(sem: Semantics) -> Iterator[LoaderCall]:
+    for call in find(sem.file.tree, cst.Call):
+        value = sem.value(call)
+        if value.kind is not Kind.LOADER or value.node is not call or not value.origin:
+            continue
+        yield _loader_call(sem, call, value)
+
+
+def _loader_call(sem: Semantics, call: cst.Call, value: Value) -> LoaderCall:
+    given: dict[str, cst.BaseExpression | None] = {}
+    is_open = False
+    for arg in call.args:
+        if arg.star == "**":
+            passed = sem.value(arg.value)
+            inner = passed.keys
+            if inner is None:
+                is_open = True
+                inner = _dict_keys(sem, arg.value)
+            for key in inner or ():
+                given[str(key)] = None
+            if _grown_later(sem, arg.value):
+                is_open = True
+        elif arg.star == "*":
+            is_open = True
+        elif arg.keyword is not None:
+            given[arg.keyword.value] = arg.value
+    targets = []
+    parent = sem.file.parent(call)
+    if isinstance(parent, cst.Assign):
+        targets = [t for target in parent.targets if (t := dotted(target.target)) is not None]
+    return LoaderCall(call, sem.function(call), value, given, is_open, tuple(targets))
+
+
+def _dict_keys(sem: Semantics, node: cst.BaseExpression) -> tuple[str, ...]:
+    return ()
+
+
+def _grown_later(sem: Semantics, node: cst.BaseExpression) -> bool:
+    """Whether a dict gets more keys by `d[k] = …` or `d.update(…)` somewhere in the function or module."""
+    name = dotted(node)
+    if name is None:
+        return False
+    for n in walk(sem.file.tree):
+        if isinstance(n, cst.AssignTarget) and isinstance(n.target, cst.Subscript) and dotted(n.target.value) == name:
+            return True
+        if isinstance(n, cst.Call) and isinstance(n.func, cst.Attribute) and n.func.attr.value in ("update", "setdefault") and dotted(n.func.value) == name:
+            return True
+    return False
+
+
+def is_true(node: cst.BaseExpression | None) -> bool:
+    return node is not None and literal(node) is True
+
+
+__all__ = ["UNKNOWN", "EvalRegion", "LoaderCall", "Loop", "TrainingLoop", "accumulation_steps", "recognise"]
