@@ -90,7 +90,7 @@ def training_loops(sem: Semantics) -> Iterator[TrainingLoop]:
         events = sem.events(function)
         seen: list[Loop] = []
         for step in events:
-            if step.effect is not Effect.STEP:
+            if step.effect is not Effect.STEP or step.inner_loop:
                 continue
             for loop in reversed(step.loops):
                 inside = [e for e in events if e.within(loop)]
