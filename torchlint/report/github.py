@@ -1,0 +1,36 @@
+"""Findings as GitHub Actions workflow commands, which show as annotations on a pull request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torchlint.diagnostic import Diagnostic, Severity
+from torchlint.report import ReportContext
+
+_COMMAND = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
+
+
+def _data(text: str) -> str:
+    """Escaped as the runner's `unescapeData` undoes it; anything else would start a command of its own."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def _annotation(d: Diagnostic) -> str:
+    properties = {
+        "title": f"torchlint ({d.code} {d.name})",
+        "file": d.path.replace("\\", "/"),
+        "line": str(d.row),
+        "endLine": str(d.end_row),
+    }
+    if d.row == d.end_row:  # GitHub refuses columns on an annotation of several lines
+        properties |= {"col": str(d.column), "endColumn": str(d.end_column)}
+    listed = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
+    return f"::{_COMMAND[d.severity]} {listed}::{_data(f'{d.path}:{d.row}:{d.column}: {d.code} {d.message}')}"
+
+
+def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
+    return "".join(_annotation(d) + "\n" for d in diagnostics)

@@ -1,0 +1,115 @@
+"""Findings as SARIF 2.1.0 (OASIS), the format of code scanning services."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from torchlint import __version__
+from torchlint.diagnostic import Diagnostic, Fix, Severity
+from torchlint.report import ReportContext
+from torchlint.report.lines import Lines
+from torchlint.rule import Rule, load
+
+_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_LEVEL = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
+_ROOT = "SRCROOT"
+
+
+def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
+    known = {rule.code: rule for rule in load()}
+    found = {d.code: d for d in reversed(diagnostics)}
+    codes = sorted(found)
+    sources: dict[str, Lines] = {}
+    seen: dict[str, int] = {}
+    results = []
+    for d in diagnostics:
+        lines = sources.setdefault(d.path, Lines(context.source(d.path)))
+        results.append(_result(d, lines, codes.index(d.code), context.root, seen))
+    driver = {
+        "name": "torchlint",
+        "version": __version__,
+        "semanticVersion": __version__,
+        "rules": [_rule(found[code], known.get(code)) for code in codes],
+    }
+    run = {
+        "tool": {"driver": driver},
+        "columnKind": "unicodeCodePoints",
+        "originalUriBaseIds": {_ROOT: {"uri": Path(context.root).absolute().as_uri().rstrip("/") + "/"}},
+        "results": results,
+    }
+    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
+
+
+def _rule(d: Diagnostic, rule: Rule | None) -> dict[str, Any]:
+    entry: dict[str, Any] = {"id": d.code, "name": d.name}
+    if rule is not None:
+        page = rule.doc.strip()
+        entry["shortDescription"] = {"text": rule.summary}
+        entry["help"] = {"text": page, "markdown": page}
+        entry["defaultConfiguration"] = {"level": _LEVEL[rule.severity], "enabled": rule.default}
+        entry["properties"] = {"tags": [rule.category.value]}
+    if d.url:
+        entry["helpUri"] = d.url
+    return entry
+
+
+def _result(d: Diagnostic, lines: Lines, rule_index: int, root: str, seen: dict[str, int]) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "ruleId": d.code,
+        "ruleIndex": rule_index,
+        "level": _LEVEL[d.severity],
+        "message": {"text": d.message},
+        "locations": [
+            {
+                "physicalLocation": {
+                    "artifactLocation": _artifact(d.path, root),
+                    "region": _region((d.row, d.column), (d.end_row, d.end_column)),
+                }
+            }
+        ],
+        "partialFingerprints": {"torchlint/v1": _fingerprint(d, lines, seen)},
+    }
+    if d.fix:
+        result["fixes"] = [_fix(d.fix, lines, _artifact(d.path, root))]
+    return result
+
+
+def _artifact(path: str, root: str) -> dict[str, str]:
+    """A file under the root by its relative URI, one outside of it by its absolute URI."""
+    absolute = os.path.normpath(os.path.join(root, path))
+    relative = os.path.relpath(absolute, root)
+    if relative.startswith(os.pardir):
+        return {"uri": Path(absolute).as_uri()}
+    return {"uri": quote(relative.replace(os.sep, "/"), errors="surrogateescape"), "uriBaseId": _ROOT}
+
+
+def _region(start: tuple[int, int], end: tuple[int, int]) -> dict[str, int]:
+    return {"startLine": start[0], "startColumn": start[1], "endLine": end[0], "endColumn": end[1]}
+
+
+def _fingerprint(d: Diagnostic, lines: Lines, seen: dict[str, int]) -> str:
+    """Stays the same while lines above the finding come and go: the rule, the file, the line's text, which of them."""
+    text = lines.line(d.row).strip() if d.row <= len(lines) else ""
+    key = "\0".join((d.code, d.path.replace("\\", "/"), text))
+    nth = seen[key] = seen.get(key, -1) + 1
+    return hashlib.sha256(f"{key}\0{nth}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _fix(fix: Fix, lines: Lines, artifact: dict[str, str]) -> dict[str, Any]:
+    replacements = [
+        {
+            "deletedRegion": _region(lines.locate(edit.start), lines.locate(edit.end)),
+            "insertedContent": {"text": edit.text},
+        }
+        for edit in fix.edits
+    ]
+    return {
+        "description": {"text": f"{fix.message} ({fix.applicability.value})"},
+        "artifactChanges": [{"artifactLocation": artifact, "replacements": replacements}],
+    }

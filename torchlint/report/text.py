@@ -1,0 +1,191 @@
+"""The default format: each finding under the code that it is about, with why it matters and what a fix would write."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from torchlint.diagnostic import Applicability, Diagnostic, Fix, Severity
+from torchlint.report import ReportContext
+from torchlint.report.lines import Lines
+from torchlint.report.patch import Change, hunks
+from torchlint.report.summary import remedy, tally
+from torchlint.report.terminal import (
+    BOLD,
+    BOLD_BLUE,
+    BOLD_CYAN,
+    BOLD_GREEN,
+    BOLD_RED,
+    BOLD_YELLOW,
+    DIM,
+    GREEN,
+    RED,
+    Paint,
+    char_width,
+    clean,
+    expand,
+    shown_path,
+    wrap,
+)
+
+CONTEXT_LINES = 2
+DIFF_LINES = 12  # a longer diff is cut: `--diff` shows all of it
+
+_SEVERITY_STYLE = {Severity.ERROR: BOLD_RED, Severity.WARNING: BOLD_YELLOW, Severity.INFO: BOLD_CYAN}
+_FIX_LABEL = {
+    Applicability.SAFE: ("safe fix", BOLD_GREEN),
+    Applicability.UNSAFE: ("unsafe fix (--unsafe)", BOLD_YELLOW),
+    Applicability.SUGGESTION: ("suggestion", BOLD_CYAN),
+}
+# A line's code up to its comment; quotes are stepped over, so that a # in a string ends nothing.
+_CODE = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^#])*""")
+
+
+def split_message(message: str) -> tuple[str, str, str]:
+    """`what: why; do` → its three parts; a message of another shape is all `what`."""
+    what, colon, rest = message.partition(": ")
+    why, semicolon, do = rest.rpartition("; ")
+    return (what, why, do) if colon and semicolon else (message, "", "")
+
+
+def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
+    paint = Paint(context.color)
+    sources: dict[str, Lines] = {}
+    blocks: list[str] = []
+    for d in diagnostics:
+        if d.path not in sources:
+            sources[d.path] = Lines(context.source(d.path))
+        blocks.append(_Block(d, sources[d.path], paint, context.width).render())
+    closing = tally(diagnostics, context.checked)
+    fixes = remedy(diagnostics)
+    style = BOLD if diagnostics else BOLD_GREEN
+    blocks.append("\n".join([paint(closing, style), *([fixes] if fixes else [])]))
+    return "\n\n".join(blocks) + "\n"
+
+
+class _Block:
+    """One finding. Knows the width of the gutter, which frame and diff share."""
+
+    def __init__(self, d: Diagnostic, lines: Lines, paint: Paint, columns: int) -> None:
+        self.d = d
+        self.lines = lines
+        self.paint = paint
+        self.columns = columns
+        self.framed = bool(lines.text) and d.row <= len(lines)
+        self.hunks = hunks(d.fix, lines) if d.fix and self.framed else []
+        last = min(d.row + CONTEXT_LINES, len(lines))
+        self.gutter = len(str(max([last, *(change.row for hunk in self.hunks for change in hunk)])))
+
+    def render(self) -> str:
+        what, why, do = split_message(clean(self.d.message))
+        out = self.headline(what)
+        bar = self.rail("|")
+        if self.framed:
+            out += [bar, *self.frame(), bar]
+        if why:
+            out += self.note("why", why, BOLD)
+            out += self.note("help", do, BOLD_CYAN)
+        if self.d.fix:
+            out += self.fix(self.d.fix)
+        return "\n".join(out)
+
+    def headline(self, what: str) -> list[str]:
+        d, paint = self.d, self.paint
+        style = _SEVERITY_STYLE[d.severity]
+        plain = f"{d.severity.value}[{d.code}] {d.name}: "
+        first, *more = wrap(what, self.columns, plain, "  ")
+        first = paint(f"{d.severity.value}[{d.code}]", style) + paint(f" {d.name}: {first[len(plain) :]}", BOLD)
+        cell = f" cell {d.cell}" if d.cell is not None else ""
+        arrow = paint(" " * self.gutter + "-->", BOLD_BLUE)
+        return [first, *(paint(m, BOLD) for m in more), f"{arrow} {shown_path(d.path)}{cell}:{d.row}:{d.column}"]
+
+    def rail(self, mark: str, number: object = "", style: str = BOLD_BLUE) -> str:
+        return self.paint(f"{number:>{self.gutter}} {mark}", style)
+
+    def note(self, label: str, text: str, style: str) -> list[str]:
+        lead = " " * self.gutter + " = "
+        first, *more = wrap(text, self.columns, f"{lead}{label}: ", " " * len(f"{lead}{label}: "))
+        head = self.paint(lead, BOLD_BLUE) + self.paint(label, style)
+        return [head + first[len(lead) + len(label) :], *more]
+
+    # -- the code frame ---------------------------------------------------------------------------------------------
+
+    def frame(self) -> list[str]:
+        d = self.d
+        first, last = max(1, d.row - CONTEXT_LINES), min(len(self.lines), d.row + CONTEXT_LINES)
+        while first < d.row and not self.lines.line(first).strip():
+            first += 1
+        while last > d.row and not self.lines.line(last).strip():
+            last -= 1
+        start, stop = self.caret_columns()
+        crop = self.crop(start, stop)
+        out: list[str] = []
+        for row in range(first, last + 1):
+            text, _ = expand(self.lines.line(row))
+            out.append(f"{self.rail('|', row)} {self.cropped(text, crop)}".rstrip())
+            if row == d.row:
+                carets = self.paint("^" * (stop - start), _SEVERITY_STYLE[d.severity])
+                out.append(f"{self.rail('|')} {' ' * (start - crop)}{carets}")
+        return out
+
+    def caret_columns(self) -> tuple[int, int]:
+        """The display columns under which the carets lie: the finding's first line, without a comment behind it."""
+        d = self.d
+        line = self.lines.line(d.row)
+        _, columns = expand(line)
+        match = _CODE.match(line)
+        code_end = len(line[: match.end()].rstrip()) if match else len(line)
+        start = min(d.column - 1, len(line))
+        end = min(d.end_column - 1, len(line)) if d.end_row == d.row else max(code_end, start)
+        return columns[start], max(columns[end], columns[start] + 1)
+
+    def crop(self, start: int, stop: int) -> int:
+        """The first column to show, so that the carets are seen where lines are longer than the terminal is wide."""
+        room = self.room
+        if not room or stop < room:
+            return 0
+        return max(0, min(start - 4, stop - room + 4))
+
+    @property
+    def room(self) -> int:
+        return max(20, self.columns - self.gutter - 4) if self.columns > 0 else 0
+
+    def cropped(self, text: str, first: int) -> str:
+        """The columns of `text` from `first` on that fit; what is left out is marked with an ellipsis."""
+        room = self.room
+        if not first and not (room and len(text) * 2 > room):
+            return text
+        out: list[str] = []
+        column = 0
+        for char in text:
+            if room and column - first + char_width(char) > room:
+                out[-1] = "…"
+                break
+            if column >= first:
+                out.append(char)
+            column += char_width(char)
+        if first and out:
+            out[0] = "…" if text[:first].strip() else out[0]
+        return "".join(out)
+
+    # -- the fix ----------------------------------------------------------------------------------------------------
+
+    def fix(self, fix: Fix) -> list[str]:
+        label, style = _FIX_LABEL[fix.applicability]
+        out = self.note(label, clean(fix.message), style)
+        left = DIFF_LINES
+        for i, hunk in enumerate(self.hunks):
+            if i and left > 0:
+                out.append(self.paint(" " * self.gutter + " :", DIM))
+            out += [self.changed(change) for change in hunk[: max(left, 0)]]
+            left -= len(hunk)
+        if left < 0:
+            more = "1 more line" if left == -1 else f"{-left} more lines"
+            out.append(self.paint(f"{' ' * self.gutter} … {more}", DIM))
+        return out
+
+    def changed(self, change: Change) -> str:
+        text, _ = expand(change.text)
+        style = {"-": RED, "+": GREEN}.get(change.sign, DIM)
+        number = self.paint(f"{change.row:>{self.gutter}}", DIM)
+        return f"{number} {self.paint(f'{change.sign} {self.cropped(text, 0)}'.rstrip(), style)}"
