@@ -1,1 +1,1 @@
-"""The runtime verifier: it is given two texts and a way to run them, and says what changed. It knows nothing of rules."""
+"""The runtime verifier: given two texts and a way to run them, it says what changed. It knows nothing of rules."""

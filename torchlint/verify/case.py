@@ -22,12 +22,13 @@ DEFAULT_SIZES = (7, 64, 200)
 class Case:
     """One way to run the code.
 
-    `entry` names the function (or `Class.method`, then called unbound with `self` among the inputs) in `bad.py` that is
-    called; it must execute the lines that the fix changes, or the verdict is `not-verifiable(edited line never executed)`.
+    `entry` names the function (or `Class.method`, then called unbound with `self` among the inputs) in `bad.py` that
+    is called; it must execute the lines that the fix changes, or the verdict is
+    `not-verifiable(edited line never executed)`.
 
     `make_inputs(seed, device, size)` returns the keyword arguments. It is called afresh for every run, right after all
-    random generators were seeded with `seed`, so the same arguments must give the same values. Everything that the entry
-    can change must be reachable from its arguments (models, optimizers, lists), because that is what is compared.
+    random generators were seeded with `seed`, so the same arguments must give the same values. Everything that the
+    entry can change must be reachable from its arguments (models, optimizers, lists): that is what is compared.
 
     `wrong_fix(source_before)` returns a plausible bad rewrite of the whole module that must be refused.
 
@@ -35,8 +36,9 @@ class Case:
     property holds and else how it is broken. It must be broken before and hold after; results may then differ.
     `torchlint.verify.properties` has ready ones (gradient ledger, grad mode off, train mode restored, …).
 
-    `cost` is what the fix claims: "time" (faster at the largest size), "memory" (fewer peak or saved bytes at the largest
-    size), "gpu" (fewer syncs, copies or device operations, counted by running CUDA code remapped to the CPU), or None.
+    `cost` is what the fix claims: "time" (faster at the largest size), "memory" (fewer peak or saved bytes at the
+    largest size), "gpu" (fewer syncs, copies or device operations, counted by running CUDA code remapped to the CPU;
+    `make_inputs` then gets "cuda" for that run), or None.
 
     `boundary` also runs n = 0, n = 1, NaN, inf, other dtypes, strides and requires_grad variants of the inputs.
     `backward` differentiates what the entry returns (with fixed random weights) and compares the gradients too.
@@ -45,7 +47,7 @@ class Case:
     name: str
     entry: str
     make_inputs: MakeInputs
-    wrong_fix: WrongFix | None
+    wrong_fix: WrongFix
     sizes: tuple[int, ...] = DEFAULT_SIZES
     property: Property | None = None
     cost: Claim | None = None

@@ -1,0 +1,42 @@
+"""The statistics of paired timings: a bootstrap interval on the median log-ratio. Pure Python, no clock, no torch."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+THRESHOLD = 1.05  # a smaller effect is not worth a claim
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Time before / time after: the median of the pairs with its 95 % interval, from `pairs` pairs."""
+
+    value: float
+    low: float
+    high: float
+    pairs: int
+
+    @property
+    def claims(self) -> bool:
+        """Whether the interval lies wholly beyond the threshold, on either side."""
+        return self.low > THRESHOLD or self.high < 1 / THRESHOLD
+
+    @property
+    def settled(self) -> bool:
+        """Whether the interval lies beyond the threshold or wholly inside the band of no change."""
+        return self.claims or (self.low > 1 / THRESHOLD and self.high < THRESHOLD)
+
+
+def paired_ratio(before: Sequence[float], after: Sequence[float], resamples: int = 2000, seed: int = 0) -> Ratio:
+    """The ratio of paired times. Raises ValueError without pairs."""
+    logs = [math.log(a / b) for a, b in zip(before, after)]
+    if not logs:
+        raise ValueError("no pairs of timings")
+    generator = random.Random(seed)
+    medians = sorted(statistics.median(generator.choices(logs, k=len(logs))) for _ in range(resamples))
+    low, high = medians[int(0.025 * resamples)], medians[int(0.975 * resamples)]
+    return Ratio(math.exp(statistics.median(logs)), math.exp(low), math.exp(high), len(logs))
