@@ -1,0 +1,77 @@
+"""Bytes of a source file to text and back, so that what a fix does not touch stays as it was, byte for byte.
+
+PEP 263 decides the encoding. The text keeps its own newlines; a UTF-8 byte order mark is taken off and remembered.
+"""
+
+from __future__ import annotations
+
+BOM = b"\xef\xbb\xbf"
+
+
+class Undecodable(Exception):
+    """The bytes are not text in the declared encoding. `row` is 1-based."""
+
+    def __init__(self, message: str, row: int = 1, column: int = 1) -> None:
+        super().__init__(message)
+        self.message = message
+        self.row = row
+        self.column = column
+
+
+class Source:
+    """A decoded file: the text without its mark, and what is needed to write it back."""
+
+    __slots__ = ("bom", "data", "encoding", "text")
+
+    def __init__(self, data: bytes, text: str, encoding: str, bom: bool) -> None:
+        self.data = data
+        self.text = text
+        self.encoding = encoding
+        self.bom = bom
+
+    def encode(self, text: str) -> bytes:
+        """`text` as bytes in this file's encoding. Raises UnicodeEncodeError where it has no room for a character."""
+        return (BOM if self.bom else b"") + text.encode(self.encoding)
+
+    @property
+    def exact(self) -> bool:
+        """Whether writing the unchanged text gives the bytes that were read; if not, the file must not be rewritten."""
+        return self.encode(self.text) == self.data
+
+
+def decode(data: bytes) -> Source:
+    """Decode source bytes as Python does. Raises Undecodable."""
+    bom = data.startswith(BOM)
+    body = data[3:] if bom else data
+    encoding = _declared(body)
+    if bom and encoding != "utf-8":
+        raise Undecodable(f"the file starts with a UTF-8 byte order mark but declares {encoding!r}")
+    try:
+        return Source(data, body.decode(encoding), encoding, bom)
+    except UnicodeDecodeError as error:
+        row = body.count(b"\n", 0, error.start) + 1
+        column = error.start - (body.rfind(b"\n", 0, error.start) + 1) + 1
+        if encoding == "utf-8":
+            what = f"byte 0x{body[error.start]:02x} is not UTF-8 and the file declares no other encoding"
+        else:
+            what = f"byte 0x{body[error.start]:02x} is not valid in the declared encoding {encoding!r}"
+        raise Undecodable(what, row, column) from error
+
+
+def _declared(body: bytes) -> str:
+    """The encoding that a comment in the first two lines names, else UTF-8. Raises Undecodable for an unknown one."""
+    second = body.find(b"\n", body.find(b"\n") + 1)
+    head = body[: second if second >= 0 else 400]
+    if b"coding" not in head and b"\r" not in head:
+        return "utf-8"
+    import io
+    import tokenize
+
+    try:
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")).readline)
+    except SyntaxError as error:
+        message = str(error.msg or error)
+        if message.startswith("unknown encoding"):
+            raise Undecodable(f"the file declares an encoding that Python does not know: {message[18:]}") from error
+        return "utf-8"  # not UTF-8 in its first lines: decoding says where
+    return "utf-8" if encoding == "utf-8-sig" else encoding
