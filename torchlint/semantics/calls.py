@@ -23,8 +23,12 @@ _WRAPPERS = frozenset(("DataParallel", "DistributedDataParallel", "FullyShardedD
 def evaluate_call(ev: Evaluator, node: cst.Call, frame: _Frame) -> Value:
     """The value of a call; its effects are put into the frame's summary in the order in which they happen."""
     func = node.func
-    receiver = ev._eval(func.value, frame) if isinstance(func, cst.Attribute) else UNKNOWN
-    callee = ev._eval(func, frame)
+    receiver = UNKNOWN
+    if isinstance(func, cst.Attribute):
+        receiver = ev._eval(func.value, frame)
+        callee = ev.values[func] = ev.attribute_of(func, receiver, frame)
+    else:
+        callee = ev._eval(func, frame)
     args = [ev._eval(a.value, frame) for a in node.args]
     ev.function_at[node] = frame.function
 

@@ -149,25 +149,21 @@ class Evaluator:
             grad = self._decorated_grad(function)
             summary.grad = grad
             env = self._initial(function)
-            frame = _Frame(function, env, summary, grad)
+            frame = self._frames[function] = _Frame(function, env, summary, grad)
             if isinstance(function.node, cst.Module):
                 self._block(function.node.body, frame)
-                self.module_env = frame.env
             else:
                 self._suite(function.node.body, frame)
             summary.returns = _join_all(frame.returns)
-            self._envs[function] = frame.env
         finally:
             self._depth -= 1
         summary.done = True
         return summary
 
-    module_env: dict[str, Value] = {}
-
     # -- parameters and uses --------------------------------------------------------------------------------------
 
     def _collect_uses(self) -> None:
-        self._envs: dict[Function, dict[str, Value]] = {}
+        self._frames: dict[Function, _Frame] = {}
         for function in [self.names.module, *self.names.functions.values()]:
             uses: dict[str, set[str]] = {}
             self._uses[function] = uses
@@ -455,12 +451,12 @@ class Evaluator:
             last = name.rpartition(".")[2]
             args = [a.value for a in node.args if a.keyword is None and not a.star]
             if last == "enumerate" and args:
-                inner = self._element(args[0], self._eval(args[0], frame), frame)
+                inner = self._element(args[0], self.values.get(args[0], UNKNOWN), frame)
                 return Value(Kind.TUPLE, items=(NUMBER, inner))
             if last == "zip":
-                return Value(Kind.TUPLE, items=tuple(self._element(a, self._eval(a, frame), frame) for a in args))
+                return Value(Kind.TUPLE, items=tuple(self._element(a, self.values.get(a, UNKNOWN), frame) for a in args))
             if last in _TRANSPARENT and args:
-                return self._element(args[0], self._eval(args[0], frame), frame)
+                return self._element(args[0], self.values.get(args[0], UNKNOWN), frame)
             if last in ("range", "trange"):
                 return NUMBER
             if last == "items" and isinstance(node.func, cst.Attribute):
@@ -677,10 +673,11 @@ class Evaluator:
         root = key.partition(".")[0]
         if root not in frame.function.local or isinstance(frame.function.node, cst.Module):
             while scope is not None:
-                env = self._envs.get(scope)
-                if env is not None and key in env:
-                    return env[key]
-                if env is not None and root in scope.local and scope.parent is not None:
+                outer = self._frames.get(scope)
+                if outer is not None and key in outer.env:
+                    value = outer.env[key]
+                    return value if value.kind is not Kind.UNKNOWN else self._recover(key, value, frame)
+                if outer is not None and root in scope.local and scope.parent is not None:
                     break
                 scope = scope.parent
         qualified = self.names.qualify_text(key, frame.function)
@@ -701,8 +698,11 @@ class Evaluator:
         return used.but(graph=value.graph, origin=value.origin)
 
     def _attribute(self, node: cst.Attribute, frame: _Frame) -> Value:
+        return self.attribute_of(node, self._eval(node.value, frame), frame)
+
+    def attribute_of(self, node: cst.Attribute, base: Value, frame: _Frame) -> Value:
+        """The value of an attribute whose base has been evaluated."""
         key = dotted(node)
-        base = self._eval(node.value, frame)
         attr = node.attr.value
         if key is not None and key in frame.env:
             value = frame.env[key]

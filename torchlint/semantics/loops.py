@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.diagnostic import Question
 from torchlint.semantics.effects import Effect, Event, Guard
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value
 from torchlint.semantics.names import Function
@@ -48,8 +49,8 @@ class EvalRegion:
     """A stretch of code that runs a model forward and never backward.
 
     `node`: the loop or the function whose body it is. `forwards`: the model calls in it. `evidence`: why it is taken for
-    evaluation: "eval" (the model was put into eval mode), "loader" (it goes over data and keeps only detached results),
-    "name" (only names say so).
+    evaluation: "eval" (the model was put into eval mode), "no_grad" (recording is off), "loader" (it goes over data and
+    keeps only numbers), "name" (the function's name says so, and it keeps only numbers).
     """
 
     node: Loop | cst.FunctionDef = field(repr=False)
@@ -57,6 +58,9 @@ class EvalRegion:
     forwards: tuple[Event, ...] = field(repr=False)
     evidence: str
     events: tuple[Event, ...] = field(default=(), repr=False)
+    mode: str = "unknown"  # of the model when it runs: "eval", "train", "mixed" (callers differ), "unknown"
+    escapes: tuple[cst.CSTNode, ...] = field(default=(), repr=False)  # where a value with a graph leaves the region
+    unless: tuple[Question, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,261 @@
+"""Loops that walk along an axis of a tensor: `for i in range(x.shape[0])`, `for row in x`, `[... for row in x]`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import libcst as cst
+
+from torchlint.semantics.kinds import Kind
+from torchlint.semantics.model import Semantics
+from torchlint.source import literal, walk, walk_scope
+
+Loop = cst.For | cst.CompFor
+
+# Wrappers that hand out the same items in the same order.
+_PROGRESS = frozenset(("tqdm.tqdm", "tqdm.trange", "tqdm.auto.tqdm", "rich.progress.track"))
+
+
+@dataclass(frozen=True, eq=False)
+class RowLoop:
+    """A loop whose turns are the slices of a tensor along `axis`.
+
+    `index`: the name of the counter, if there is one. `rows`: for each name that the loop itself binds to a slice, the
+    tensor it is a slice of. `length`: source text that gives the number of turns, valid in front of the loop.
+    `over`: the tensor whose axis is walked.
+    """
+
+    node: Loop = field(repr=False)
+    index: str
+    rows: dict[str, cst.BaseExpression] = field(repr=False)
+    over: cst.BaseExpression = field(repr=False)
+    axis: int
+    length: str
+
+    @property
+    def bound(self) -> set[str]:
+        """The names that the loop header binds."""
+        return {*self.rows, self.index} - {""}
+
+
+def row_loop(node: Loop, sem: Semantics) -> RowLoop | None:
+    """The loop as a walk over a tensor; None where it walks anything else, or the evidence for a tensor is missing."""
+    if node.asynchronous is not None:
+        return None
+    source = _unwrap(node.iter, sem)
+    target = node.target
+    index = ""
+    if isinstance(source, cst.Call) and _builtin(source, "enumerate", sem) and len(source.args) == 1:
+        if not isinstance(target, cst.Tuple) or len(target.elements) != 2:
+            return None
+        counter = target.elements[0].value
+        if not isinstance(counter, cst.Name):
+            return None
+        index, target, source = counter.value, _target(target.elements[1].value), source.args[0].value
+        if target is None:
+            return None
+    if isinstance(source, cst.Call) and _builtin(source, "range", sem):
+        return _counted(node, source, target, sem) if not index else None
+    if isinstance(source, cst.Call) and _builtin(source, "zip", sem):
+        return _zipped(node, source, target, index, sem)
+    if not isinstance(target, cst.Name) or not _walkable(source, sem):
+        return None
+    return RowLoop(node, index, {target.value: source}, source, 0, f"len({sem.file.code(source)})")
+
+
+def _counted(node: Loop, call: cst.Call, target: cst.CSTNode, sem: Semantics) -> RowLoop | None:
+    args = [a for a in call.args if a.keyword is None and not a.star]
+    if len(args) != len(call.args) or not isinstance(target, cst.Name):
+        return None
+    if len(args) == 2 and literal(args[0].value) == 0:
+        args = args[1:]
+    if len(args) != 1:
+        return None
+    found = extent(args[0].value, sem)
+    if found is None:
+        return None
+    return RowLoop(node, target.value, {}, found[0], found[1], sem.file.code(args[0].value))
+
+
+def _zipped(node: Loop, call: cst.Call, target: cst.CSTNode, index: str, sem: Semantics) -> RowLoop | None:
+    if not isinstance(target, cst.Tuple) or len(target.elements) != len(call.args) or len(call.args) < 2:
+        return None
+    rows: dict[str, cst.BaseExpression] = {}
+    for element, arg in zip(target.elements, call.args):
+        if arg.star or arg.keyword is not None or not isinstance(element.value, cst.Name):
+            return None
+        if not _walkable(arg.value, sem):
+            return None
+        rows[element.value.value] = arg.value
+    first = call.args[0].value
+    return RowLoop(node, index, rows, first, 0, f"len({sem.file.code(first)})")
+
+
+def _target(node: cst.BaseExpression) -> cst.Name | cst.Tuple | None:
+    return node if isinstance(node, (cst.Name, cst.Tuple)) else None
+
+
+def _unwrap(node: cst.BaseExpression, sem: Semantics) -> cst.BaseExpression:
+    """What a progress bar is put around."""
+    if isinstance(node, cst.Call) and node.args and node.args[0].keyword is None:
+        if (sem.qualified(node.func) or "") in _PROGRESS:
+            return node.args[0].value
+    return node
+
+
+def _builtin(call: cst.Call, name: str, sem: Semantics) -> bool:
+    return isinstance(call.func, cst.Name) and call.func.value == name and sem.qualified(call.func) in (None, name)
+
+
+def _walkable(node: cst.BaseExpression, sem: Semantics) -> bool:
+    """A tensor whose rows a loop may walk: not a tensor of positions (`nonzero`, `unique`, `randperm`, `arange`), whose
+    items choose what to do rather than hold the data."""
+    value = sem.value(node)
+    if not value.is_tensor or value.evidence == "used":
+        return False
+    made = value.origin.rpartition(".")[2]
+    return made not in ("nonzero", "unique", "unique_consecutive", "randperm", "arange", "linspace", "logspace", "range")
+
+
+def extent(node: cst.BaseExpression, sem: Semantics) -> tuple[cst.BaseExpression, int] | None:
+    """The tensor and the axis whose length an expression is (`x.shape[0]`, `x.size(1)`, `len(x)`, a name for these)."""
+    found = _direct_extent(node, sem)
+    if found is not None or not isinstance(node, cst.Name):
+        return found
+    definition = definition_of(node.value, node, sem)
+    if definition is None:
+        return None
+    target, value = definition
+    if isinstance(target, cst.Name):
+        return _direct_extent(value, sem)
+    if isinstance(target, (cst.Tuple, cst.List)):
+        tensor = shape_owner(value, sem)
+        for axis, element in enumerate(target.elements):
+            if isinstance(element, cst.StarredElement):
+                return None
+            if isinstance(element.value, cst.Name) and element.value.value == node.value and tensor is not None:
+                return tensor, axis
+    return None
+
+
+def _direct_extent(node: cst.BaseExpression, sem: Semantics) -> tuple[cst.BaseExpression, int] | None:
+    if isinstance(node, cst.Call):
+        if _builtin(node, "len", sem) and len(node.args) == 1 and _is_tensor(node.args[0].value, sem):
+            return node.args[0].value, 0
+        if isinstance(node.func, cst.Attribute) and node.func.attr.value == "size" and len(node.args) == 1:
+            axis = literal(node.args[0].value)
+            if isinstance(axis, int) and axis >= 0 and _is_tensor(node.func.value, sem):
+                return node.func.value, axis
+    if isinstance(node, cst.Subscript) and len(node.slice) == 1 and isinstance(node.slice[0].slice, cst.Index):
+        axis = literal(node.slice[0].slice.value)
+        tensor = shape_owner(node.value, sem)
+        if isinstance(axis, int) and axis >= 0 and tensor is not None:
+            return tensor, axis
+    return None
+
+
+def shape_owner(node: cst.BaseExpression, sem: Semantics) -> cst.BaseExpression | None:
+    """`x` for `x.shape` and `x.size()` of a tensor."""
+    if isinstance(node, cst.Attribute) and node.attr.value == "shape":
+        owner = node.value
+    elif (
+        isinstance(node, cst.Call)
+        and isinstance(node.func, cst.Attribute)
+        and node.func.attr.value == "size"
+        and not node.args
+    ):
+        owner = node.func.value
+    else:
+        return None
+    return owner if _is_tensor(owner, sem) else None
+
+
+def _is_tensor(node: cst.BaseExpression, sem: Semantics) -> bool:
+    return sem.value(node).is_tensor
+
+
+def scope_body(node: cst.CSTNode, sem: Semantics) -> cst.CSTNode:
+    """The body of the function (or the module) in which the node stands."""
+    return sem.function(node).body
+
+
+def bindings(name: str, body: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """Every node in the scope that binds the name: Assign, AnnAssign, AugAssign, For, With, NamedExpr, imports aside."""
+    for node in walk_scope(body):
+        targets: list[cst.CSTNode] = []
+        if isinstance(node, cst.Assign):
+            targets = [t.target for t in node.targets]
+        elif isinstance(node, (cst.AnnAssign, cst.AugAssign, cst.NamedExpr, cst.For)):
+            targets = [node.target]
+        elif isinstance(node, cst.With):
+            targets = [i.asname.name for i in node.items if i.asname is not None]
+        elif isinstance(node, cst.Del):
+            targets = [node.target]
+        if any(name in bound_names(t) for t in targets):
+            yield node
+
+
+def bound_names(target: cst.CSTNode) -> set[str]:
+    """The plain names that an assignment target binds."""
+    if isinstance(target, cst.Name):
+        return {target.value}
+    if isinstance(target, (cst.Tuple, cst.List)):
+        return {name for e in target.elements for name in bound_names(e.value)}
+    return set()
+
+
+def definition_of(
+    name: str, at: cst.CSTNode, sem: Semantics
+) -> tuple[cst.BaseAssignTargetExpression, cst.BaseExpression] | None:
+    """The one assignment that gives the name its value in this scope, as (target, value); None if there is none, or several."""
+    function = sem.function(at)
+    if name in function.params:
+        return None
+    found = list(bindings(name, function.body))
+    if len(found) != 1 or not isinstance(found[0], cst.Assign) or len(found[0].targets) != 1:
+        return None
+    return found[0].targets[0].target, found[0].value
+
+
+def reads(name: str, node: cst.CSTNode, sem: Semantics) -> Iterator[cst.Name]:
+    """Every place at or under the node where the plain name is read (nested functions included)."""
+    for n in walk(node):
+        if isinstance(n, cst.Name) and n.value == name and is_read(n, sem):
+            yield n
+
+
+def is_read(node: cst.Name, sem: Semantics) -> bool:
+    """Whether the Name node is a variable that is read: not a target, a keyword, an attribute's or a parameter's name."""
+    parent = sem.file.parent(node)
+    if isinstance(parent, cst.Attribute):
+        return parent.value is node
+    if isinstance(parent, (cst.AssignTarget, cst.AnnAssign, cst.AsName, cst.For, cst.CompFor, cst.NamedExpr)):
+        return getattr(parent, "target", getattr(parent, "name", None)) is not node
+    if isinstance(parent, cst.Arg):
+        return parent.value is node
+    if isinstance(parent, (cst.Param, cst.FunctionDef, cst.ClassDef)):
+        return getattr(parent, "name", None) is not node
+    if isinstance(parent, cst.Element):
+        holder: cst.CSTNode | None = parent
+        while isinstance(holder, (cst.Element, cst.Tuple, cst.List)):
+            inner, holder = holder, sem.file.parent(holder)
+        if isinstance(holder, (cst.AssignTarget, cst.AsName)):
+            return False
+        if isinstance(holder, (cst.For, cst.CompFor)):
+            return holder.target is not inner
+    return True
+
+
+def fresh_name(wanted: str, sem: Semantics) -> str:
+    """A name like the wanted one that this file does not use."""
+    used = {n.value for n in walk(sem.file.tree) if isinstance(n, cst.Name)}
+    name, n = wanted, 2
+    while name in used:
+        name, n = f"{wanted}_{n}", n + 1
+    return name
+
+
+def is_number(node: cst.BaseExpression, sem: Semantics) -> bool:
+    """A Python number for certain: a literal, or a value known to be one."""
+    return isinstance(literal(node), (int, float)) or sem.value(node).kind is Kind.NUMBER
