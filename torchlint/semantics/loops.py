@@ -139,10 +139,16 @@ def accumulation_steps(guard: Guard) -> cst.BaseExpression | None:
 
     Only a guard that lets every N-th turn through counts: `% N != 0` with the event in its body does not.
     """
+    modulus = accumulation_modulus(guard)
+    return None if modulus is None else modulus.right
+
+
+def accumulation_modulus(guard: Guard) -> cst.BinaryOperation | None:
+    """The `(i + 1) % N` of such a guard, else None."""
     return _modulus(guard.test, guard.taken)
 
 
-def _modulus(test: cst.BaseExpression, taken: bool) -> cst.BaseExpression | None:
+def _modulus(test: cst.BaseExpression, taken: bool) -> cst.BinaryOperation | None:
     if isinstance(test, cst.BooleanOperation):
         for side in (test.left, test.right):
             found = _modulus(side, taken)
@@ -159,10 +165,10 @@ def _modulus(test: cst.BaseExpression, taken: bool) -> cst.BaseExpression | None
                 return None
             for side in (test.left, test.comparisons[0].comparator):
                 if isinstance(side, cst.BinaryOperation) and isinstance(side.operator, cst.Modulo):
-                    return side.right
+                    return side
         return None
     if isinstance(test, cst.BinaryOperation) and isinstance(test.operator, cst.Modulo) and not taken:
-        return test.right
+        return test
     return None
 
 
