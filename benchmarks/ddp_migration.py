@@ -1,0 +1,168 @@
+"""Evidence for TL801: run migrated scripts as one process and under torchrun, and compare what they learned.
+
+For every script the original runs as it is; the migrated text runs alone, under `torchrun --nproc_per_node=1` and under
+`--nproc_per_node=2`, on CPU with gloo. The parameters that each run saves are compared with the original's. A shuffling
+original visits the samples in the sampler's order (`torch.randperm` seeded with the epoch), so that runs see the same batches.
+
+    python benchmarks/ddp_migration.py            prints the table and writes benchmarks/results/ddp_migration.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torchlint.migrate import Migration, Script, to_ddp
+from torchlint.semantics import Semantics
+from torchlint.source import File, splice
+
+ROOT = Path(__file__).resolve().parent.parent
+SHAPES = sorted((ROOT / "fixtures" / "dataparallel").glob("bad*.py"))
+TOLERANCE = 1e-6
+
+# Runs a script as __main__ with the sample order that DistributedSampler would choose.
+_ORIGINAL = """
+import runpy, sys, torch
+from torch.utils.data import RandomSampler
+
+def same_order(self):
+    epoch = self.__dict__.setdefault("epoch", 0)
+    self.epoch += 1
+    generator = torch.Generator()
+    generator.manual_seed(epoch)
+    yield from torch.randperm(len(self.data_source), generator=generator).tolist()
+
+RandomSampler.__iter__ = same_order
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+_COMPARE = """
+import json, sys, torch
+def plain(path):
+    return {k.removeprefix("module."): v for k, v in torch.load(path, weights_only=True).items()}
+first, result = plain(sys.argv[1]), {}
+for path in sys.argv[2:]:
+    other = plain(path)
+    assert first.keys() == other.keys(), (list(first), list(other))
+    result[path] = max((first[k].double() - other[k].double()).abs().max().item() for k in first)
+print(json.dumps(result))
+"""
+
+# Scripts in which two processes learn something else than one by design; the migration says which.
+_DESIGN = '''
+import torch
+import torch.nn as nn
+from torch.utils.data import DataLoader, TensorDataset
+
+torch.manual_seed(4)
+data = TensorDataset(torch.randn({samples}, 6), torch.randn({samples}, 2))
+loader = DataLoader(data, batch_size=16)
+model = nn.DataParallel(nn.Sequential(nn.Linear(6, 8), {layer}, nn.Linear(8, 2)))
+criterion = nn.MSELoss(reduction="{reduction}")
+optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+for epoch in range(2):
+    for x, y in loader:
+        optimizer.zero_grad()
+        criterion(model(x), y).backward()
+        optimizer.step()
+torch.save(model.state_dict(), "model.pt")
+'''
+DESIGN = {
+    "mean loss": dict(samples=64, layer="nn.Tanh()", reduction="mean"),
+    "sum loss": dict(samples=64, layer="nn.Tanh()", reduction="sum"),
+    "BatchNorm": dict(samples=64, layer="nn.BatchNorm1d(8)", reduction="mean"),
+    "dropout": dict(samples=64, layer="nn.Dropout(0.5)", reduction="mean"),
+    "ragged last batch": dict(samples=67, layer="nn.Tanh()", reduction="mean"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Greatest absolute difference of any parameter or buffer from the original run; None where a run was not made."""
+
+    name: str
+    alone: float | None
+    one: float | None
+    two: float | None
+    refused: str = ""
+    cautions: tuple[str, ...] = ()
+    output: str = ""  # what two processes printed
+
+
+def migrate(path: str, text: str) -> tuple[Migration, str]:
+    """The migration of a script and its text afterwards."""
+    file = File.parse(path, text)
+    migration = to_ddp(Script(file, Semantics(file).qualified))
+    return migration, splice(text, migration.edits)
+
+
+def compare(name: str, text: str, *, processes: tuple[int, ...] = (1, 2)) -> Outcome:
+    """Run the script before and after, in scratch folders, and compare the `model.pt` that each run leaves."""
+    migration, after = migrate(name, text)
+    if migration.refused:
+        return Outcome(name, None, None, None, migration.refused)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = {"original": [sys.executable, "-c", _ORIGINAL], "alone": [sys.executable]}
+        runs |= {str(n): [*launch, f"--nproc_per_node={n}"] for n in processes}
+        output = ""
+        for run, command in runs.items():
+            folder = Path(scratch, run)
+            folder.mkdir()
+            (folder / "train.py").write_text(text if run == "original" else after)
+            output = _run([*command, "train.py"], folder)
+        saved = {run: str(Path(scratch, run, "model.pt")) for run in runs}
+        found = json.loads(_run([sys.executable, "-c", _COMPARE, *saved.values()], Path(scratch)))
+        gaps = {run: found.get(path) for run, path in saved.items()}
+    return Outcome(name, gaps["alone"], gaps.get("1"), gaps.get("2"), "", migration.cautions, output)
+
+
+def _run(command: list[str], folder: Path) -> str:
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def outcomes() -> Iterator[Outcome]:
+    for path in SHAPES:
+        yield compare(path.name, path.read_text())
+    for name, values in DESIGN.items():
+        yield compare(name, _DESIGN.format(**values))
+
+
+def main() -> int:
+    rows = []
+    print(f"{'script':22} {'alone':>10} {'1 process':>10} {'2 processes':>12}  by design")
+    for outcome in outcomes():
+        cells = [f"{gap:.1e}" if gap is not None else "-" for gap in (outcome.alone, outcome.one, outcome.two)]
+        why = outcome.refused or "; ".join(outcome.cautions)
+        print(f"{outcome.name:22} {cells[0]:>10} {cells[1]:>10} {cells[2]:>12}  {why}", flush=True)
+        row = asdict(outcome)
+        del row["output"]
+        rows.append(row)
+    version = _run([sys.executable, "-c", "import torch; print(torch.__version__)"], ROOT).strip()
+    result = {
+        "torch": version,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, gloo on CPU",
+        "tolerance": TOLERANCE,
+        "greatest difference from the original run": rows,
+    }
+    target = ROOT / "benchmarks" / "results" / "ddp_migration.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

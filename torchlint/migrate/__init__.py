@@ -1,0 +1,10 @@
+"""Whole-script rewrites: first the script's shape is understood, then edits follow from it.
+
+`Script` says where a file's models, loaders and loops come from and which of them train. `to_ddp` turns a script that
+trains under `nn.DataParallel` into one that runs one process per GPU, or says in words why it cannot.
+"""
+
+from torchlint.migrate.ddp import Migration, to_ddp
+from torchlint.migrate.script import Script
+
+__all__ = ["Migration", "Script", "to_ddp"]

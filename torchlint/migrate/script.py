@@ -1,0 +1,317 @@
+"""The shape of a training script: what each name was made from, what calls what, and which loops train.
+
+Everything is read from one file. `origins` follows a name through assignments, tuple unpacking, parameters and the
+returns of the file's own functions to the expressions that made it; a training loop is one that reaches `backward()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import libcst as cst
+
+from torchlint.source import File, dotted, walk, walk_scope
+
+Scope = cst.FunctionDef | cst.Module
+Loop = cst.For | cst.While
+
+LOADER = "torch.utils.data.DataLoader"
+DATA_PARALLEL = "torch.nn.DataParallel"
+DISTRIBUTED_SAMPLER = "torch.utils.data.DistributedSampler"
+REPLICATED = ("DistributedDataParallel", "FullyShardedDataParallel", "fully_shard", "DistributedDataParallelCPU")
+
+# Wrappers around an iterable that hand on its items, one by one.
+_PASSES_ITEMS = ("enumerate", "tqdm", "trange", "iter", "list", "track", "islice", "ProgressBar", "progress_bar")
+
+
+class Script:
+    """One file, with the questions a migration asks of it. `qualified` resolves names through imports."""
+
+    def __init__(self, file: File, qualified: Callable[[cst.CSTNode], str | None]) -> None:
+        self.file = file
+        self.qualified = qualified
+        self._trains: dict[cst.CSTNode, bool] = {}
+
+    # -- what there is ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def nodes(self) -> list[cst.CSTNode]:
+        return list(walk(self.file.tree))
+
+    @cached_property
+    def calls(self) -> list[cst.Call]:
+        return [n for n in self.nodes if isinstance(n, cst.Call)]
+
+    @cached_property
+    def functions(self) -> dict[str, cst.FunctionDef]:
+        """The file's functions and methods by dotted name (`Trainer.fit`)."""
+        found = {}
+        for node in self.nodes:
+            if isinstance(node, cst.FunctionDef):
+                around = [
+                    a.name.value for a in self.file.ancestors(node) if isinstance(a, (cst.FunctionDef, cst.ClassDef))
+                ]
+                found[".".join([*reversed(around), node.name.value])] = node
+        return found
+
+    def made_by(self, name: str) -> list[cst.Call]:
+        """The calls of that qualified name."""
+        last = name.rpartition(".")[2]
+        return [c for c in self.calls if self.qualified(c.func) == name and last]
+
+    @cached_property
+    def replicates(self) -> bool:
+        """Whether the file wraps a model in DDP or FSDP somewhere."""
+        return any((self.qualified(c.func) or dotted(c.func) or "").endswith(REPLICATED) for c in self.calls)
+
+    @cached_property
+    def optimises(self) -> bool:
+        """Whether the file steps or makes an optimizer: without one, a `backward()` is an attack or an attribution."""
+        for call in self.calls:
+            if isinstance(call.func, cst.Attribute) and call.func.attr.value in ("zero_grad", "step"):
+                return True
+            if (self.qualified(call.func) or "").startswith("torch.optim."):
+                return True
+        return False
+
+    # -- scopes and calls -------------------------------------------------------------------------------------------
+
+    def scope(self, node: cst.CSTNode) -> Scope:
+        """The innermost function around the node, or the module."""
+        return self.file.enclosing(node, cst.FunctionDef) or self.file.tree
+
+    def owner(self, node: cst.CSTNode) -> cst.ClassDef | None:
+        """The class whose method the node stands in."""
+        for ancestor in self.file.ancestors(node):
+            if isinstance(ancestor, cst.ClassDef):
+                return ancestor
+        return None
+
+    def callee(self, call: cst.Call) -> cst.FunctionDef | None:
+        """The function of this file that a call runs: by name, or `self.method` of the class around it."""
+        name = self.qualified(call.func)
+        if name is not None and name.startswith("~."):
+            return self.functions.get(name[2:])
+        if isinstance(call.func, cst.Attribute) and dotted(call.func.value) == "self":
+            owner = self.owner(call)
+            if owner is not None:
+                return self.functions.get(f"{owner.name.value}.{call.func.attr.value}")
+        return None
+
+    @cached_property
+    def call_sites(self) -> dict[cst.FunctionDef, list[cst.Call]]:
+        sites: dict[cst.FunctionDef, list[cst.Call]] = {}
+        for call in self.calls:
+            function = self.callee(call)
+            if function is not None:
+                sites.setdefault(function, []).append(call)
+        return sites
+
+    def passed(self, call: cst.Call, function: cst.FunctionDef, name: str) -> cst.BaseExpression | None:
+        """The expression that a call hands to the parameter of that name."""
+        params = [p.name.value for p in (*function.params.posonly_params, *function.params.params)]
+        if params[:1] in (["self"], ["cls"]) and isinstance(call.func, cst.Attribute):
+            params = params[1:]
+        for position, arg in enumerate(call.args):
+            if arg.star:
+                return None
+            if arg.keyword is not None:
+                if arg.keyword.value == name:
+                    return arg.value
+            elif position < len(params) and params[position] == name:
+                return arg.value
+        return None
+
+    # -- where values come from -------------------------------------------------------------------------------------
+
+    @cached_property
+    def _bindings(self) -> dict[tuple[cst.CSTNode, str], list[tuple[cst.BaseExpression, int | None]]]:
+        """(scope, name) → what is assigned to it, with the position where a tuple is unpacked."""
+        table: dict[tuple[cst.CSTNode, str], list[tuple[cst.BaseExpression, int | None]]] = {}
+        for node in self.nodes:
+            if isinstance(node, cst.Assign):
+                for target in node.targets:
+                    self._bind(table, target.target, node.value, None)
+            elif isinstance(node, cst.AnnAssign) and node.value is not None:
+                self._bind(table, node.target, node.value, None)
+        return table
+
+    def _bind(
+        self,
+        table: dict[tuple[cst.CSTNode, str], list[tuple[cst.BaseExpression, int | None]]],
+        target: cst.BaseExpression,
+        value: cst.BaseExpression,
+        position: int | None,
+    ) -> None:
+        if isinstance(target, (cst.Tuple, cst.List)):
+            for i, element in enumerate(target.elements):
+                if isinstance(value, (cst.Tuple, cst.List)) and len(value.elements) == len(target.elements):
+                    self._bind(table, element.value, value.elements[i].value, None)
+                else:
+                    self._bind(table, element.value, value, i)
+            return
+        text = dotted(target)
+        if text is None:
+            return
+        if text.startswith("self."):
+            owner = self.owner(target)
+            if owner is not None:
+                table.setdefault((owner, text), []).append((value, position))
+        else:
+            table.setdefault((self.scope(target), text), []).append((value, position))
+
+    def assigned(self, expr: cst.BaseExpression) -> list[tuple[cst.BaseExpression, int | None]]:
+        """What is assigned to a name or `self.` attribute as seen from where it stands."""
+        text = dotted(expr)
+        if text is None:
+            return []
+        if text.startswith("self."):
+            owner = self.owner(expr)
+            return self._bindings.get((owner, text), []) if owner is not None else []
+        scope = self.scope(expr)
+        while True:
+            found = self._bindings.get((scope, text))
+            if found or isinstance(scope, cst.Module):
+                return found or []
+            if any(p.name.value == text for p in scope.params.params):
+                return []
+            scope = self.scope(scope)
+
+    def origins(self, expr: cst.BaseExpression) -> list[cst.BaseExpression]:
+        """The expressions that may have made this one; one that cannot be followed stands for itself."""
+        found: list[cst.BaseExpression] = []
+        seen: set[tuple[cst.CSTNode, int | None]] = set()
+        queue: list[tuple[cst.BaseExpression, int | None]] = [(expr, None)]
+        while queue:
+            current, position = queue.pop()
+            if (current, position) in seen:
+                continue
+            seen.add((current, position))
+            below = self._behind(current, position)
+            if below is None:
+                found.append(current)
+            else:
+                queue.extend(below)
+        return found
+
+    def _behind(
+        self, expr: cst.BaseExpression, position: int | None
+    ) -> list[tuple[cst.BaseExpression, int | None]] | None:
+        """One step back from an expression, or None where it is made here."""
+        if isinstance(expr, cst.IfExp):
+            return [(expr.body, position), (expr.orelse, position)]
+        if isinstance(expr, cst.Call):
+            function = self.callee(expr)
+            if function is None:
+                return None
+            returned = [n.value for n in walk_scope(function.body) if isinstance(n, cst.Return) and n.value is not None]
+            if not returned:
+                return None
+            steps: list[tuple[cst.BaseExpression, int | None]] = []
+            for value in returned:
+                if position is not None and isinstance(value, cst.Tuple) and position < len(value.elements):
+                    steps.append((value.elements[position].value, None))
+                else:
+                    steps.append((value, position))
+            return steps
+        if not isinstance(expr, (cst.Name, cst.Attribute)):
+            return None
+        bound = self.assigned(expr)
+        if bound:
+            return [(value, inner if inner is not None else position) for value, inner in bound]
+        return self._from_callers(expr, position)
+
+    def _from_callers(
+        self, expr: cst.BaseExpression, position: int | None
+    ) -> list[tuple[cst.BaseExpression, int | None]] | None:
+        function = self.scope(expr)
+        if isinstance(expr, cst.Name) and isinstance(function, cst.FunctionDef):
+            sites = self.call_sites.get(function, [])
+            handed = [self.passed(site, function, expr.value) for site in sites]
+            if handed and all(value is not None for value in handed):
+                return [(value, position) for value in handed if value is not None]
+        return None
+
+    # -- loops ------------------------------------------------------------------------------------------------------
+
+    def is_backward(self, call: cst.Call) -> bool:
+        """`loss.backward()` and its kin (`accelerator.backward(loss)`), not `super().backward` or an own function."""
+        if not (isinstance(call.func, cst.Attribute) and call.func.attr.value == "backward"):
+            return False
+        return not isinstance(call.func.value, cst.Call) or dotted(call.func.value.func) != "super"
+
+    def trains(self, node: cst.CSTNode) -> bool:
+        """Whether running the node reaches a backward pass, in a file that has an optimizer."""
+        if node in self._trains:
+            return self._trains[node]
+        self._trains[node] = False  # a recursive call adds nothing
+        for inner in walk(node):
+            if isinstance(inner, cst.Call) and self.optimises:
+                function = self.callee(inner)
+                if self.is_backward(inner) or (function is not None and self.trains(function)):
+                    self._trains[node] = True
+                    break
+        return self._trains[node]
+
+    def iterated(self, loop: Loop) -> cst.BaseExpression | None:
+        """The iterable that a `for` walks over, `enumerate`, `tqdm` and the like taken off."""
+        if not isinstance(loop, cst.For):
+            return None
+        expr = loop.iter
+        while isinstance(expr, cst.Call) and expr.args and not expr.args[0].star:
+            name = (dotted(expr.func) or "").rpartition(".")[2]
+            if name not in _PASSES_ITEMS:
+                break
+            expr = expr.args[0].value
+        return expr
+
+    @cached_property
+    def batch_loops(self) -> list[tuple[cst.For, list[cst.BaseExpression]]]:
+        """Every loop over a loader made in this file, with what made the loader."""
+        result = []
+        for node in self.nodes:
+            if isinstance(node, cst.For):
+                expr = self.iterated(node)
+                made = self.origins(expr) if expr is not None else []
+                if any(isinstance(m, cst.Call) and self.qualified(m.func) == LOADER for m in made):
+                    result.append((node, made))
+        return result
+
+    def training_loops(self) -> Iterator[cst.For | cst.While]:
+        """The innermost loops that reach a backward pass by their own statements or calls."""
+        for node in self.nodes:
+            if isinstance(node, (cst.For, cst.While)) and self.trains(node.body):
+                inner = (n for n in walk_scope(node.body) if isinstance(n, (cst.For, cst.While)))
+                if not any(self.trains(n.body) for n in inner) and self._own_backward(node):
+                    yield node
+
+    def _own_backward(self, loop: Loop) -> bool:
+        """Whether a backward is reached from the loop without entering a further loop of a callee."""
+        for call in (n for n in walk_scope(loop.body) if isinstance(n, cst.Call)):
+            if self.is_backward(call):
+                return True
+            function = self.callee(call)
+            if function is not None and self.trains(function):
+                loops = [n for n in walk_scope(function.body) if isinstance(n, (cst.For, cst.While))]
+                if not any(self.trains(n.body) for n in loops):
+                    return True
+        return False
+
+    def loops_around(self, node: cst.CSTNode) -> list[tuple[Loop, cst.CSTNode]]:
+        """The nearest loop outside `node`, followed through the callers of its function; with the node or call inside."""
+        found: list[tuple[Loop, cst.CSTNode]] = []
+        queue, seen = [node], set()
+        while queue:
+            current = queue.pop()
+            if current in seen:
+                continue
+            seen.add(current)
+            for ancestor in self.file.ancestors(current):
+                if isinstance(ancestor, (cst.For, cst.While)):
+                    found.append((ancestor, current))
+                    break
+                if isinstance(ancestor, cst.FunctionDef):
+                    queue.extend(self.call_sites.get(ancestor, []))
+                    break
+        return found
