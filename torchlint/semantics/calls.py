@@ -105,7 +105,7 @@ def _closures(ev: Evaluator, node: cst.Call, args: list[Value], name: str | None
                 ev._inline(function, node, frame, {})
 
 
-def _bind_arguments(function: Function, node: cst.Call, receiver: Value, bound_method: bool) -> dict[str, cst.Arg]:
+def bind_arguments(function: Function, node: cst.Call, bound_method: bool) -> dict[str, cst.Arg]:
     """Parameter name → argument, as far as positions are certain."""
     names = list(function.params)
     if bound_method and names:
@@ -126,7 +126,7 @@ def _bind_arguments(function: Function, node: cst.Call, receiver: Value, bound_m
 def _own_function(ev: Evaluator, own: Function, node: cst.Call, args: list[Value], receiver: Value, frame: _Frame) -> Value:
     func = node.func
     bound_method = own.is_method and isinstance(func, cst.Attribute) and receiver.kind is not Kind.CLASS
-    mapping = _bind_arguments(own, node, receiver, bound_method)
+    mapping = bind_arguments(own, node, bound_method)
     values = {id(a): v for a, v in zip(node.args, args)}
     names: dict[str, str] = {}
     for param, arg in mapping.items():
@@ -170,7 +170,7 @@ def _site(ev: Evaluator, node: cst.Call, own: Function, frame: _Frame):  # type:
 def _construct(ev: Evaluator, cls: Class, node: cst.Call, args: list[Value], frame: _Frame) -> Value:
     init = ev.names.method(cls, "__init__")
     if init is not None:
-        mapping = _bind_arguments(init, node, UNKNOWN, True)
+        mapping = bind_arguments(init, node, True)
         values = {id(a): v for a, v in zip(node.args, args)}
         if ev._collecting:
             from torchlint.semantics.evaluate import join
@@ -189,7 +189,9 @@ def _forward(ev: Evaluator, node: cst.Call, callee: Value, subject: str, args: l
         ev._emit(Effect.LOSS, node, frame, subject=subject, value=callee)
         graph = Graph.DETACHED if frame.grad.off else join_graph(args)
         return Value(Kind.TENSOR, callee.origin, graph=graph, node=node)
-    ev._emit(Effect.FORWARD, node, frame, subject=subject, value=callee)
+    if callee.evidence == "annotated" and subject[:1].isupper() and "." not in subject:
+        return Value(Kind.MODULE, node=node)  # `Model: type[nn.Module]`, annotated as its instances are
+    ev._emit(Effect.FORWARD, node, frame, subject=subject or ev_text(node.func), value=callee)
     graph = Graph.DETACHED if frame.grad.off else Graph.ATTACHED
     if callee.origin.startswith("torch.nn.") and callee.origin.rpartition(".")[2] not in ("Sequential", "Module", "ModuleList", "DataParallel", "LSTM", "GRU", "RNN", "MultiheadAttention", "Transformer"):
         return Value(Kind.TENSOR, callee.origin, graph=graph, node=node)

@@ -1031,7 +1031,7 @@ def used_as(attrs: set[str]) -> Value:
     if "param_groups" in attrs or ("zero_grad" in attrs and "step" in attrs):
         return Value(Kind.OPTIMIZER, evidence="used")
     if attrs & {"parameters", "named_parameters", "named_modules", "modules", "children", "named_children", "requires_grad_"} or (
-        "eval" in attrs and attrs & {"()", "train", "to", "cuda", "state_dict", "load_state_dict"}
+        attrs & {"eval", "train"} and attrs & {"()", "to", "cuda", "state_dict", "load_state_dict"}
     ):
         if "fit" not in attrs:
             return Value(Kind.MODULE, evidence="used")

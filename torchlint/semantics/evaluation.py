@@ -15,6 +15,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Question
 from torchlint.semantics import knowledge
+from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.effects import Effect, Event, GradMode
 from torchlint.semantics.kinds import Graph, Kind
 from torchlint.semantics.loops import EvalRegion, Loop
@@ -104,9 +105,9 @@ def _judge(
             evidence = "name"
         elif isinstance(node, cst.For) and _over_data(sem, node) and _reports(sem, node):
             evidence = "loader"
-    elif not hot and not in_loop and not escapes and _EVALUATES.search(name.lower()) and len(forwards) > 1:
+    elif not hot and not in_loop and not escapes and _EVALUATES.search(name.lower()) and _reports(sem, node) and owner(function) is None:
         evidence = "name"
-    if not evidence:
+    if not evidence or (evidence != "no_grad" and _on_made_up_data(sem, forwards)):
         return None
     if evidence == "eval" and escapes and hot and not in_loop:
         return None
@@ -160,12 +161,27 @@ def _mode_from_callers(sem: Semantics, function: Function, subject: str, seen: s
     seen = seen | {function.qualname}
     modes = set()
     for site in call_sites(sem, function):
-        probe = site.but(subject="")
-        mode = _last_mode(sem.events(site.function), probe)
-        modes.add(mode or _mode_from_callers(sem, site.function, "", seen))
+        there = _subject_at(function, site, subject)
+        if there is None:
+            return "unknown"
+        mode = _last_mode(sem.events(site.function), site.but(subject=there))
+        modes.add(mode or _mode_from_callers(sem, site.function, there, seen))
     if not modes:
         return "unknown"
     return modes.pop() if len(modes) == 1 else "unknown" if "train" not in modes else "mixed"
+
+
+def _subject_at(function: Function, site: Event, subject: str) -> str | None:
+    """What a function's subject is called at a call site: the argument, the same attribute or global; None for locals."""
+    root, dot, rest = subject.partition(".")
+    if function.params and root == function.params[0] and function.is_method:
+        return subject
+    if root in function.params and isinstance(site.node, cst.Call):
+        method = function.is_method and isinstance(site.node.func, cst.Attribute)
+        arg = bind_arguments(function, site.node, method).get(root)
+        text = dotted(arg.value) if arg is not None else None
+        return text + dot + rest if text else ""
+    return None if root in function.local else subject
 
 
 def mode_after(events: list[Event], event: Event) -> str:
@@ -298,8 +314,24 @@ def _over_data(sem: Semantics, loop: cst.For) -> bool:
     return sem.value(unwrap_iteration(loop.iter)).kind in (Kind.LOADER, Kind.DATASET)
 
 
-def _reports(sem: Semantics, loop: cst.For) -> bool:
-    """Whether the loop turns results into numbers: item, argmax, max, numpy, comparisons."""
+def _on_made_up_data(sem: Semantics, forwards: list[Event]) -> bool:
+    """Whether the model only sees tensors made on the spot: a smoke test, a benchmark, an export."""
+    for event in forwards:
+        call = event.origin or event.node
+        if not isinstance(call, cst.Call) or not call.args:
+            return False
+        for arg in call.args:
+            value = sem.value(arg.value)
+            if value.kind is Kind.NUMBER:
+                continue
+            made = sem.value(value.node).origin if value.node is not None else value.origin
+            if made.rpartition(".")[2] not in ("randn", "rand", "randint", "zeros", "ones", "empty", "full", "arange", "linspace"):
+                return False
+    return True
+
+
+def _reports(sem: Semantics, loop: cst.For | cst.While | cst.FunctionDef) -> bool:
+    """Whether the code turns results into numbers: item, argmax, max, numpy, comparisons."""
     for n in walk_scope(loop.body):
         if isinstance(n, cst.Call) and isinstance(n.func, cst.Attribute):
             if n.func.attr.value in ("item", "argmax", "numpy", "tolist", "topk"):
@@ -329,7 +361,8 @@ def is_frozen(sem: Semantics, subject: str) -> bool:
 # -- what leaves ------------------------------------------------------------------------------------------------------
 
 
-def _carries(sem: Semantics, node: cst.CSTNode) -> bool:
+def carries(sem: Semantics, node: cst.CSTNode) -> bool:
+    """Whether the expression's value surely carries an autograd graph."""
     value = sem.value(node)
     if value.kind in (Kind.NUMBER, Kind.STRING, Kind.NONE, Kind.NDARRAY, Kind.MODULE, Kind.LOADER, Kind.FUNCTION, Kind.OPTIMIZER):
         return False
@@ -340,14 +373,20 @@ def _carries(sem: Semantics, node: cst.CSTNode) -> bool:
     return value.graph is Graph.ATTACHED
 
 
-def escaping(sem: Semantics, function: Function, node: Loop | cst.FunctionDef) -> list[cst.CSTNode]:
+def escaping(
+    sem: Semantics, function: Function, node: Loop | cst.FunctionDef, *, doubtful: bool = False
+) -> list[cst.CSTNode]:
     """The places where a value with a graph leaves the region: returned, yielded, kept in a list, attribute or sum.
 
     For a loop: what it returns, appends or adds to counts only if that is returned or kept as it is; a sum that only
-    ends in `.item()` or a division for a report stays inside.
+    ends in `.item()` or a division for a report stays inside. `doubtful` counts values of unknown kind as well.
     """
     result: list[cst.CSTNode] = []
     body = node.body
+
+    def _carries(sem: Semantics, value: cst.CSTNode) -> bool:
+        return carries(sem, value) or (doubtful and sem.value(value).kind in (Kind.UNKNOWN, Kind.TENSOR, Kind.BATCH) and sem.value(value).graph is Graph.UNKNOWN)
+
     for n in walk_scope(body):
         if isinstance(n, cst.Return) and n.value is not None and _carries(sem, n.value):
             result.append(n)
@@ -373,3 +412,12 @@ def may_evaluate_name(name: str) -> bool:
 
 def own_function(sem: Semantics, name: str) -> Function | None:
     return sem.names.functions.get(name.removeprefix(OWN))
+
+
+def framework_questions(sem: Semantics, function: Function) -> tuple[Question, ...]:
+    """For a method of a class whose bases lie in other files: may a framework own the loop that calls it?"""
+    cls = owner(function)
+    if cls is None:
+        return ()
+    roots = [r for r in sem.names.roots(cls) if r and not r.startswith(("torch.", "object", "abc."))]
+    return tuple(Question("framework-class", r) for r in roots)
