@@ -27,7 +27,9 @@ class Excluder:
             import fnmatch
             import re
 
-            self._globs = re.compile("|".join(fnmatch.translate(g.removeprefix("./").replace("**/", "*")) for g in globs))
+            self._globs = re.compile(
+                "|".join(fnmatch.translate(g.removeprefix("./").replace("**/", "*")) for g in globs)
+            )
 
     def __call__(self, name: str, path: str) -> bool:
         if name in self.names:

@@ -1,0 +1,164 @@
+"""Results as plain data, and the file that keeps them between runs.
+
+One marshal file per project and settings, never a pickle: reading it runs nothing. A file that is damaged, foreign or
+from another version counts as empty. This module imports nothing heavy, since a run over unchanged files is mostly it.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torchlint.diagnostic import Diagnostic
+    from torchlint.suppress import Suppression
+
+FORMAT = 1
+FOLDER = ".torchlint_cache"
+
+# A file's outcome: (findings, suppressions or () where they are already applied, whether questions are open).
+Outcome = tuple[tuple[Any, ...], tuple[Any, ...], bool]
+
+
+def pack(d: Diagnostic) -> tuple[Any, ...]:
+    """A finding as tuples of strings and numbers, its path left out."""
+    fix = d.fix and (tuple((e.start, e.end, e.text) for e in d.fix.edits), d.fix.applicability.value, d.fix.message)
+    unless = tuple((q.ask, q.subject) for q in d.unless)
+    return (
+        d.code, d.name, d.severity.value, d.message, d.row, d.column, d.end_row, d.end_column, d.start, d.end, fix, unless
+    )  # fmt: skip
+
+
+def unpack(path: str, packed: tuple[Any, ...]) -> Diagnostic:
+    from torchlint.diagnostic import Applicability, Diagnostic, Edit, Fix, Question, Severity
+
+    code, name, severity, message, row, column, end_row, end_column, start, end, fix, unless = packed
+    return Diagnostic(
+        code, name, Severity(severity), message, path, row, column, end_row, end_column, start, end,
+        fix and Fix(tuple(Edit(*e) for e in fix[0]), Applicability(fix[1]), fix[2]),
+        tuple(Question(*q) for q in unless),
+    )  # fmt: skip
+
+
+def pack_suppression(s: Suppression) -> tuple[Any, ...]:
+    return (s.kind, s.selectors, s.row, s.column, s.start, s.end, s.first, s.last, s.alone, s.cut, s.codes)
+
+
+def unpack_suppression(packed: tuple[Any, ...]) -> Suppression:
+    from torchlint.suppress import Suppression
+
+    return Suppression(*packed)
+
+
+def digest(data: bytes) -> bytes:
+    from _blake2 import blake2b
+
+    return bytes(blake2b(data, digest_size=16).digest())
+
+
+def sources_stamp() -> bytes:
+    """What changes when torchlint or a rule does: name, size and time of each of its source files."""
+    import torchlint
+
+    here = os.path.dirname(os.path.abspath(torchlint.__file__))
+    folders = [
+        here,
+        os.path.join(here, "semantics"),
+        os.path.join(here, "rules"),
+        os.path.join(os.path.dirname(here), "rules"),
+    ]
+    seen: list[tuple[str, int, int]] = []
+    for folder in folders:
+        try:
+            with os.scandir(folder) as scan:
+                for entry in scan:
+                    if entry.name.endswith(".py"):
+                        info = entry.stat()
+                        seen.append((entry.name, info.st_mtime_ns, info.st_size))
+        except OSError:
+            continue
+    return marshal.dumps((torchlint.__version__, sorted(seen)))
+
+
+class Cache:
+    """The outcomes of earlier runs under the same settings. `setup` is whatever the run wants back without computing it."""
+
+    def __init__(self, folder: str, key: bytes) -> None:
+        name = digest(marshal.dumps((FORMAT, sys.version_info[:3], sys.platform, key))).hex()
+        self.folder = folder
+        self.path = os.path.join(folder, name)
+        self.setup: dict[str, Any] | None = None
+        self.answers: tuple[bytes, tuple[Any, ...]] | None = None  # digest of all files, questions answered with yes
+        self._files: dict[str, tuple[int, int, bytes, Outcome]] = {}
+        self._changed = False
+        self._load()
+
+    def _load(self) -> None:
+        try:
+            with open(self.path, "rb") as handle:
+                data = handle.read()
+            if digest(data[16:]) != data[:16]:
+                return  # cut short or altered: marshal itself does not survive every wrong byte
+            setup, answers, files = marshal.loads(data[16:])
+        except (OSError, ValueError, EOFError, TypeError):
+            return
+        self.setup, self.answers, self._files = setup, answers, files
+
+    def lookup(self, path: str, mtime: int, size: int) -> Outcome | None:
+        """The outcome of a file that has not changed: same time and size, or else, as in a fresh checkout, same bytes."""
+        path = os.path.abspath(path)
+        entry = self._files.get(path)
+        if entry is None or entry[1] != size:
+            return None
+        if entry[0] != mtime:
+            try:
+                with open(path, "rb") as handle:
+                    content = digest(handle.read())
+            except OSError:
+                return None
+            if content != entry[2]:
+                return None
+            self.put(path, mtime, size, content, entry[3])
+        return entry[3]
+
+    def put(self, path: str, mtime: int, size: int, content: bytes, outcome: Outcome) -> None:
+        self._files[path] = (mtime, size, content, outcome)
+        self._changed = True
+
+    def remember(self, setup: dict[str, Any] | None, answers: tuple[bytes, tuple[Any, ...]] | None) -> None:
+        if setup != self.setup or answers != self.answers:
+            self.setup, self.answers = setup, answers
+            self._changed = True
+
+    def save(self) -> None:
+        """Write what is new, atomically; a folder that cannot be written is no reason to fail a run."""
+        if not self._changed:
+            return
+        try:
+            data = marshal.dumps((self.setup, self.answers, self._files))
+            os.makedirs(self.folder, exist_ok=True)
+            ignore = os.path.join(self.folder, ".gitignore")
+            if not os.path.exists(ignore):
+                with open(ignore, "w", encoding="ascii") as handle:
+                    handle.write("*\n")
+            temporary = f"{self.path}.{os.getpid()}.tmp"
+            with open(temporary, "wb") as handle:
+                handle.write(digest(data))
+                handle.write(data)
+            os.replace(temporary, self.path)
+        except (OSError, ValueError):
+            return
+        self._changed = False
+        self._forget_old()
+
+    def _forget_old(self, keep: int = 12) -> None:
+        """Old settings and versions leave files behind: the least recently written go."""
+        try:
+            with os.scandir(self.folder) as scan:
+                files = [(e.stat().st_mtime_ns, e.path) for e in scan if e.is_file() and e.name != ".gitignore"]
+            for _, path in sorted(files)[:-keep]:
+                os.unlink(path)
+        except OSError:
+            return

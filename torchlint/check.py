@@ -1,0 +1,191 @@
+"""One file to diagnostics: parse it, let each rule look at what it subscribed to, and survive whatever goes wrong.
+
+A rule that raises becomes a TL002 finding and the others go on; a text that is not Python becomes one TL001 finding.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import libcst as cst
+
+from torchlint import syntax
+from torchlint.config import Config
+from torchlint.diagnostic import Diagnostic, Severity
+from torchlint.rule import Context, Finding, Rule
+from torchlint.semantics import Semantics
+from torchlint.source import File, walk
+
+_Call = tuple[Rule, Callable[[Any, Context], Iterable[Finding]], Context]
+
+
+def check_text(
+    path: str, text: str, rules: Sequence[Rule], settings: Config, *, tree: File | None = None
+) -> list[Diagnostic]:
+    """Every finding of the rules in a text, in order of position; conditional ones still carry their questions.
+
+    Suppression comments are not looked at here. `tree` saves the parse where the caller already has the file.
+    """
+    ignored = settings.ignored_for(path)
+    if ignored:
+        rules = [r for r in rules if not any(_names(selector, r) for selector in ignored)]
+    if tree is None:
+        broken = syntax.examine(text)
+        if broken is not None:
+            return [syntax_error(path, text, broken, rules)] if _selected(rules, "TL001") else []
+        try:
+            tree = load(path, text, rules)
+        except cst.ParserSyntaxError as error:
+            # Valid for this Python, not for the parser that rules need.
+            trouble = syntax.Trouble(
+                f"cannot be parsed: {syntax.first_line(error.message)}", error.raw_line, error.raw_column
+            )
+            return [syntax_error(path, text, trouble, rules)]
+        except RecursionError:
+            return [syntax_error(path, text, syntax.TOO_DEEP, rules)]
+        if tree is None:
+            return []
+    found: dict[Diagnostic, None] = {}
+    try:
+        for diagnostic in _apply(tree, rules, settings):
+            found.setdefault(diagnostic)
+    except RecursionError:
+        return [syntax_error(path, text, syntax.TOO_DEEP, rules)]
+    return sorted(found, key=lambda d: d.sort_key)
+
+
+def load(path: str, text: str, rules: Sequence[Rule]) -> File | None:
+    """The file as the rules need it: None where no rule can find anything in it."""
+    return File.parse(path, text) if any(r.checks for r in rules) else None
+
+
+def _names(selector: str, rule: Rule) -> bool:
+    """Whether a selector, known to be valid, names the rule."""
+    return selector == "ALL" or rule.name == selector or rule.code.startswith(selector.upper())
+
+
+def _selected(rules: Sequence[Rule], code: str) -> bool:
+    return any(r.code == code for r in rules)
+
+
+def _apply(file: File, rules: Sequence[Rule], settings: Config) -> Iterable[Diagnostic]:
+    by_node: list[tuple[type, _Call]] = []
+    by_object: dict[type, list[_Call]] = {}
+    sem: Semantics | None = None
+    crashed: dict[str, Diagnostic] = {}
+    subscribed = [r for r in rules if r.checks]
+    if not subscribed:
+        return
+    try:
+        sem = Semantics(file, settings.grad_disabling, settings.loader_names)
+    except RecursionError:
+        raise
+    except Exception as error:
+        yield crash(file.path, "torchlint's model of this file", None, error)
+        return
+    for rule in subscribed:
+        options = {**settings.project_names, **rule.options, **settings.rules.get(rule.name, {})}
+        context = Context(file, sem, options, settings.target_device, settings.torch_version)
+        for kind, check in rule.checks:
+            if issubclass(kind, cst.CSTNode):
+                by_node.append((kind, (rule, check, context)))
+            else:
+                by_object.setdefault(kind, []).append((rule, check, context))
+
+    def call(entry: _Call, subject: Any) -> list[Diagnostic]:
+        rule, check, context = entry
+        if rule.code in crashed:
+            return []
+        results: list[Diagnostic] = []
+        try:
+            for finding in check(subject, context):
+                results.append(_diagnostic(file, rule, finding, settings))
+        except RecursionError:
+            raise
+        except Exception as error:
+            crashed[rule.code] = crash(file.path, f"{rule.name} ({rule.code})", rule, error)
+        return results
+
+    table: dict[type, list[_Call]] = {}
+    if by_node:
+        for node in walk(file.tree):
+            cls = node.__class__
+            entries = table.get(cls)
+            if entries is None:
+                entries = table[cls] = [entry for kind, entry in by_node if issubclass(cls, kind)]
+            for entry in entries:
+                yield from call(entry, node)
+    for kind, entries in by_object.items():
+        try:
+            subjects = list(sem.objects(kind))
+        except RecursionError:
+            raise
+        except Exception as error:
+            yield crash(file.path, f"torchlint's recognition of {kind.__name__}", None, error)
+            continue
+        for subject in subjects:
+            for entry in entries:
+                yield from call(entry, subject)
+    yield from crashed.values()
+
+
+def severity_of(rule: Rule, settings: Config) -> Severity:
+    """The rule's level after the project's `severity` table, where a code or name wins over a prefix."""
+    best, level = -1, rule.severity
+    for selector, chosen in settings.severity.items():
+        if selector == rule.name or selector.upper() == rule.code:
+            return Severity(chosen)
+        if rule.code.startswith(selector.upper()) and len(selector) > best:
+            best, level = len(selector), Severity(chosen)
+    return level
+
+
+def _diagnostic(file: File, rule: Rule, finding: Finding, settings: Config) -> Diagnostic:
+    start, end = file.caret(finding.at)
+    row, column = file.lines.locate(start)
+    end_row, end_column = file.lines.locate(end)
+    return Diagnostic(
+        rule.code,
+        rule.name,
+        finding.severity or severity_of(rule, settings),
+        finding.message,
+        file.path,
+        row + 1,
+        column + 1,
+        end_row + 1,
+        end_column + 1,
+        start,
+        end,
+        finding.fix,
+        finding.unless,
+    )
+
+
+def syntax_error(path: str, text: str, trouble: syntax.Trouble, rules: Sequence[Rule] = ()) -> Diagnostic:
+    """The TL001 finding for a text that is not Python."""
+    lines = text.splitlines() or [""]
+    row = min(max(trouble.row, 1), len(lines))
+    column = min(max(trouble.column, 1), len(lines[row - 1]) + 1)
+    start = sum(len(line) for line in text.splitlines(keepends=True)[: row - 1]) + column - 1
+    end = min(start + 1, len(text))
+    return Diagnostic(
+        "TL001", "syntax-error", Severity.ERROR, trouble.message, path, row, column, row, column + end - start, start, end
+    )  # fmt: skip
+
+
+def crash(path: str, what: str, rule: Rule | None, error: Exception) -> Diagnostic:
+    """The TL002 finding for an exception inside a rule, with the innermost line of the rule's own file."""
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        f for f in frames if rule is not None and os.path.basename(f.filename) == rule.name.replace("-", "_") + ".py"
+    ]
+    place = (own or frames)[-1]
+    message = (
+        f"{what} failed on this file: {type(error).__name__}: {syntax.first_line(str(error))} "
+        f"at {os.path.basename(place.filename)}:{place.lineno}; the other rules ran, please report this"
+    )
+    return Diagnostic("TL002", "rule-crashed", Severity.ERROR, message, path, 1, 1, 1, 1, 0, 0)

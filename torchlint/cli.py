@@ -1,0 +1,229 @@
+"""Verbs to functions, outcomes to exit codes: 0 clean, 1 findings, 2 trouble. No logic of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from torchlint.options import TEACHING, Arguments, UsageError, help_text, parse
+
+if TYPE_CHECKING:
+    from torchlint.diagnostic import Diagnostic
+    from torchlint.session import Session
+
+CLEAN, FINDINGS, TROUBLE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        print("torchlint: interrupted; no file is half-written", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`torchlint check | head`): nothing is left to say.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLEAN
+
+
+def _main(argv: list[str]) -> int:
+    try:
+        arguments = parse(argv)
+    except UsageError as error:
+        return _trouble(str(error))
+    verbs: dict[str, Callable[[Arguments], int]] = {
+        "teach": lambda _: _say(TEACHING),
+        "help": lambda a: _say(help_text(a.paths[0])),
+        "version": _version,
+        "check": _check,
+        "fix": _fix,
+        "rule": _rule,
+        "new-rule": _new_rule,
+    }
+    return verbs[arguments.verb](arguments)
+
+
+def _say(text: str) -> int:
+    sys.stdout.write(text)
+    return CLEAN
+
+
+def _trouble(line: str) -> int:
+    print(f"torchlint: {line}", file=sys.stderr)
+    return TROUBLE
+
+
+def _version(_: Arguments) -> int:
+    from torchlint import __version__
+
+    return _say(f"torchlint {__version__}\n")
+
+
+def color_wanted(stream: TextIO) -> bool:
+    """Colour on a terminal only; NO_COLOR switches it off and FORCE_COLOR on, whatever the stream is."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _width(stream: TextIO) -> int:
+    if not stream.isatty():
+        return 0
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        return 80
+
+
+def _open(arguments: Arguments) -> Session | int:
+    """The session of a check or fix, or the exit code where the command line or the settings cannot be used."""
+    from torchlint.session import Session, SetupError
+
+    if not arguments.paths:
+        return _trouble(f"torchlint {arguments.verb} needs paths, such as `torchlint {arguments.verb} .`")
+    if "-" in arguments.paths and len(arguments.paths) > 1:
+        return _trouble("- (standard input) cannot be mixed with other paths")
+    try:
+        return Session(arguments)
+    except SetupError as error:
+        return _trouble(str(error))
+
+
+def _check(arguments: Arguments) -> int:
+    form = arguments.text("--output-format") or "text"
+    formats = ("text", "concise", "json", "github", "sarif")
+    if form not in formats:
+        from torchlint.options import _near
+
+        return _trouble(
+            f"unknown output format {form!r}{_near(form, list(formats)) or '; known are ' + ', '.join(formats)}"
+        )
+    session = _open(arguments)
+    if isinstance(session, int):
+        return session
+    if arguments.flag("--show-files"):
+        return session.finish(_say("".join(f"{path}\n" for path in session.files)))
+    if arguments.flag("--add-ignore"):
+        return _add_ignore(arguments, session)
+    found = session.check()
+    if arguments.flag("--diff"):
+        return _diff(arguments, session)
+    if found or form in ("json", "sarif") or arguments.flag("--statistics"):
+        _report(form, arguments, session, found)
+    elif not arguments.flag("--quiet") and form in ("text", "concise"):
+        _say(session.nothing_found())
+    return session.finish(_code(arguments, found))
+
+
+def _code(arguments: Arguments, found: Sequence[Any]) -> int:
+    if arguments.flag("--exit-zero"):
+        return CLEAN
+    return FINDINGS if any(d.severity.value != "info" for d in found) else CLEAN
+
+
+def _report(form: str, arguments: Arguments, session: Session, found: Sequence[Diagnostic]) -> None:
+    from torchlint.report import FORMATS, ReportContext
+
+    context = ReportContext(
+        os.getcwd(),
+        session.source,
+        color_wanted(sys.stdout) and form in ("text", "concise"),
+        _width(sys.stdout),
+        arguments.flag("--statistics"),
+        len(session.files),
+    )
+    _write(FORMATS[form](found, context))
+
+
+def _write(text: str) -> None:
+    """Print text that may hold characters which the terminal's encoding cannot show."""
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding or "ascii"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _add_ignore(arguments: Arguments, session: Session) -> int:
+    written, count = session.add_ignores()
+    if not arguments.flag("--quiet"):
+        _say(
+            f"Wrote ignore comments for {count} finding{'s' * (count != 1)} into {written} file{'s' * (written != 1)}.\n"
+        )
+    return session.finish(CLEAN)
+
+
+def _diff(arguments: Arguments, session: Session) -> int:
+    fixed = session.fix(arguments.flag("--unsafe") or (arguments.verb == "fix" and not arguments.flag("--apply")))
+    _write(session.diff(fixed, color_wanted(sys.stdout)))
+    return session.finish(CLEAN if arguments.flag("--exit-zero") or not any(f.applied for f in fixed) else FINDINGS)
+
+
+def _fix(arguments: Arguments) -> int:
+    session = _open(arguments)
+    if isinstance(session, int):
+        return session
+    if session.broken_config:
+        return _trouble(f"{session.broken_config}; nothing is fixed under settings that cannot be read")
+    if arguments.flag("--show-files"):
+        return session.finish(_say("".join(f"{path}\n" for path in session.files)))
+    session.check()
+    if session.stdin is not None:
+        return session.finish(_fix_stdin(arguments, session))
+    if not arguments.flag("--apply"):
+        code = _diff(arguments, session)
+        if not arguments.flag("--quiet"):
+            print(session.outlook(arguments.flag("--unsafe")), file=sys.stderr)
+        return code
+    fixed = session.fix(arguments.flag("--unsafe"))
+    if arguments.flag("--diff"):
+        _write(session.diff(fixed, color_wanted(sys.stdout)))
+    done = session.apply(fixed)
+    left = session.left_after(done)
+    if not arguments.flag("--quiet"):
+        _say(session.summary(done, left))
+    return session.finish(_code(arguments, left))
+
+
+def _fix_stdin(arguments: Arguments, session: Session) -> int:
+    fixed = session.fix(arguments.flag("--unsafe"))
+    text = fixed[0].text if fixed else session.source(session.files[0])
+    if arguments.flag("--diff") or not arguments.flag("--apply"):
+        _write(session.diff(fixed, color_wanted(sys.stdout)))
+    else:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(session.encode_stdin(text))
+    return CLEAN
+
+
+def _rule(arguments: Arguments) -> int:
+    from torchlint.explain import explain, listing
+    from torchlint.rule import UnknownRule
+
+    if arguments.flag("--all") or not arguments.paths:
+        return _say(listing())
+    try:
+        _write(explain(arguments.paths))
+    except UnknownRule as error:
+        return _trouble(str(error))
+    return CLEAN
+
+
+def _new_rule(arguments: Arguments) -> int:
+    from pathlib import Path
+
+    from torchlint.scaffold import new_rule
+
+    if len(arguments.paths) != 1:
+        return _trouble("torchlint new-rule needs one NAME, such as `torchlint new-rule item-in-loop`")
+    try:
+        for path in new_rule(arguments.paths[0], Path.cwd()):
+            _say(f"{path}\n")
+    except (ValueError, OSError) as error:
+        return _trouble(str(error))
+    return CLEAN

@@ -1,0 +1,46 @@
+"""The questions that findings leave open, answered from the whole project; those that fall are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torchlint import syntax
+from torchlint.config import Config
+from torchlint.diagnostic import Diagnostic, Question
+from torchlint.encoding import Undecodable, decode
+from torchlint.semantics import Semantics
+from torchlint.semantics.project import Project
+from torchlint.source import File
+
+Asked = tuple[str, Question]  # the asking file and what it wants to know
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, "rb") as handle:
+            return decode(handle.read()).text
+    except (OSError, Undecodable):
+        return ""
+
+
+def answers(questions: Iterable[Asked], files: Sequence[str], config: Config) -> set[Asked]:
+    """The questions whose answer is yes. Files are parsed only where a question leads to them."""
+    import libcst as cst
+
+    def load(path: str) -> Semantics | None:
+        text = _text(path)
+        if not text or syntax.examine(text) is not None:
+            return None
+        try:
+            return Semantics(File.parse(path, text), config.grad_disabling, config.loader_names)
+        except (cst.ParserSyntaxError, RecursionError):
+            return None
+
+    project = Project(files, load, _text)
+    asked = sorted(set(questions), key=lambda q: (q[0], q[1].ask, q[1].subject))
+    return {(path, question) for path, question in asked if project.answer(path, question)}
+
+
+def linked(diagnostics: Iterable[Diagnostic], yes: set[Asked]) -> list[Diagnostic]:
+    """The findings none of whose questions was answered with yes."""
+    return [d for d in diagnostics if not any((d.path, q) in yes for q in d.unless)]

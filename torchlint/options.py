@@ -1,0 +1,166 @@
+"""The command line as data: which options each verb takes, and what to say about one it does not.
+
+Parsed by hand, because importing argparse costs as much as a whole run over unchanged files.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Option(NamedTuple):
+    """`value` is the placeholder of the option's argument, empty for a flag; a `many` option collects comma lists."""
+
+    value: str
+    help: str
+    many: bool = False
+
+
+SELECTION = {
+    "--select": Option("RULES", "only these rules: codes, names, prefixes (TL2), or ALL", many=True),
+    "--ignore": Option("RULES", "all but these rules", many=True),
+    "--extend-select": Option("RULES", "these rules besides the selected ones", many=True),
+    "--exclude": Option("PATTERNS", "also leave out files and folders that match", many=True),
+    "--config": Option("FILE", "read settings from this file only"),
+    "--jobs": Option("N", "worker processes (default: one per core)"),
+    "--no-cache": Option("", "neither read nor write .torchlint_cache"),
+    "--show-files": Option("", "list the files that would be read, and stop"),
+    "--quiet": Option("", "print findings only (also -q)"),
+}
+VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
+    "check": (
+        "PATH...",
+        "report findings; exit 1 if there are any",
+        {
+            "--output-format": Option("FORMAT", "text, concise, json, github or sarif"),
+            "--statistics": Option("", "count findings per rule"),
+            "--diff": Option("", "print the fixes as a diff, safe ones or with --unsafe all"),
+            "--unsafe": Option("", "with --diff: the unsafe fixes too"),
+            "--add-ignore": Option("", "write a `# torchlint: ignore[...]` behind every finding"),
+            "--exit-zero": Option("", "exit 0 even with findings"),
+            "--stdin-filename": Option("NAME", "check standard input (PATH is -) as this file"),
+            **SELECTION,
+        },
+    ),
+    "fix": (
+        "PATH...",
+        "show the diff of every fix; with --apply, write the safe ones",
+        {
+            "--apply": Option("", "write the fixes"),
+            "--unsafe": Option("", "the unsafe fixes too: those that change numerics, randomness or training"),
+            "--diff": Option("", "print the diff (the default without --apply)"),
+            "--exit-zero": Option("", "exit 0 even if findings are left"),
+            "--stdin-filename": Option("NAME", "fix standard input (PATH is -) to standard output"),
+            **SELECTION,
+        },
+    ),
+    "rule": ("CODE|NAME", "explain a rule", {"--all": Option("", "list all rules")}),
+    "new-rule": ("NAME", "write the skeleton of a rule and its fixtures", {}),
+}
+_SHORT = {"-q": "--quiet", "-j": "--jobs", "-h": "--help", "-V": "--version"}
+
+TEACHING = """\
+torchlint finds mistakes and waste in PyTorch training code, and fixes what it can.
+
+  torchlint check src/            report findings (exit 1 if there are any)
+  torchlint fix src/              show every fix as a diff, write nothing
+  torchlint fix src/ --apply      write the safe fixes (--unsafe for the rest)
+  torchlint rule TL201            explain a rule; --all lists them
+
+Silence one line with `# torchlint: ignore[TL201] why`; settings live in [tool.torchlint] of pyproject.toml.
+`torchlint check --help` lists the options.
+"""
+
+
+class UsageError(ValueError):
+    """What is wrong with the command line, and the nearest thing that is right."""
+
+
+def _near(name: str, known: list[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+class Arguments:
+    """A parsed command line. Flags read as True, lists as lists, absent options as "" / False / []."""
+
+    __slots__ = ("_values", "paths", "verb")
+
+    def __init__(self, verb: str) -> None:
+        self.verb = verb
+        self.paths: list[str] = []
+        self._values: dict[str, list[str]] = {}
+
+    def add(self, name: str, value: str) -> None:
+        self._values.setdefault(name, []).append(value)
+
+    def flag(self, name: str) -> bool:
+        return name in self._values
+
+    def text(self, name: str) -> str:
+        return self._values[name][-1] if name in self._values else ""
+
+    def many(self, name: str) -> list[str]:
+        return [part.strip() for value in self._values.get(name, []) for part in value.split(",") if part.strip()]
+
+
+def parse(argv: list[str]) -> Arguments:
+    """Raises UsageError. `--help` and `--version` become the verbs "help" and "version"."""
+    if not argv:
+        return Arguments("teach")
+    first = _SHORT.get(argv[0], argv[0])
+    if first in ("--help", "help"):
+        return Arguments("teach")
+    if first == "--version":
+        return Arguments("version")
+    if first not in VERBS:
+        hint = _near(first, list(VERBS)) or f"; the verbs are {', '.join(VERBS)}"
+        if not first.startswith("-") and ("/" in first or first.endswith(".py") or first == "."):
+            hint = f"; did you mean `torchlint check {first}`?"
+        raise UsageError(f"unknown command {first!r}{hint}")
+    known = VERBS[first][2]
+    arguments = Arguments(first)
+    rest = argv[1:]
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            arguments.paths += rest
+            break
+        if not word.startswith("-") or word == "-":
+            arguments.paths.append(word)
+            continue
+        if word.startswith("-j") and word[2:].isdigit():
+            word = f"--jobs={word[2:]}"
+        name, has_value, value = word.partition("=")
+        name = _SHORT.get(name, name)
+        if name == "--help":
+            arguments.verb, arguments.paths = "help", [first]
+            return arguments
+        if name == "--version":
+            return Arguments("version")
+        option = known.get(name)
+        if option is None:
+            raise UsageError(f"torchlint {first}: unknown option {name}{_near(name, [*known, '--help', '--version'])}")
+        if not option.value:
+            if has_value:
+                raise UsageError(f"torchlint {first}: {name} takes no value")
+            arguments.add(name, "")
+            continue
+        if not has_value:
+            if not rest:
+                raise UsageError(f"torchlint {first}: {name} needs {option.value}")
+            value = rest.pop(0)
+        arguments.add(name, value)
+    return arguments
+
+
+def help_text(verb: str) -> str:
+    """The options of one verb."""
+    placeholder, summary, options = VERBS[verb]
+    lines = [f"torchlint {verb} {placeholder}: {summary}", ""]
+    for name, option in options.items():
+        left = f"  {name} {option.value}".rstrip()
+        lines.append(f"{left:<28}{option.help}")
+    return "\n".join([*lines, ""])

@@ -1,0 +1,232 @@
+"""Files dealt to worker processes, largest first; a worker that dies costs one retry of one file, never a result."""
+
+from __future__ import annotations
+
+import marshal
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+
+FEW = 50  # below this many files, starting processes costs more than it saves
+STACK = 512 * 1024 * 1024  # address space, not memory: libcst's parser recurses on the C stack
+RECURSION = 10_000
+SECONDS_PER_FILE = 300.0
+_BATCH_BYTES = 48_000
+
+Make = Callable[..., Callable[[str], Any]]
+
+
+class Lost(Exception):
+    """No result for a file: its worker was killed twice on it, or took too long. The message says which."""
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
+def each(
+    files: Sequence[tuple[int, str]], make: Make, arguments: tuple[Any, ...], jobs: int
+) -> Iterator[tuple[str, Any | Lost]]:
+    """`make(*arguments)(path)` for every (size, path), in the order of completion. Results are marshal's kinds of data."""
+    ordered = [path for _, path in sorted(files, key=lambda f: (-f[0], f[1]))]
+    jobs = min(jobs or cores(), max(1, len(files) // 8))
+    if len(files) < FEW or jobs == 1:
+        yield from _here(ordered, make, arguments)
+    else:
+        yield from _Crew(files, make, arguments, jobs)
+
+
+def with_deep_stack(function: Callable[[], None]) -> None:
+    """Run in a thread whose stack takes the recursion that long expressions need; raise what it raised."""
+    import threading
+
+    failure: list[BaseException] = []
+
+    def body() -> None:
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(max(limit, RECURSION))
+        try:
+            function()
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            sys.setrecursionlimit(limit)
+
+    before = threading.stack_size()
+    for size in (STACK, STACK // 8, 0):
+        try:
+            threading.stack_size(size)
+            thread = threading.Thread(target=body, daemon=True)
+            thread.start()
+            break
+        except (RuntimeError, ValueError):  # a limit on address space
+            if not size:
+                raise
+        finally:
+            threading.stack_size(before)
+    while thread.is_alive():
+        thread.join(3600)  # an endless join would not be interrupted on every platform
+    if failure:
+        raise failure[0]
+
+
+def _here(paths: Sequence[str], make: Make, arguments: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
+    import gc
+
+    results: list[tuple[str, Any]] = []
+
+    def work() -> None:
+        one = make(*arguments)
+        for path in paths:
+            results.append((path, one(path)))
+
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with_deep_stack(work)
+    finally:
+        if collecting:
+            gc.enable()
+    yield from results
+
+
+def _worker(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> None:
+    import gc
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; it ends us
+
+    def work() -> None:
+        one = make(*arguments)
+        gc.collect()
+        gc.freeze()
+        done = 0
+        while True:
+            try:
+                paths = marshal.loads(connection.recv_bytes())
+            except EOFError:
+                return
+            for path in paths:
+                gc.disable()  # trees are dropped one by one and hold no cycles
+                result = one(path)
+                gc.enable()
+                done += 1
+                if not done % 200:
+                    gc.collect()
+                try:
+                    connection.send_bytes(marshal.dumps((path, result)))
+                except (BrokenPipeError, ConnectionError):
+                    return
+
+    with_deep_stack(work)
+
+
+class _Member:
+    __slots__ = ("connection", "pending", "process", "since")
+
+    def __init__(self, process: BaseProcess, connection: Connection) -> None:
+        self.process = process
+        self.connection = connection
+        self.pending: list[str] = []
+        self.since = time.monotonic()
+
+
+class _Crew:
+    """The workers and what each still owes."""
+
+    def __init__(self, files: Sequence[tuple[int, str]], make: Make, arguments: tuple[Any, ...], jobs: int) -> None:
+        import multiprocessing
+
+        self._context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        self._make, self._arguments, self._jobs = make, arguments, jobs
+        self._batches: list[list[str]] = []
+        size = _BATCH_BYTES
+        for nbytes, path in sorted(files, key=lambda f: (-f[0], f[1])):
+            if size + nbytes > _BATCH_BYTES:
+                self._batches.append([])
+                size = 0
+            self._batches[-1].append(path)
+            size += nbytes
+        self._batches.reverse()  # taken from the end
+        self._deaths: dict[str, int] = {}
+        self._members: list[_Member] = []
+
+    def _hire(self) -> None:
+        here, there = self._context.Pipe()
+        process = self._context.Process(target=_worker, args=(there, self._make, self._arguments), daemon=True)  # type: ignore[attr-defined]
+        process.start()
+        there.close()
+        self._members.append(_Member(process, here))
+
+    def _feed(self, member: _Member) -> None:
+        if member.pending or not self._batches:
+            return
+        member.pending = self._batches.pop()
+        member.since = time.monotonic()
+        try:
+            member.connection.send_bytes(marshal.dumps(member.pending))
+        except OSError:
+            pass  # it died; the wait below sees that
+
+    def __iter__(self) -> Iterator[tuple[str, Any | Lost]]:
+        from multiprocessing.connection import wait
+
+        try:
+            for _ in range(self._jobs):
+                self._hire()
+            while True:
+                for member in self._members:
+                    self._feed(member)
+                busy = {m.connection: m for m in self._members if m.pending}
+                if not busy:
+                    return
+                for ready in wait(list(busy), timeout=1.0):
+                    member = busy[ready]  # type: ignore[index]
+                    try:
+                        path, result = marshal.loads(member.connection.recv_bytes())
+                    except (EOFError, OSError):
+                        yield from self._bury(member, "crashed the parser")
+                        continue
+                    member.pending.remove(path)
+                    member.since = time.monotonic()
+                    yield path, result
+                for member in list(self._members):
+                    if member.pending and time.monotonic() - member.since > SECONDS_PER_FILE:
+                        self._deaths[member.pending[0]] = 2
+                        member.process.kill()
+                        yield from self._bury(member, f"took longer than {SECONDS_PER_FILE:.0f} s")
+        finally:
+            for member in self._members:
+                member.connection.close()
+            for member in self._members:
+                member.process.terminate()
+            for member in self._members:
+                member.process.join(5)
+                if member.process.is_alive():
+                    member.process.kill()
+
+    def _bury(self, member: _Member, how: str) -> Iterator[tuple[str, Lost]]:
+        """Replace a dead worker; the file it died on is tried once more alone, the rest of its batch is dealt again."""
+        self._members.remove(member)
+        member.connection.close()
+        member.process.join(5)
+        culprit, *rest = member.pending
+        if rest:
+            self._batches.append(rest)
+        deaths = self._deaths[culprit] = self._deaths.get(culprit, 0) + 1
+        if deaths < 2:
+            self._batches.append([culprit])
+        else:
+            code = member.process.exitcode
+            reason = f" (signal {-code})" if code and code < 0 and "crashed" in how else ""
+            yield culprit, Lost(f"{how}{reason}")
+        self._hire()

@@ -1,0 +1,383 @@
+"""Files × workers to ordered results: what `check` and `fix` do over a tree. The only module that writes user files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torchlint import cache, pool
+from torchlint.diagnostic import Diagnostic, Question, Severity
+
+if TYPE_CHECKING:
+    from torchlint.config import Config
+    from torchlint.encoding import Source
+    from torchlint.rule import Rule
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rules of a run, as names only: enough to apply suppressions and to tell a worker what to load."""
+
+    active: dict[str, str]  # code → name
+    complete: bool  # no default rule is switched off
+    unused: Severity | None  # TL003's level, None when it is not selected
+
+    @classmethod
+    def of(cls, rules: Sequence[Rule], chosen: Sequence[Rule], config: Config) -> Selection:
+        from torchlint.check import severity_of
+
+        active = {r.code: r.name for r in chosen}
+        complete = all(r.code in active for r in rules if r.default)
+        unused = next((severity_of(r, config) for r in chosen if r.code == "TL003"), None)
+        return cls(active, complete, unused)
+
+
+@dataclass
+class Result:
+    """What a check over a tree found. `problems` are lines for the user about what could not be read."""
+
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    checked: int = 0
+    problems: list[str] = field(default_factory=list)
+    yes: set[tuple[str, Question]] = field(default_factory=set)
+
+    @property
+    def failed(self) -> bool:
+        """Whether something went wrong that is not the checked code's quality: exit 2."""
+        return bool(self.problems) or any(d.code in ("TL001", "TL002") for d in self.diagnostics)
+
+
+def choose(rules: Sequence[Rule], config: Config) -> list[Rule]:
+    """The selected rules. Raises UnknownRule for a selector of the settings that names none."""
+    from torchlint.config import ConfigError, nearest
+    from torchlint.rule import select
+
+    for _, selectors in config.per_file_ignores:
+        list(select(rules, selectors))
+    list(select(rules, config.severity))
+    for name, options in config.rules.items():
+        rule = next((r for r in rules if name in (r.name, r.code)), None)
+        if rule is None:
+            raise ConfigError(f"[tool.torchlint.rules.{name}]: unknown rule{nearest(name, [r.name for r in rules])}")
+        for option, value in options.items():
+            if option not in rule.options:
+                hint = nearest(option, rule.options) or "; this rule has no options"
+                raise ConfigError(f"[tool.torchlint.rules.{name}]: unknown option {option!r}{hint}")
+            default = rule.options[option]
+            if not _same_type(value, default):
+                raise ConfigError(f"[tool.torchlint.rules.{name}]: {option} must be like {default!r}, not {value!r}")
+    wanted = {r.code for r in (select(rules, config.select) if config.select else rules) if config.select or r.default}
+    # A group never switches on what is off by default; a full code, a name and ALL do.
+    if config.select and "ALL" not in config.select:
+        exact = {s.upper() for s in config.select} | set(config.select)
+        wanted = {r.code for r in rules if r.code in wanted and (r.default or r.code in exact or r.name in exact)}
+    wanted |= {r.code for r in select(rules, config.extend_select)}
+    wanted -= {r.code for r in select(rules, config.ignore)}
+    wanted |= {"TL001", "TL002"} - {r.code for r in select(rules, config.ignore)}
+    return [r for r in rules if r.code in wanted]
+
+
+def _same_type(value: Any, default: Any) -> bool:
+    if isinstance(default, (list, tuple, set, frozenset)):
+        return isinstance(value, list) and all(isinstance(v, str) for v in value)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, (int, float)):
+        return isinstance(value, (int, float))
+    return isinstance(value, type(default))
+
+
+def load_chosen(codes: frozenset[str]) -> list[Rule]:
+    from torchlint.rule import load
+
+    return [r for r in load() if r.code in codes]
+
+
+def read(path: str) -> Source:
+    """A file's bytes, decoded. Raises OSError and `encoding.Undecodable`."""
+    from torchlint.encoding import decode
+
+    with open(path, "rb") as handle:
+        return decode(handle.read())
+
+
+def checker(config: Config, selection: Selection) -> Callable[[str], Any]:
+    """Made once per worker: path → ("ok", mtime_ns, size, digest, outcome) or ("unreadable", why)."""
+    rules = load_chosen(frozenset(selection.active))
+
+    def one(path: str) -> tuple[Any, ...]:
+        try:
+            info = os.stat(path)
+            with open(path, "rb") as handle:
+                data = handle.read()
+        except OSError as error:
+            return ("unreadable", f"{path}: cannot be read: {error.strerror or error}")
+        return ("ok", info.st_mtime_ns, info.st_size, cache.digest(data), outcome(path, data, rules, config, selection))
+
+    return one
+
+
+def outcome(path: str, data: bytes, rules: Sequence[Rule], config: Config, selection: Selection) -> cache.Outcome:
+    """What is found in a file's bytes: final where no question is open, else with the suppressions still to apply."""
+    from torchlint.check import check_text, syntax_error
+    from torchlint.encoding import Undecodable, decode
+    from torchlint.suppress import apply, scan
+    from torchlint.syntax import Trouble
+
+    try:
+        text = decode(data).text
+    except Undecodable as error:
+        trouble = Trouble(error.message, error.row, error.column)
+        return ((cache.pack(syntax_error(path, data.decode("latin-1"), trouble)),), (), False)
+    found = check_text(path, text, rules, config)
+    suppressions = scan(text)
+    if any(d.unless for d in found):
+        return (tuple(map(cache.pack, found)), tuple(map(cache.pack_suppression, suppressions)), True)
+    kept = apply(path, found, suppressions, selection.active, selection.unused, selection.complete)
+    return (tuple(map(cache.pack, kept)), (), False)
+
+
+def check(
+    files: Sequence[str],
+    config: Config,
+    selection: Selection,
+    store: cache.Cache | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Check files, reusing what `store` knows of them; findings come in path order, linked and suppressed."""
+    result = Result(checked=len(files))
+    outcomes: dict[str, cache.Outcome] = {}
+    todo: list[tuple[int, str]] = []
+    for path in files:
+        try:
+            info = os.stat(path)
+        except OSError as error:
+            result.problems.append(f"{path}: cannot be read: {error.strerror or error}")
+            continue
+        known = store and store.lookup(path, info.st_mtime_ns, info.st_size)
+        if known:
+            outcomes[path] = known
+        else:
+            todo.append((info.st_size, path))
+    done = 0
+    for path, got in pool.each(todo, checker, (config, selection), config.jobs) if todo else ():
+        done += 1
+        if progress is not None:
+            progress(done, len(todo))
+        if isinstance(got, pool.Lost):
+            outcomes[path] = ((cache.pack(_lost(path, got)),), (), False)
+        elif got[0] == "unreadable":
+            result.problems.append(got[1])
+        else:
+            _, mtime, size, content, found = got
+            outcomes[path] = found
+            if store is not None:
+                store.put(os.path.abspath(path), mtime, size, content, found)
+    result.problems.sort()
+    _finish(result, outcomes, files, config, selection)
+    return result
+
+
+def check_bytes(path: str, data: bytes, config: Config, selection: Selection) -> Result:
+    """Check bytes that are not (yet) in a file, as an editor sends them."""
+    result = Result(checked=1)
+    outcomes: dict[str, cache.Outcome] = {}
+
+    def work() -> None:
+        rules = load_chosen(frozenset(selection.active))
+        outcomes[path] = outcome(path, data, rules, config, selection)
+
+    pool.with_deep_stack(work)
+    _finish(result, outcomes, [path], config, selection)
+    return result
+
+
+def _lost(path: str, lost: pool.Lost) -> Diagnostic:
+    message = f"this file {lost}, so it was not checked: exclude it, or report it with the file"
+    return Diagnostic("TL001", "syntax-error", Severity.ERROR, message, path, 1, 1, 1, 1, 0, 0)
+
+
+def link(questions: set[tuple[str, Question]], files: Sequence[str], config: Config) -> set[tuple[str, Question]]:
+    """The one place where a run asks across files: the (asking file, question) pairs that are answered with yes."""
+    from torchlint.link import answers
+
+    return answers(questions, files, config)
+
+
+def _finish(
+    result: Result,
+    outcomes: dict[str, cache.Outcome],
+    files: Sequence[str],
+    config: Config,
+    selection: Selection,
+) -> None:
+    found: dict[str, list[Diagnostic]] = {}
+    open_questions: set[tuple[str, Question]] = set()
+    for path in sorted(outcomes):
+        packed, _, conditional = outcomes[path]
+        if not packed and not conditional:
+            continue
+        found[path] = [cache.unpack(path, p) for p in packed]
+        if conditional:
+            open_questions.update((path, q) for d in found[path] for q in d.unless)
+    if open_questions:
+        pool.with_deep_stack(lambda: result.yes.update(link(open_questions, files, config)))
+    for path, diagnostics in found.items():
+        _, suppressions, conditional = outcomes[path]
+        if conditional:
+            from torchlint.link import linked
+            from torchlint.suppress import apply
+
+            diagnostics = apply(
+                path,
+                linked(diagnostics, result.yes),
+                [cache.unpack_suppression(s) for s in suppressions],
+                selection.active,
+                selection.unused,
+                selection.complete,
+            )
+        result.diagnostics += diagnostics
+
+
+def fixer(config: Config, selection: Selection, unsafe: bool, yes: set[tuple[str, Question]]) -> Callable[[str], Any]:
+    """Made once per worker: path → ("ok", digest of the old bytes, new text, findings fixed, notes) or ("unreadable", why)."""
+    from torchlint.encoding import Undecodable
+
+    rules = load_chosen(frozenset(selection.active))
+
+    def one(path: str) -> tuple[Any, ...]:
+        try:
+            source = read(path)
+        except OSError as error:
+            return ("unreadable", f"{path}: cannot be read: {error.strerror or error}")
+        except Undecodable as error:
+            return ("unreadable", f"{path}: {error.message}")
+        done = _fixed(path, source, rules, config, selection, unsafe, yes)
+        return ("ok", done.content, done.text, tuple(map(cache.pack, done.applied)), done.notes)
+
+    return one
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One file after its fixes, not yet written. `content` is the digest of the bytes that were read."""
+
+    path: str
+    content: bytes
+    text: str
+    applied: tuple[Diagnostic, ...]
+    notes: tuple[str, ...]
+
+
+def _fixed(
+    path: str,
+    source: Source,
+    rules: Sequence[Rule],
+    config: Config,
+    selection: Selection,
+    unsafe: bool,
+    yes: set[tuple[str, Question]],
+) -> Fixed:
+    from torchlint.fix import fix_text
+    from torchlint.link import linked
+    from torchlint.suppress import apply, scan
+
+    def resolve(text: str, found: list[Diagnostic]) -> list[Diagnostic]:
+        stays = linked(found, yes)
+        return apply(path, stays, scan(text), selection.active, selection.unused, selection.complete)
+
+    content = cache.digest(source.data)
+    if not source.exact:
+        return Fixed(
+            path, content, source.text, (), (f"{path}: not fixed: its encoding does not give the same bytes back",)
+        )
+    done = fix_text(path, source.text, rules, config, unsafe=unsafe, resolve=resolve)
+    return Fixed(path, content, done.text, tuple(done.applied), tuple(done.notes))
+
+
+def fix_source(
+    path: str, source: Source, config: Config, selection: Selection, unsafe: bool, yes: set[tuple[str, Question]]
+) -> Fixed:
+    """Fix a text that is not (yet) in a file."""
+    done: list[Fixed] = []
+
+    def work() -> None:
+        rules = load_chosen(frozenset(selection.active))
+        done.append(_fixed(path, source, rules, config, selection, unsafe, yes))
+
+    pool.with_deep_stack(work)
+    return done[0]
+
+
+def fix(
+    result: Result, config: Config, selection: Selection, unsafe: bool, progress: Progress | None = None
+) -> tuple[list[Fixed], list[str]]:
+    """The fixed texts of the files in which a check found something to fix, and lines about what went wrong."""
+    from torchlint.diagnostic import Applicability
+
+    allowed = {Applicability.SAFE, Applicability.UNSAFE} if unsafe else {Applicability.SAFE}
+    paths = sorted({d.path for d in result.diagnostics if d.fix and d.fix.applicability in allowed})
+    todo = [(os.path.getsize(path), path) for path in paths if os.path.exists(path)]
+    fixed: list[Fixed] = []
+    problems: list[str] = []
+    arguments = (config, selection, unsafe, result.yes)
+    for done, (path, got) in enumerate(pool.each(todo, fixer, arguments, config.jobs) if todo else ()):
+        if progress is not None:
+            progress(done + 1, len(todo))
+        if isinstance(got, pool.Lost):
+            problems.append(f"{path}: fixing it {got}; nothing was written")
+        elif got[0] == "unreadable":
+            problems.append(got[1])
+        else:
+            _, content, text, applied, notes = got
+            fixed.append(Fixed(path, content, text, tuple(cache.unpack(path, a) for a in applied), notes))
+    return sorted(fixed, key=lambda f: f.path), sorted(problems)
+
+
+def write(path: str, content: bytes, text: str, inside: Sequence[str]) -> str | None:
+    """Put `text` into a file, atomically, in its own encoding; a line saying why if it was not written.
+
+    `content` is the digest of the bytes that the text was made from: a file that has changed since is left alone. A link
+    is written through only where its target lies inside the given paths.
+    """
+    import stat
+    import tempfile
+
+    target = os.path.realpath(path)
+    if target != os.path.abspath(path) and not any(_within(target, os.path.realpath(i)) for i in inside):
+        return f"{path}: not written: it links to {target}, which is outside the given paths"
+    try:
+        source = read(target)
+        if cache.digest(source.data) != content:
+            return f"{path}: not written: it changed on disk while it was being fixed; run again"
+        data = source.encode(text)
+        info = os.stat(target)
+        handle, temporary = tempfile.mkstemp(prefix=".torchlint-", suffix=".tmp", dir=os.path.dirname(target))
+        try:
+            with os.fdopen(handle, "wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            os.chmod(temporary, stat.S_IMODE(info.st_mode))
+            now = os.stat(target)
+            if (now.st_mtime_ns, now.st_size, now.st_ino) != (info.st_mtime_ns, info.st_size, info.st_ino):
+                os.unlink(temporary)
+                return f"{path}: not written: it changed on disk while it was being fixed; run again"
+            os.replace(temporary, target)
+        except BaseException:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
+            raise
+    except UnicodeEncodeError as error:
+        return f"{path}: not written: the fix holds {error.object[error.start : error.end]!r}, which {error.encoding} cannot express"
+    except OSError as error:
+        return f"{path}: not written: {error.strerror or error}"
+    return None
+
+
+def _within(path: str, top: str) -> bool:
+    return path == top or path.startswith(top.rstrip(os.sep) + os.sep)

@@ -1,0 +1,239 @@
+"""One command's run: its settings, its files, what was found, what was fixed. The verbs of `cli` are its methods."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from torchlint import cache, run
+from torchlint.config import BrokenToml, Config, ConfigError, load, locate
+from torchlint.diagnostic import Applicability, Diagnostic
+from torchlint.discover import discover
+from torchlint.options import Arguments
+
+if TYPE_CHECKING:
+    from torchlint.encoding import Source
+
+TROUBLE = 2
+
+
+class SetupError(ValueError):
+    """The command cannot start; the message says what to change."""
+
+
+class Session:
+    """Holds what the steps of one command share."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        from torchlint.rule import UnknownRule
+        from torchlint.rule import load as load_rules
+
+        self.problems: list[str] = []
+        self.broken_config = ""
+        self.stdin: Source | None = None
+        self._arguments = arguments
+        self._sources: dict[str, str] = {}
+        from_stdin = arguments.paths == ["-"]
+        paths = [arguments.text("--stdin-filename") or "<stdin>"] if from_stdin else arguments.paths
+        try:
+            self.config = self._configure(arguments, paths)
+            rules = load_rules()
+            self.selection = run.Selection.of(rules, run.choose(rules, self.config), self.config)
+        except (ConfigError, UnknownRule) as error:
+            raise SetupError(str(error)) from error
+        if from_stdin:
+            self.files = paths
+            self._read_stdin(paths[0])
+        else:
+            self.files, problems = discover(arguments.paths, self.config.excluded, self.config.root)
+            self.problems += problems
+        self.result = run.Result()
+
+    def _configure(self, arguments: Arguments, paths: Sequence[str]) -> Config:
+        located = locate([p for p in paths if os.path.exists(p)], arguments.text("--config"))
+        try:
+            config = load(located)
+        except BrokenToml as error:
+            self.broken_config = str(error)
+            self.problems.append(f"{error}; the default settings are used")
+            config = Config(root=located.root)
+        jobs = arguments.text("--jobs")
+        if jobs and not jobs.isdigit():
+            raise ConfigError(f"--jobs needs a number, not {jobs!r}")
+        return replace(
+            config,
+            select=tuple(arguments.many("--select")) or config.select,
+            ignore=config.ignore + tuple(arguments.many("--ignore")),
+            extend_select=config.extend_select + tuple(arguments.many("--extend-select")),
+            extend_exclude=config.extend_exclude + tuple(arguments.many("--exclude")),
+            jobs=int(jobs) if jobs else config.jobs,
+        )
+
+    def _read_stdin(self, name: str) -> None:
+        from torchlint.encoding import Undecodable, decode
+
+        self._stdin_data = sys.stdin.buffer.read()
+        try:
+            self.stdin = decode(self._stdin_data)
+            self._sources[name] = self.stdin.text
+        except Undecodable:
+            self._sources[name] = ""
+
+    # -- steps ----------------------------------------------------------------------------------------------------
+
+    def check(self) -> list[Diagnostic]:
+        """Find everything; the findings in path order."""
+        if self._arguments.paths == ["-"]:
+            self.result = run.check_bytes(self.files[0], self._stdin_data, self.config, self.selection)
+        else:
+            self.result = run.check(self.files, self.config, self.selection, None, Bar("checking"))
+        self.problems += self.result.problems
+        return self.result.diagnostics
+
+    def fix(self, unsafe: bool) -> list[run.Fixed]:
+        """The files as they would be after their fixes; nothing is written."""
+        if self.stdin is not None:
+            fixed = [run.fix_source(self.files[0], self.stdin, self.config, self.selection, unsafe, self.result.yes)]
+        else:
+            fixed, problems = run.fix(self.result, self.config, self.selection, unsafe, Bar("fixing"))
+            self.problems += problems
+        for one in fixed:
+            self.problems += one.notes
+        return fixed
+
+    def apply(self, fixed: Sequence[run.Fixed]) -> list[run.Fixed]:
+        """Write fixed files; those that were written."""
+        done = []
+        for one in fixed:
+            if not one.applied:
+                continue
+            problem = run.write(one.path, one.content, one.text, self._arguments.paths)
+            if problem is None:
+                done.append(one)
+            else:
+                self.problems.append(problem)
+        return done
+
+    def left_after(self, done: Sequence[run.Fixed]) -> list[Diagnostic]:
+        """The findings that remain: those of untouched files, and those of the written ones checked again."""
+        again = {one.path for one in done}
+        if not again:
+            return self.result.diagnostics
+        result = run.check(sorted(again), self.config, self.selection, None, None)
+        self._sources.clear()
+        left = [d for d in self.result.diagnostics if d.path not in again] + result.diagnostics
+        self.result.diagnostics = sorted(left, key=lambda d: d.sort_key)
+        return self.result.diagnostics
+
+    def add_ignores(self) -> tuple[int, int]:
+        """Write ignore comments behind every finding; how many files and findings."""
+        from torchlint.encoding import Undecodable
+        from torchlint.suppress import add_ignores
+
+        by_path: dict[str, list[Diagnostic]] = {}
+        for diagnostic in self.check():
+            by_path.setdefault(diagnostic.path, []).append(diagnostic)
+        files = findings = 0
+        for path, diagnostics in by_path.items():
+            try:
+                source = run.read(path)
+            except (OSError, Undecodable):
+                continue  # reported by the check
+            text = add_ignores(source.text, diagnostics)
+            if text == source.text:
+                continue
+            problem = run.write(path, cache.digest(source.data), text, self._arguments.paths)
+            if problem is not None:
+                self.problems.append(problem)
+                continue
+            files += 1
+            findings += sum(d.code not in ("TL001", "TL002", "TL003") for d in diagnostics)
+        return files, findings
+
+    # -- words ----------------------------------------------------------------------------------------------------
+
+    def source(self, path: str) -> str:
+        """A file's text as it was checked, "" where it has none."""
+        from torchlint.encoding import Undecodable
+
+        if path not in self._sources:
+            try:
+                self._sources[path] = run.read(path).text
+            except (OSError, Undecodable):
+                self._sources[path] = ""
+        return self._sources[path]
+
+    def encode_stdin(self, text: str) -> bytes:
+        assert self.stdin is not None
+        return self.stdin.encode(text)
+
+    def nothing_found(self) -> str:
+        if not self.files:
+            return "No Python files found under the given paths.\n" if not self.problems else ""
+        return f"All clear: {len(self.files)} file{'s' * (len(self.files) != 1)} checked.\n"
+
+    def diff(self, fixed: Sequence[run.Fixed], color: bool) -> str:
+        """The unified diff of all fixed files."""
+        from torchlint.unified import unified
+
+        return "".join(unified(one.path, self.source(one.path), one.text, color) for one in fixed)
+
+    def outlook(self, unsafe: bool) -> str:
+        """What `fix --apply` would do, after a diff."""
+        safe = self._fixable(Applicability.SAFE)
+        more = self._fixable(Applicability.UNSAFE)
+        if not safe and not more:
+            return "Nothing to fix." if self.files else "No Python files found under the given paths."
+        parts = []
+        if safe:
+            parts.append(f"{safe} safe (write with --apply)")
+        if more:
+            parts.append(f"{more} unsafe (write with --apply --unsafe)")
+        return f"Fixes shown: {', '.join(parts)}. Nothing was written."
+
+    def _fixable(self, kind: Applicability) -> int:
+        return sum(d.fix is not None and d.fix.applicability is kind for d in self.result.diagnostics)
+
+    def summary(self, done: Sequence[run.Fixed], left: Sequence[Diagnostic]) -> str:
+        """What was written and what is left, with how to see it."""
+        count = sum(len(one.applied) for one in done)
+        files = f"{len(done)} file{'s' * (len(done) != 1)}"
+        lines = [f"Fixed {count} finding{'s' * (count != 1)} in {files}." if done else "Nothing was fixed."]
+        if left:
+            unsafe = self._fixable(Applicability.UNSAFE)
+            hint = f"; {unsafe} with --unsafe" if unsafe and not self._arguments.flag("--unsafe") else ""
+            lines.append(f"{len(left)} left{hint}: see `torchlint check`.")
+        return "\n".join(lines) + "\n"
+
+    def finish(self, code: int) -> int:
+        """Print what went wrong, one line each; the exit code of the run."""
+        for line in self.problems:
+            print(f"torchlint: {line}", file=sys.stderr)
+        return TROUBLE if self.problems or self.result.failed else code
+
+
+class Bar:
+    """A progress bar on a terminal, for what takes longer than a second."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._shown = 0.0
+        self._began = time.monotonic()
+        self._on = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        if not self._on:
+            return
+        now = time.monotonic()
+        if done == total:
+            if self._shown:
+                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        elif now - self._began > 1 and now - self._shown > 0.1:
+            self._shown = now
+            filled = 30 * done // total
+            bar = "█" * filled + "░" * (30 - filled)
+            print(f"\r{self._what} {bar} {done}/{total}", end="", file=sys.stderr, flush=True)
