@@ -143,9 +143,12 @@ def _numbers(
         result.raise_to(Level.FP64)
         return
     result.worst_ratio = max(result.worst_ratio, ratio)
-    if not torch.equal(a.isnan(), b.isnan()) or not torch.equal(a.isinf(), b.isinf()):
-        at = int(((a.isnan() != b.isnan()) | (a.isinf() != b.isinf())).flatten().nonzero()[0])
-        result.differ(path, "nan", _element(a, at), _element(b, at))
+    odd = (a.isnan() != b.isnan()) | (a.isinf() != b.isinf()) | (a.isinf() & b.isinf() & (a != b))
+    if odd.any():
+        at = int(odd.flatten().nonzero()[0])
+        result.differ(
+            path, "overflow" if _overflow_only(a, b, odd, runs, eps) else "nan", _element(a, at), _element(b, at)
+        )
         return
     gap = (a - b).nan_to_num(0.0, 0.0, 0.0).abs()
     at = int(gap.flatten().argmax())
@@ -178,6 +181,16 @@ def _envelope_ratio(a: torch.Tensor, b: torch.Tensor, runs: Sequence[torch.Tenso
             return math.inf
         worst = max(worst, (deviation - allowance) / envelope if envelope else math.inf)
     return worst
+
+
+def _overflow_only(
+    a: torch.Tensor, b: torch.Tensor, odd: torch.Tensor, runs: Sequence[torch.Tensor], eps: float
+) -> bool:
+    """Whether the fix is finite wherever the two disagree on that, and agrees with the original everywhere else."""
+    if not bool(b[odd].isfinite().all()):
+        return False
+    kept = ~odd
+    return _envelope_ratio(a[kept], b[kept], [r[kept] for r in runs if r.shape == a.shape], eps) <= ENVELOPE_FACTOR
 
 
 def _closer(a: torch.Tensor, b: torch.Tensor, reference: torch.Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""From measurements to verdicts. Pure functions: no clock, no torch, no rule; the thresholds stand here and in `stats`."""
+"""From measurements to verdicts. Pure functions: no clock, no torch, no rule; thresholds stand here and in `stats`."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def judge_behaviour(
         return BehaviourVerdict(Behaviour.NOT_VERIFIABLE, "edited line never executed")
     broken = [run for run in variants if run.comparison.level is Level.DIFFERENT]
     if broken:
-        plausible = tuple(run.label for run in broken if not run.original_raised)
-        details = [run.label + (" where the original raises" if run.original_raised else "") for run in broken]
+        plausible = tuple(run.label for run in broken if not _excuse(run))
+        details = [run.label + _excuse(run) for run in broken]
         first_differences = tuple(run.comparison.differences[0] for run in broken)
         return BehaviourVerdict(Behaviour.EXCEPT, ", ".join(details), plausible, first_differences)
     level = max(run.comparison.level for run in (*runs, *variants))
@@ -60,6 +60,15 @@ def judge_behaviour(
     if level is Level.ENVELOPE:
         return BehaviourVerdict(Behaviour.TOLERANCE, f"envelope: {ratio:.2g} of {ENVELOPE_FACTOR:g} allowed")
     return BehaviourVerdict(Behaviour.TOLERANCE, "fp64-closer")
+
+
+def _excuse(run: Run) -> str:
+    """Why a difference is none that a running program can meet: the original gives no usable result there."""
+    if run.original_raised:
+        return " where the original raises"
+    if all(difference.kind == "overflow" for difference in run.comparison.differences):
+        return " where the original overflows"
+    return ""
 
 
 def judge_property(before: Sequence[str | None], after: Sequence[str | None], *, executed: bool) -> BehaviourVerdict:
@@ -86,10 +95,9 @@ def judge_speed(ratio: Ratio | None, control: Ratio | None, *, gpu_only: bool = 
     if ratio is None or control is None:
         return CostVerdict(Speed.INCONCLUSIVE, detail="too few rounds in the time allowed")
     numbers = (ratio.value, ratio.low, ratio.high)
-    noisy = control.claims or not 1 / THRESHOLD < control.value < THRESHOLD
     # An effect must clear the threshold and the noise that the control shows in the same rounds.
     least = max(THRESHOLD, control.value, 1 / control.value)
-    if noisy and not (ratio.low > least**2 or ratio.high < 1 / least**2):
+    if control.noisy and not (ratio.low > least**2 or ratio.high < 1 / least**2):
         return CostVerdict(Speed.INCONCLUSIVE, *numbers, f"noise: the original against itself is ×{control.value:.2f}")
     if ratio.low > THRESHOLD:
         return CostVerdict(Speed.FASTER, *numbers)

@@ -138,7 +138,7 @@ def time_pairs(
             if len(times[0]) < ROUNDS[0]:
                 return None
             ratio, same = paired_ratio(times[0], times[1]), paired_ratio(times[0], times[2])
-            if ratio.settled and not same.claims:
+            if ratio.settled and not same.noisy:
                 break
     finally:
         if collecting:

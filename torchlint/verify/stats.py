@@ -26,6 +26,11 @@ class Ratio:
         return self.low > THRESHOLD or self.high < 1 / THRESHOLD
 
     @property
+    def noisy(self) -> bool:
+        """Of a control (the original against itself): whether it shows an effect where there is none."""
+        return self.claims or not 1 / THRESHOLD < self.value < THRESHOLD
+
+    @property
     def settled(self) -> bool:
         """Whether the interval lies beyond the threshold or wholly inside the band of no change."""
         return self.claims or (self.low > 1 / THRESHOLD and self.high < THRESHOLD)

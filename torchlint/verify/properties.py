@@ -1,0 +1,263 @@
+"""Properties of training code that a bug fix must restore: broken before, holding after.
+
+Each has the signature of `Case.property`: `(entry, inputs) -> None | how it is broken`. Factories take parameters first
+(`accumulation_scaled(4)`, `grad_mode_off("model")`). They watch the program from outside, by torch's own hooks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
+from unittest import mock
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from torchlint.verify.observe import walk_state
+
+Entry = Callable[..., Any]
+Property = Callable[[Entry, dict[str, Any]], "str | None"]
+
+TOLERANCE = 1e-4
+_REDUCED_LOSSES = {
+    "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div", "poisson_nll_loss",
+    "binary_cross_entropy", "binary_cross_entropy_with_logits", "cosine_embedding_loss", "margin_ranking_loss",
+    "hinge_embedding_loss", "soft_margin_loss", "triplet_margin_loss", "gaussian_nll_loss", "ctc_loss",
+}  # fmt: skip
+
+
+# -- gradients --------------------------------------------------------------------------------------------------------
+
+
+class _Ledger:
+    """What each backward adds to each gradient, and whether an optimizer step sees exactly the sum of it."""
+
+    def __init__(self) -> None:
+        self.parameters: list[torch.Tensor] = []
+        self.owed: dict[int, torch.Tensor] = {}
+        self.backwards = 0
+        self.steps: list[float] = []  # relative deviation per step
+        self.shares: list[float] = []  # backward root / reduced loss since the last step
+        self.scales: list[float] = []  # sum of the shares at each step
+        self.last_loss: float | None = None
+
+    @contextlib.contextmanager
+    def watching(self, inputs: Mapping[str, Any]) -> Iterator[None]:
+        self.parameters = [
+            v for _, v in walk_state(dict(inputs), "") if isinstance(v, torch.Tensor) and v.is_leaf and v.requires_grad
+        ]
+        real = torch.autograd.backward
+
+        def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+            earlier = [None if p.grad is None else p.grad.detach().clone() for p in self.parameters]
+            root = tensors if isinstance(tensors, torch.Tensor) else next(iter(tensors))
+            real(tensors, *args, **kwargs)
+            self._book(earlier, root)
+
+        before = register_optimizer_step_pre_hook(self._settle)
+        try:
+            with mock.patch.object(torch.autograd, "backward", backward), _LossWatch(self):
+                yield
+        finally:
+            before.remove()
+
+    def _book(self, earlier: Sequence[torch.Tensor | None], root: torch.Tensor) -> None:
+        self.backwards += 1
+        for parameter, old in zip(self.parameters, earlier):
+            if parameter.grad is None:
+                continue
+            added = parameter.grad.detach().double() - (0 if old is None else old.double())
+            key = id(parameter)
+            self.owed[key] = self.owed[key] + added if key in self.owed else added
+        value = float(root.detach()) if root.numel() == 1 else math.nan
+        if self.last_loss:
+            self.shares.append(value / self.last_loss)
+
+    def _settle(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        off = owed = 0.0
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                due = self.owed.pop(id(parameter), None)
+                grad = None if parameter.grad is None else parameter.grad.detach().double()
+                if due is None and grad is None:
+                    continue
+                due = torch.zeros_like(cast(torch.Tensor, grad)) if due is None else due
+                grad = torch.zeros_like(due) if grad is None else grad
+                off += float((grad - due).pow(2).sum())
+                owed += float(due.pow(2).sum())
+        self.steps.append(math.sqrt(off / owed) if owed else (math.inf if off else 0.0))
+        self.scales.append(sum(self.shares))
+        self.shares.clear()
+
+
+class _LossWatch(TorchFunctionMode):
+    """Notes the value of the last reduced loss, whichever function or module computed it."""
+
+    def __init__(self, ledger: _Ledger) -> None:
+        super().__init__()
+        self._ledger = ledger
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if (
+            getattr(func, "__name__", "") in _REDUCED_LOSSES
+            and isinstance(result, torch.Tensor)
+            and result.numel() == 1
+        ):
+            self._ledger.last_loss = float(result.detach())
+        return result
+
+
+def gradient_ledger(entry: Entry, inputs: dict[str, Any]) -> str | None:
+    """At every optimizer step the gradient is the sum of what backward added since that optimizer's last step.
+
+    Broken by gradients that are never cleared, cleared between backward and step, or cleared for each micro-batch.
+    Blind to a missing division by the number of micro-batches: see `accumulation_scaled`.
+    """
+    ledger = _Ledger()
+    with ledger.watching(inputs):
+        entry(**inputs)
+    if not ledger.steps:
+        return "no optimizer step was made"
+    bad = [deviation for deviation in ledger.steps if not deviation <= TOLERANCE]
+    if not bad:
+        return None
+    steps = f"{len(bad)} of {len(ledger.steps)} steps"
+    return f"{steps} use a gradient that is not what backward added (off by {max(bad):.2g})"
+
+
+def accumulation_scaled(entry: Entry, inputs: dict[str, Any]) -> str | None:
+    """The shares with which the micro-batches' losses enter a step add up to one (each `loss / N`), the ledger holding.
+
+    A ragged last group may add up to less.
+    """
+    ledger = _Ledger()
+    with ledger.watching(inputs):
+        entry(**inputs)
+    if not ledger.steps:
+        return "no optimizer step was made"
+    wrong = [deviation for deviation in ledger.steps if not deviation <= TOLERANCE]
+    if wrong:
+        return f"{len(wrong)} of {len(ledger.steps)} steps use a gradient that is not what backward added"
+    if not any(ledger.scales):
+        return "no backward of a reduced loss was seen"
+    off = [s for s in ledger.scales[:-1] or ledger.scales if abs(s - 1) > 1e-3]
+    off += [s for s in ledger.scales[-1:] if s > 1 + 1e-3 and len(ledger.scales) > 1]
+    if off:
+        return (
+            f"{len(off)} of {len(ledger.scales)} steps weigh the micro-batches' losses with {off[0]:.4g} in all, not 1"
+        )
+    return None
+
+
+def every_batch_counts(entry: Entry, inputs: dict[str, Any]) -> str | None:
+    """No gradient is left over: after the last backward comes a step that uses it."""
+    ledger = _Ledger()
+    with ledger.watching(inputs):
+        entry(**inputs)
+    left = sum(float(owed.abs().sum()) for owed in ledger.owed.values())
+    if not ledger.steps:
+        return "no optimizer step was made"
+    return "gradients of the last micro-batches are never used by a step" if left > 0 else None
+
+
+# -- modes ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _forwards(inputs: Mapping[str, Any]) -> Iterator[list[tuple[bool, bool]]]:
+    """(grad mode, training flag) of each forward of an outermost module among the inputs."""
+    seen: list[tuple[bool, bool]] = []
+
+    def hook(module: torch.nn.Module, *_: Any) -> None:
+        seen.append((torch.is_grad_enabled(), module.training))
+
+    modules = [v for v in inputs.values() if isinstance(v, torch.nn.Module) and any(True for _ in v.children())]
+    modules = modules or [v for v in inputs.values() if isinstance(v, torch.nn.Module)]
+    handles = [m.register_forward_pre_hook(hook) for m in modules]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def grad_mode_off(entry: Entry, inputs: dict[str, Any]) -> str | None:
+    """Every forward of the models among the inputs runs without recording a graph, and grad mode is back on after."""
+    with _forwards(inputs) as seen, torch.enable_grad():
+        entry(**inputs)
+        if not torch.is_grad_enabled():
+            return "grad mode is left off"
+    if not seen:
+        return "no forward was seen"
+    recording = sum(grad for grad, _ in seen)
+    return f"{recording} of {len(seen)} forwards record a graph" if recording else None
+
+
+def eval_mode_in_region(entry: Entry, inputs: dict[str, Any]) -> str | None:
+    """Every forward of the models runs in eval mode, and each module's training flag is afterwards what it was."""
+    modules = [m for v in inputs.values() if isinstance(v, torch.nn.Module) for m in v.modules()]
+    flags = [m.training for m in modules]
+    with _forwards(inputs) as seen:
+        entry(**inputs)
+    if not seen:
+        return "no forward was seen"
+    training = sum(mode for _, mode in seen)
+    if training:
+        return f"{training} of {len(seen)} forwards run in training mode"
+    changed = sum(m.training != flag for m, flag in zip(modules, flags))
+    return f"the training flag of {changed} modules is left changed" if changed else None
+
+
+def train_mode_restored(entry: Entry, inputs: dict[str, Any]) -> str | None:
+    """Every backward follows a forward in training mode: evaluation inside the loop does not leave eval mode on."""
+    late: list[bool] = []
+    with _forwards(inputs) as seen:
+        real = torch.autograd.backward
+
+        def backward(*args: Any, **kwargs: Any) -> None:
+            recorded = [mode for grad, mode in seen if grad]
+            late.append(bool(recorded) and not recorded[-1])
+            seen.clear()
+            real(*args, **kwargs)
+
+        with mock.patch.object(torch.autograd, "backward", backward):
+            entry(**inputs)
+    if not late:
+        return "no backward was seen"
+    return f"{sum(late)} of {len(late)} training steps run in eval mode" if any(late) else None
+
+
+# -- data in parallel -------------------------------------------------------------------------------------------------
+
+
+def shards_disjoint(shards: Sequence[Sequence[Any]], whole: Sequence[Any]) -> str | None:
+    """The ranks' shards cover the data and overlap only in the padding that makes them equally long."""
+    counts: dict[Any, int] = {}
+    for shard in shards:
+        for item in shard:
+            counts[item] = counts.get(item, 0) + 1
+    lost = [item for item in whole if item not in counts]
+    if lost:
+        return f"{len(lost)} of {len(whole)} samples are on no rank"
+    if len({len(shard) for shard in shards}) > 1:
+        return f"shards differ in length: {[len(shard) for shard in shards]}"
+    padding = sum(counts.values()) - len(whole)
+    if padding >= len(shards):
+        return f"ranks share {padding} samples: each trains on its neighbours' data"
+    return None
+
+
+def ranks_equal(states: Sequence[Mapping[str, torch.Tensor]]) -> str | None:
+    """All ranks hold the same parameters, to the last bit."""
+    first = states[0]
+    for rank, state in enumerate(states[1:], 1):
+        for name, tensor in first.items():
+            if name not in state or not torch.equal(tensor, state[name]):
+                return f"rank {rank} differs from rank 0 in {name}"
+    return None

@@ -1,0 +1,253 @@
+"""Runs code in a forked child that can neither write outside its scratch directory, reach the network, nor stay behind.
+
+What the system offers is used (Landlock, a network namespace, rlimits); what was not available is said, never hidden.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pickle
+import resource
+import select
+import shutil
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# Landlock: the same numbers on every architecture; see landlock(7).
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_PATH_BENEATH = 1
+_WRITE_FILE, _TRUNCATE, _REFER = 1 << 1, 1 << 14, 1 << 13
+_WRITES = _WRITE_FILE | sum(1 << bit for bit in range(4, 13))  # remove_* and make_*
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
+
+GRACE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What holds the child (`landlock`, `no network`, `rlimits`) and what this system would not give."""
+
+    active: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        text = ", ".join(self.active) or "unsandboxed"
+        return f"{text}; not available: {', '.join(self.missing)}" if self.missing else text
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The child's value, or the reason why there is none."""
+
+    value: Any = None
+    reason: str | None = None
+
+
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def landlock_version() -> int:
+    """The kernel's Landlock ABI, 0 if it has none."""
+    if not sys.platform.startswith("linux"):
+        return 0
+    return max(0, int(_libc().syscall(_CREATE_RULESET, None, 0, 1)))
+
+
+def restrict_writes(allowed: Sequence[str]) -> bool:
+    """From now on this process and its children can change files only beneath `allowed`. False if not available."""
+    version = landlock_version()
+    if version < 1:
+        return False
+    libc = _libc()
+    writes = _WRITES | (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)
+    attributes = struct.pack("=Q", writes)
+    ruleset = libc.syscall(_CREATE_RULESET, attributes, len(attributes), 0)
+    if ruleset < 0:
+        return False
+    try:
+        for path in allowed:
+            if not os.path.exists(path):
+                continue
+            parent = os.open(path, os.O_PATH)
+            try:
+                access = writes if os.path.isdir(path) else writes & (_WRITE_FILE | _TRUNCATE)
+                rule = struct.pack("=Qi", access, parent)
+                if libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, rule, 0):
+                    return False
+            finally:
+                os.close(parent)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        return bool(libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0)
+    finally:
+        os.close(ruleset)
+
+
+def leave_network() -> bool:
+    """Move this process to a network of its own where only the loopback is up. False if not allowed."""
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = _libc()
+    flags = _CLONE_NEWNET if os.geteuid() == 0 else _CLONE_NEWNET | _CLONE_NEWUSER
+    if libc.unshare(flags):
+        return False
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        import fcntl
+
+        request = struct.pack("16sH14x", b"lo", 0)
+        current = struct.unpack("16sH14x", fcntl.ioctl(probe, _SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(probe, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", current | _IFF_UP))
+    return True
+
+
+def limit_resources(seconds: float, memory: int | None, file_bytes: int = 4 << 30) -> None:
+    """CPU seconds, address space, file size; no core dumps. Never raises a limit that is lower already."""
+    for kind, value in (
+        (resource.RLIMIT_CPU, int(seconds * (os.cpu_count() or 1)) + 5),
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_FSIZE, file_bytes),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        if value is None:
+            continue
+        _, hard = resource.getrlimit(kind)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, hard))
+
+
+def memory_budget() -> int:
+    """Address space for a child on the CPU: what is mapped now plus three quarters of the machine's memory."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return int(total * 0.75) + (8 << 30)
+
+
+def confine(scratch: str, *, seconds: float, memory: int | None, writable: Sequence[str] = ()) -> Isolation:
+    """Shut this process in. Everything that it writes must lie beneath `scratch`, `writable` or /dev."""
+    active: list[str] = []
+    missing: list[str] = []
+    for name, done in (
+        ("no network", leave_network()),
+        (
+            f"landlock v{landlock_version()}" if landlock_version() else "landlock",
+            restrict_writes([scratch, "/dev", *writable]),
+        ),
+    ):
+        (active if done else missing).append(name)
+    limit_resources(seconds, memory)
+    active.append("rlimits")
+    os.environ["TMPDIR"] = os.environ["TORCH_EXTENSIONS_DIR"] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
+    tempfile.tempdir = scratch
+    return Isolation(tuple(active), tuple(missing))
+
+
+@contextlib.contextmanager
+def scratch_directory() -> Iterator[str]:
+    path = tempfile.mkdtemp(prefix="torchlint-verify-")
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def run_forked(
+    function: Callable[[Isolation], Any],
+    *,
+    seconds: float,
+    memory: int | None = None,
+    confined: bool = True,
+) -> Outcome:
+    """Call `function` in a forked, confined child in a scratch directory and return what it returns (pickled).
+
+    The child gets no stdin, its output goes nowhere, it dies with this process, and what it started dies with it.
+    """
+    with scratch_directory() as scratch, tempfile.TemporaryFile() as channel:
+        pid = os.fork()
+        if pid == 0:
+            _child(function, scratch, channel.fileno(), seconds, memory, confined)
+        status = _wait(pid, seconds + GRACE_SECONDS)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        if status is None:
+            return Outcome(reason=f"timeout after {seconds:g} s")
+        if os.WIFSIGNALED(status):
+            name = signal.Signals(os.WTERMSIG(status)).name
+            return Outcome(reason="CPU time used up" if name == "SIGXCPU" else f"killed by {name}")
+        channel.seek(0)
+        data = channel.read()
+    if not data:
+        return Outcome(reason=f"the process ended itself with code {os.waitstatus_to_exitcode(status)}")
+    kind, value = pickle.loads(data)
+    return Outcome(value=value) if kind == "value" else Outcome(reason=value)
+
+
+def _child(
+    function: Callable[[Isolation], Any],
+    scratch: str,
+    channel: int,
+    seconds: float,
+    memory: int | None,
+    confined: bool,
+) -> None:
+    code = 1
+    try:
+        os.setsid()
+        if sys.platform.startswith("linux"):
+            _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        null = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(null, descriptor)
+        os.chdir(scratch)
+        isolation = Isolation((), ("confinement was switched off",))
+        if confined:
+            isolation = confine(scratch, seconds=seconds, memory=memory)
+        try:
+            answer = ("value", function(isolation))
+        except MemoryError:
+            answer = ("reason", "out of memory")
+        except BaseException as error:
+            answer = ("reason", f"{type(error).__name__}: {error}")
+        data = pickle.dumps(answer)
+        while data:
+            data = data[os.write(channel, data) :]
+        code = 0
+    finally:
+        # Neither atexit handlers nor buffered output of the parent's copy may run here.
+        os._exit(code)
+
+
+def _wait(pid: int, seconds: float) -> int | None:
+    """The wait status, or None after a timeout (then the child was killed)."""
+    deadline = time.monotonic() + seconds
+    if hasattr(os, "pidfd_open"):
+        descriptor = os.pidfd_open(pid)
+        try:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            ended = bool(poll.poll(seconds * 1000))
+        finally:
+            os.close(descriptor)
+        if ended:
+            return os.waitpid(pid, 0)[1]
+    else:
+        while time.monotonic() < deadline:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                return status
+            time.sleep(0.005)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return None
