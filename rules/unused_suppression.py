@@ -1,8 +1,8 @@
 """A suppression comment that suppresses nothing.
 
 ## What it does
-Reports `# torchlint: ignore[…]`, `# torchlint: ignore-file[…]` and torchlint codes under `# noqa:` that match no finding
-of this run. A code whose rule is not selected is not reported, and neither are `# noqa` without codes nor the codes
+Reports `# torchlint: ignore[…]`, `# torchlint: ignore-file[…]` and torchlint codes under `# noqa:` that match no
+finding of this run. A code whose rule is not selected is not reported, and neither are `# noqa` without codes nor the codes
 of other tools, since torchlint cannot know what those are for.
 
 ## Why is this bad

@@ -58,6 +58,18 @@ def digest(data: bytes) -> bytes:
     return bytes(blake2b(data, digest_size=16).digest())
 
 
+def fingerprint(files: list[str]) -> bytes:
+    """Changes whenever one of the files does."""
+    seen = []
+    for path in files:
+        try:
+            info = os.stat(path)
+        except OSError:
+            continue
+        seen.append((path, info.st_mtime_ns, info.st_size))
+    return digest(marshal.dumps(seen))
+
+
 def sources_stamp() -> bytes:
     """What changes when torchlint or a rule does: name, size and time of each of its source files."""
     import torchlint
@@ -90,9 +102,11 @@ class Cache:
         self.folder = folder
         self.path = os.path.join(folder, name)
         self.setup: dict[str, Any] | None = None
-        self.answers: tuple[bytes, tuple[Any, ...]] | None = None  # digest of all files, questions answered with yes
+        self.answers: tuple[bytes, tuple[Any, ...]] | None = None  # fingerprint of the project, `Answers`
         self._files: dict[str, tuple[int, int, bytes, Outcome]] = {}
+        self._loaded: tuple[Any, Any] = (None, None)
         self._changed = False
+        self._here = os.getcwd().rstrip("/") + "/"
         self._load()
 
     def _load(self) -> None:
@@ -105,10 +119,11 @@ class Cache:
         except (OSError, ValueError, EOFError, TypeError):
             return
         self.setup, self.answers, self._files = setup, answers, files
+        self._loaded = (setup, answers)
 
     def lookup(self, path: str, mtime: int, size: int) -> Outcome | None:
         """The outcome of a file that has not changed: same time and size, or else, as in a fresh checkout, same bytes."""
-        path = os.path.abspath(path)
+        path = self._key(path)
         entry = self._files.get(path)
         if entry is None or entry[1] != size:
             return None
@@ -124,17 +139,17 @@ class Cache:
         return entry[3]
 
     def put(self, path: str, mtime: int, size: int, content: bytes, outcome: Outcome) -> None:
-        self._files[path] = (mtime, size, content, outcome)
+        self._files[self._key(path)] = (mtime, size, content, outcome)
         self._changed = True
 
-    def remember(self, setup: dict[str, Any] | None, answers: tuple[bytes, tuple[Any, ...]] | None) -> None:
-        if setup != self.setup or answers != self.answers:
-            self.setup, self.answers = setup, answers
-            self._changed = True
+    def _key(self, path: str) -> str:
+        if path[:1] == "/":
+            return path
+        return os.path.abspath(path) if path[:1] == "." or os.sep != "/" else self._here + path
 
     def save(self) -> None:
         """Write what is new, atomically; a folder that cannot be written is no reason to fail a run."""
-        if not self._changed:
+        if not self._changed and self._loaded == (self.setup, self.answers):
             return
         try:
             data = marshal.dumps((self.setup, self.answers, self._files))
@@ -150,7 +165,7 @@ class Cache:
             os.replace(temporary, self.path)
         except (OSError, ValueError):
             return
-        self._changed = False
+        self._changed, self._loaded = False, (self.setup, self.answers)
         self._forget_old()
 
     def _forget_old(self, keep: int = 12) -> None:

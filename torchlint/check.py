@@ -119,7 +119,7 @@ def _apply(file: File, rules: Sequence[Rule], settings: Config) -> Iterable[Diag
                 yield from call(entry, node)
     for kind, entries in by_object.items():
         try:
-            subjects = list(sem.objects(kind))
+            subjects: list[Any] = list(sem.objects(kind))
         except RecursionError:
             raise
         except Exception as error:

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from torchlint.options import TEACHING, Arguments, UsageError, help_text, parse
+from torchlint.locate import ConfigError
+from torchlint.options import TEACHING, Arguments, UsageError, help_text, near, parse
+from torchlint.warm import reuse
 
 if TYPE_CHECKING:
     from torchlint.diagnostic import Diagnostic
@@ -98,11 +100,17 @@ def _check(arguments: Arguments) -> int:
     form = arguments.text("--output-format") or "text"
     formats = ("text", "concise", "json", "github", "sarif")
     if form not in formats:
-        from torchlint.options import _near
-
         return _trouble(
-            f"unknown output format {form!r}{_near(form, list(formats)) or '; known are ' + ', '.join(formats)}"
+            f"unknown output format {form!r}{near(form, formats) or '; known are ' + ', '.join(formats)}"
         )
+    writes = any(arguments.flag(name) for name in ("--show-files", "--add-ignore", "--diff"))
+    if not writes and arguments.paths and "-" not in arguments.paths:
+        try:
+            known = reuse(arguments)
+        except ConfigError as error:
+            return _trouble(str(error))
+        if known is not None:
+            return _show(form, arguments, known.check(), known.files, known.problems, _source)
     session = _open(arguments)
     if isinstance(session, int):
         return session
@@ -113,11 +121,40 @@ def _check(arguments: Arguments) -> int:
     found = session.check()
     if arguments.flag("--diff"):
         return _diff(arguments, session)
+    return _show(form, arguments, found, session.files, session.problems, session.source)
+
+
+def _show(
+    form: str,
+    arguments: Arguments,
+    found: list[Diagnostic],
+    files: list[str],
+    problems: list[str],
+    source: Callable[[str], str],
+) -> int:
+    """Report what a check found; the exit code."""
     if found or form in ("json", "sarif") or arguments.flag("--statistics"):
-        _report(form, arguments, session, found)
+        _report(form, arguments, len(files), found, source)
     elif not arguments.flag("--quiet") and form in ("text", "concise"):
-        _say(session.nothing_found())
-    return session.finish(_code(arguments, found))
+        if files:
+            _say(f"All clear: {len(files)} file{'s' * (len(files) != 1)} checked.\n")
+        elif not problems:
+            _say("No Python files found under the given paths.\n")
+    for line in problems:
+        print(f"torchlint: {line}", file=sys.stderr)
+    broken = any(d.code in ("TL001", "TL002") for d in found)
+    return TROUBLE if problems or broken else _code(arguments, found)
+
+
+def _source(path: str) -> str:
+    """A file's text, "" where it has none."""
+    from torchlint.encoding import Undecodable, decode
+
+    try:
+        with open(path, "rb") as handle:
+            return decode(handle.read()).text
+    except (OSError, Undecodable):
+        return ""
 
 
 def _code(arguments: Arguments, found: Sequence[Any]) -> int:
@@ -126,16 +163,18 @@ def _code(arguments: Arguments, found: Sequence[Any]) -> int:
     return FINDINGS if any(d.severity.value != "info" for d in found) else CLEAN
 
 
-def _report(form: str, arguments: Arguments, session: Session, found: Sequence[Diagnostic]) -> None:
+def _report(
+    form: str, arguments: Arguments, checked: int, found: Sequence[Diagnostic], source: Callable[[str], str]
+) -> None:
     from torchlint.report import FORMATS, ReportContext
 
     context = ReportContext(
         os.getcwd(),
-        session.source,
+        source,
         color_wanted(sys.stdout) and form in ("text", "concise"),
         _width(sys.stdout),
         arguments.flag("--statistics"),
-        len(session.files),
+        checked,
     )
     _write(FORMATS[form](found, context))
 

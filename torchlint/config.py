@@ -1,4 +1,4 @@
-"""`[tool.torchlint]` in pyproject.toml, or torchlint.toml, as one frozen `Config`; whatever it does not know is an error."""
+"""`[tool.torchlint]` in pyproject.toml, or torchlint.toml, as one frozen `Config`; unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from typing import Any
 
 from torchlint.discover import DEFAULT_EXCLUDE
+from torchlint.locate import ConfigError, Located
 
 SEVERITIES = ("error", "warning", "info")
 DEVICES = ("auto", "cuda", "cpu")
-
-
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message names the file, the key and the nearest known one."""
 
 
 class BrokenToml(ConfigError):
@@ -169,14 +167,12 @@ def from_table(table: Mapping[str, Any], where: str, root: str) -> Config:
 
 def parse_toml(path: str, data: bytes) -> dict[str, Any]:
     """The file's tables. Raises BrokenToml with the parser's place."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
+    toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        return tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document: dict[str, Any] = toml.loads(data.decode("utf-8"))
+    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BrokenToml(f"{path}: not valid TOML: {error}") from error
+    return document
 
 
 _TORCH = re.compile(r"^\s*(?:torch|pytorch)\s*(?:\[[^\]]*\])?\s*\(?\s*([^;#)]*)", re.IGNORECASE)
@@ -213,75 +209,7 @@ def _requirements(document: Mapping[str, Any]) -> list[str]:
     return found
 
 
-class Located:
-    """The files that a run's settings come from: the nearest with settings, and the nearest pyproject.toml."""
-
-    __slots__ = ("data", "path", "project", "project_data", "root")
-
-    def __init__(self) -> None:
-        self.path = ""
-        self.data = b""
-        self.project = ""
-        self.project_data = b""
-        self.root = ""
-
-
-def _read(path: str) -> bytes | None:
-    try:
-        with open(path, "rb") as handle:
-            return handle.read()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def locate(paths: Iterable[str], explicit: str = "") -> Located:
-    """Search upwards from the folder that all paths share. Reads bytes, parses nothing that it can avoid."""
-    tops = [os.path.abspath(p) for p in paths] or [os.getcwd()]
-    try:
-        start = os.path.commonpath(tops)
-    except ValueError:  # different drives
-        start = tops[0]
-    if not os.path.isdir(start):
-        start = os.path.dirname(start)
-    found = Located()
-    if explicit:
-        data = _read(explicit)
-        if data is None:
-            raise ConfigError(f"{explicit}: no such config file")
-        found.path, found.data = explicit, data
-    current = start
-    while True:
-        if not found.path:
-            own = _read(os.path.join(current, "torchlint.toml"))
-            if own is not None:
-                found.path, found.data = os.path.join(current, "torchlint.toml"), own
-        if not found.project:
-            project = _read(os.path.join(current, "pyproject.toml"))
-            if project is not None:
-                found.project, found.project_data = os.path.join(current, "pyproject.toml"), project
-        elif not found.path:
-            project = _read(os.path.join(current, "pyproject.toml"))
-        else:
-            project = None
-        if not found.path and project is not None and b"torchlint" in project:
-            path = os.path.join(current, "pyproject.toml")
-            if b"[tool.torchlint" in project or _section(path, project):
-                found.path, found.data = path, project
-        if not found.root and (found.project or found.path or os.path.exists(os.path.join(current, ".git"))):
-            found.root = current
-        parent = os.path.dirname(current)
-        if parent == current or (found.path and found.project):
-            break
-        current = parent
-    if found.path and not explicit:
-        found.root = os.path.dirname(found.path)
-    found.root = found.root or start
-    return found
-
-
-def _section(path: str, data: bytes) -> dict[str, Any] | None:
+def section(path: str, data: bytes) -> dict[str, Any] | None:
     tool = parse_toml(path, data).get("tool")
     section = tool.get("torchlint") if isinstance(tool, dict) else None
     if section is not None and not isinstance(section, dict):
@@ -294,7 +222,7 @@ def load(found: Located) -> Config:
     if not found.path:
         config = Config(root=found.root)
     elif os.path.basename(found.path) == "pyproject.toml":
-        config = from_table(_section(found.path, found.data) or {}, f"{found.path}: [tool.torchlint]", found.root)
+        config = from_table(section(found.path, found.data) or {}, f"{found.path}: [tool.torchlint]", found.root)
     else:
         document = parse_toml(found.path, found.data)
         tool = document.get("tool")

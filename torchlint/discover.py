@@ -16,7 +16,7 @@ DEFAULT_EXCLUDE = (
 
 
 class Excluder:
-    """Matches names and paths against the exclude patterns: a bare name anywhere, a glob on the name, or a path from the root."""
+    """Matches the exclude patterns: a bare name anywhere, a glob on the name, or a path from the root."""
 
     def __init__(self, patterns: tuple[str, ...], root: str) -> None:
         self.names = {p.rstrip("/") for p in patterns if "/" not in p.rstrip("/") and not _is_glob(p)}

@@ -6,6 +6,7 @@ Pure: no file is read or written here.
 from __future__ import annotations
 
 import bisect
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ import libcst as cst
 
 from torchlint.check import check_text
 from torchlint.config import Config
-from torchlint.diagnostic import Applicability, Diagnostic, Edit, Fix
+from torchlint.diagnostic import Applicability, Diagnostic, Edit
 from torchlint.rule import Rule
 from torchlint.source import splice
 
@@ -143,7 +144,7 @@ def _touches(edit: Edit, taken: list[Edit]) -> bool:
 
 
 def _overlapping(edits: list[Edit]) -> bool:
-    return any(a.end > b.start for a, b in zip(edits, edits[1:]))
+    return any(a.end > b.start for a, b in itertools.pairwise(edits))
 
 
 def _edits(diagnostics: Iterable[Diagnostic]) -> set[Edit]:

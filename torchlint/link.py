@@ -1,4 +1,4 @@
-"""The questions that findings leave open, answered from the whole project; those that fall are dropped."""
+"""The questions that findings leave open, answered from the whole project."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Iterable, Sequence
 
 from torchlint import syntax
 from torchlint.config import Config
-from torchlint.diagnostic import Diagnostic, Question
 from torchlint.encoding import Undecodable, decode
+from torchlint.outcome import Asked
 from torchlint.semantics import Semantics
 from torchlint.semantics.project import Project
 from torchlint.source import File
-
-Asked = tuple[str, Question]  # the asking file and what it wants to know
 
 
 def _text(path: str) -> str:
@@ -39,8 +37,3 @@ def answers(questions: Iterable[Asked], files: Sequence[str], config: Config) ->
     project = Project(files, load, _text)
     asked = sorted(set(questions), key=lambda q: (q[0], q[1].ask, q[1].subject))
     return {(path, question) for path, question in asked if project.answer(path, question)}
-
-
-def linked(diagnostics: Iterable[Diagnostic], yes: set[Asked]) -> list[Diagnostic]:
-    """The findings none of whose questions was answered with yes."""
-    return [d for d in diagnostics if not any((d.path, q) in yes for q in d.unless)]

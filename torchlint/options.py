@@ -5,6 +5,7 @@ Parsed by hand, because importing argparse costs as much as a whole run over unc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -76,11 +77,12 @@ class UsageError(ValueError):
     """What is wrong with the command line, and the nearest thing that is right."""
 
 
-def _near(name: str, known: list[str]) -> str:
+def near(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the closest known word, "" when none is close."""
     import difflib
 
-    near = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+    close = difflib.get_close_matches(name, list(known), 1, 0.5)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 class Arguments:
@@ -116,7 +118,7 @@ def parse(argv: list[str]) -> Arguments:
     if first == "--version":
         return Arguments("version")
     if first not in VERBS:
-        hint = _near(first, list(VERBS)) or f"; the verbs are {', '.join(VERBS)}"
+        hint = near(first, VERBS) or f"; the verbs are {', '.join(VERBS)}"
         if not first.startswith("-") and ("/" in first or first.endswith(".py") or first == "."):
             hint = f"; did you mean `torchlint check {first}`?"
         raise UsageError(f"unknown command {first!r}{hint}")
@@ -142,7 +144,7 @@ def parse(argv: list[str]) -> Arguments:
             return Arguments("version")
         option = known.get(name)
         if option is None:
-            raise UsageError(f"torchlint {first}: unknown option {name}{_near(name, [*known, '--help', '--version'])}")
+            raise UsageError(f"torchlint {first}: unknown option {name}{near(name, [*known, '--help', '--version'])}")
         if not option.value:
             if has_value:
                 raise UsageError(f"torchlint {first}: {name} takes no value")

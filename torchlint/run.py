@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torchlint import cache, pool
-from torchlint.diagnostic import Diagnostic, Question, Severity
+from torchlint.diagnostic import Diagnostic, Severity
+from torchlint.outcome import Answers, Asked, Selection, questions, settle, shown
 
 if TYPE_CHECKING:
     from torchlint.config import Config
@@ -18,24 +19,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The rules of a run, as names only: enough to apply suppressions and to tell a worker what to load."""
-
-    active: dict[str, str]  # code → name
-    complete: bool  # no default rule is switched off
-    unused: Severity | None  # TL003's level, None when it is not selected
-
-    @classmethod
-    def of(cls, rules: Sequence[Rule], chosen: Sequence[Rule], config: Config) -> Selection:
-        from torchlint.check import severity_of
-
-        active = {r.code: r.name for r in chosen}
-        complete = all(r.code in active for r in rules if r.default)
-        unused = next((severity_of(r, config) for r in chosen if r.code == "TL003"), None)
-        return cls(active, complete, unused)
-
-
 @dataclass
 class Result:
     """What a check over a tree found. `problems` are lines for the user about what could not be read."""
@@ -43,7 +26,7 @@ class Result:
     diagnostics: list[Diagnostic] = field(default_factory=list)
     checked: int = 0
     problems: list[str] = field(default_factory=list)
-    yes: set[tuple[str, Question]] = field(default_factory=set)
+    answers: Answers = field(default_factory=Answers)
 
     @property
     def failed(self) -> bool:
@@ -51,9 +34,19 @@ class Result:
         return bool(self.problems) or any(d.code in ("TL001", "TL002") for d in self.diagnostics)
 
 
+def selection_of(rules: Sequence[Rule], chosen: Sequence[Rule], config: Config) -> Selection:
+    """The chosen rules as names."""
+    from torchlint.check import severity_of
+
+    active = {r.code: r.name for r in chosen}
+    complete = all(r.code in active for r in rules if r.default)
+    return Selection(active, complete, next((severity_of(r, config) for r in chosen if r.code == "TL003"), None))
+
+
 def choose(rules: Sequence[Rule], config: Config) -> list[Rule]:
     """The selected rules. Raises UnknownRule for a selector of the settings that names none."""
-    from torchlint.config import ConfigError, nearest
+    from torchlint.config import nearest
+    from torchlint.locate import ConfigError
     from torchlint.rule import select
 
     for _, selectors in config.per_file_ignores:
@@ -125,7 +118,7 @@ def outcome(path: str, data: bytes, rules: Sequence[Rule], config: Config, selec
     """What is found in a file's bytes: final where no question is open, else with the suppressions still to apply."""
     from torchlint.check import check_text, syntax_error
     from torchlint.encoding import Undecodable, decode
-    from torchlint.suppress import apply, scan
+    from torchlint.suppress import scan
     from torchlint.syntax import Trouble
 
     try:
@@ -137,7 +130,7 @@ def outcome(path: str, data: bytes, rules: Sequence[Rule], config: Config, selec
     suppressions = scan(text)
     if any(d.unless for d in found):
         return (tuple(map(cache.pack, found)), tuple(map(cache.pack_suppression, suppressions)), True)
-    kept = apply(path, found, suppressions, selection.active, selection.unused, selection.complete)
+    kept = shown(path, found, suppressions, Answers(), selection)
     return (tuple(map(cache.pack, kept)), (), False)
 
 
@@ -145,10 +138,14 @@ def check(
     files: Sequence[str],
     config: Config,
     selection: Selection,
+    project: Callable[[], Sequence[str]],
     store: cache.Cache | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Check files, reusing what `store` knows of them; findings come in path order, linked and suppressed."""
+    """Check files, reusing what `store` knows of them; findings come in path order, linked and suppressed.
+
+    `project` gives the files that open questions are asked of; it is called only if there are any.
+    """
     result = Result(checked=len(files))
     outcomes: dict[str, cache.Outcome] = {}
     todo: list[tuple[int, str]] = []
@@ -176,13 +173,15 @@ def check(
             _, mtime, size, content, found = got
             outcomes[path] = found
             if store is not None:
-                store.put(os.path.abspath(path), mtime, size, content, found)
+                store.put(path, mtime, size, content, found)
     result.problems.sort()
-    _finish(result, outcomes, files, config, selection)
+    _settle(result, outcomes, config, selection, project, store)
     return result
 
 
-def check_bytes(path: str, data: bytes, config: Config, selection: Selection) -> Result:
+def check_bytes(
+    path: str, data: bytes, config: Config, selection: Selection, project: Callable[[], Sequence[str]]
+) -> Result:
     """Check bytes that are not (yet) in a file, as an editor sends them."""
     result = Result(checked=1)
     outcomes: dict[str, cache.Outcome] = {}
@@ -192,8 +191,29 @@ def check_bytes(path: str, data: bytes, config: Config, selection: Selection) ->
         outcomes[path] = outcome(path, data, rules, config, selection)
 
     pool.with_deep_stack(work)
-    _finish(result, outcomes, [path], config, selection)
+    _settle(result, outcomes, config, selection, project, None)
     return result
+
+
+def _settle(
+    result: Result,
+    outcomes: dict[str, cache.Outcome],
+    config: Config,
+    selection: Selection,
+    project: Callable[[], Sequence[str]],
+    store: cache.Cache | None,
+) -> None:
+    asked = questions(outcomes)
+    if asked:
+        everything = list(project())
+        state = cache.fingerprint(everything)
+        if store is not None and store.answers is not None and store.answers[0] == state:
+            result.answers = Answers.unpack(store.answers[1])
+        if not asked <= result.answers.asked:
+            result.answers = Answers(asked, link(asked, everything, config))
+        if store is not None:
+            store.answers = (state, result.answers.pack())
+    result.diagnostics = settle(outcomes, result.answers, selection)
 
 
 def _lost(path: str, lost: pool.Lost) -> Diagnostic:
@@ -201,50 +221,21 @@ def _lost(path: str, lost: pool.Lost) -> Diagnostic:
     return Diagnostic("TL001", "syntax-error", Severity.ERROR, message, path, 1, 1, 1, 1, 0, 0)
 
 
-def link(questions: set[tuple[str, Question]], files: Sequence[str], config: Config) -> set[tuple[str, Question]]:
-    """The one place where a run asks across files: the (asking file, question) pairs that are answered with yes."""
-    from torchlint.link import answers
+def link(asked: set[Asked], project: Sequence[str], config: Config) -> set[Asked]:
+    """The one place where a run asks across files: the questions that are answered with yes."""
+    yes: set[Asked] = set()
 
-    return answers(questions, files, config)
+    def work() -> None:
+        from torchlint.link import answers
 
+        yes.update(answers(asked, project, config))
 
-def _finish(
-    result: Result,
-    outcomes: dict[str, cache.Outcome],
-    files: Sequence[str],
-    config: Config,
-    selection: Selection,
-) -> None:
-    found: dict[str, list[Diagnostic]] = {}
-    open_questions: set[tuple[str, Question]] = set()
-    for path in sorted(outcomes):
-        packed, _, conditional = outcomes[path]
-        if not packed and not conditional:
-            continue
-        found[path] = [cache.unpack(path, p) for p in packed]
-        if conditional:
-            open_questions.update((path, q) for d in found[path] for q in d.unless)
-    if open_questions:
-        pool.with_deep_stack(lambda: result.yes.update(link(open_questions, files, config)))
-    for path, diagnostics in found.items():
-        _, suppressions, conditional = outcomes[path]
-        if conditional:
-            from torchlint.link import linked
-            from torchlint.suppress import apply
-
-            diagnostics = apply(
-                path,
-                linked(diagnostics, result.yes),
-                [cache.unpack_suppression(s) for s in suppressions],
-                selection.active,
-                selection.unused,
-                selection.complete,
-            )
-        result.diagnostics += diagnostics
+    pool.with_deep_stack(work)
+    return yes
 
 
-def fixer(config: Config, selection: Selection, unsafe: bool, yes: set[tuple[str, Question]]) -> Callable[[str], Any]:
-    """Made once per worker: path → ("ok", digest of the old bytes, new text, findings fixed, notes) or ("unreadable", why)."""
+def fixer(config: Config, selection: Selection, unsafe: bool, answers: Answers) -> Callable[[str], Any]:
+    """Made once per worker: path → ("ok", digest of the old bytes, new text, what was fixed, notes) or ("unreadable", why)."""
     from torchlint.encoding import Undecodable
 
     rules = load_chosen(frozenset(selection.active))
@@ -256,7 +247,7 @@ def fixer(config: Config, selection: Selection, unsafe: bool, yes: set[tuple[str
             return ("unreadable", f"{path}: cannot be read: {error.strerror or error}")
         except Undecodable as error:
             return ("unreadable", f"{path}: {error.message}")
-        done = _fixed(path, source, rules, config, selection, unsafe, yes)
+        done = _fixed(path, source, rules, config, selection, unsafe, answers)
         return ("ok", done.content, done.text, tuple(map(cache.pack, done.applied)), done.notes)
 
     return one
@@ -280,15 +271,14 @@ def _fixed(
     config: Config,
     selection: Selection,
     unsafe: bool,
-    yes: set[tuple[str, Question]],
+    answers: Answers,
 ) -> Fixed:
     from torchlint.fix import fix_text
-    from torchlint.link import linked
-    from torchlint.suppress import apply, scan
+    from torchlint.suppress import scan
 
     def resolve(text: str, found: list[Diagnostic]) -> list[Diagnostic]:
-        stays = linked(found, yes)
-        return apply(path, stays, scan(text), selection.active, selection.unused, selection.complete)
+        # A fix may bring up a question that was not asked: what hangs on it waits for the next run.
+        return shown(path, answers.decided(found), scan(text), answers, selection)
 
     content = cache.digest(source.data)
     if not source.exact:
@@ -300,14 +290,14 @@ def _fixed(
 
 
 def fix_source(
-    path: str, source: Source, config: Config, selection: Selection, unsafe: bool, yes: set[tuple[str, Question]]
+    path: str, source: Source, config: Config, selection: Selection, unsafe: bool, answers: Answers
 ) -> Fixed:
     """Fix a text that is not (yet) in a file."""
     done: list[Fixed] = []
 
     def work() -> None:
         rules = load_chosen(frozenset(selection.active))
-        done.append(_fixed(path, source, rules, config, selection, unsafe, yes))
+        done.append(_fixed(path, source, rules, config, selection, unsafe, answers))
 
     pool.with_deep_stack(work)
     return done[0]
@@ -324,7 +314,7 @@ def fix(
     todo = [(os.path.getsize(path), path) for path in paths if os.path.exists(path)]
     fixed: list[Fixed] = []
     problems: list[str] = []
-    arguments = (config, selection, unsafe, result.yes)
+    arguments = (config, selection, unsafe, result.answers)
     for done, (path, got) in enumerate(pool.each(todo, fixer, arguments, config.jobs) if todo else ()):
         if progress is not None:
             progress(done + 1, len(todo))
@@ -341,8 +331,8 @@ def fix(
 def write(path: str, content: bytes, text: str, inside: Sequence[str]) -> str | None:
     """Put `text` into a file, atomically, in its own encoding; a line saying why if it was not written.
 
-    `content` is the digest of the bytes that the text was made from: a file that has changed since is left alone. A link
-    is written through only where its target lies inside the given paths.
+    `content` is the digest of the bytes that the text was made from: a file that has changed since is left alone.
+    A link is written through only where its target lies inside the given paths.
     """
     import stat
     import tempfile
@@ -373,7 +363,8 @@ def write(path: str, content: bytes, text: str, inside: Sequence[str]) -> str | 
                 os.unlink(temporary)
             raise
     except UnicodeEncodeError as error:
-        return f"{path}: not written: the fix holds {error.object[error.start : error.end]!r}, which {error.encoding} cannot express"
+        character = error.object[error.start : error.end]
+        return f"{path}: not written: the fix holds {character!r}, which {error.encoding} cannot express"
     except OSError as error:
         return f"{path}: not written: {error.strerror or error}"
     return None

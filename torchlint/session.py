@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torchlint import cache, run
-from torchlint.config import BrokenToml, Config, ConfigError, load, locate
+from torchlint import cache, run, warm
+from torchlint.config import BrokenToml, Config, load
 from torchlint.diagnostic import Applicability, Diagnostic
 from torchlint.discover import discover
+from torchlint.locate import ConfigError, Located, locate
 from torchlint.options import Arguments
 
 if TYPE_CHECKING:
@@ -40,11 +41,19 @@ class Session:
         from_stdin = arguments.paths == ["-"]
         paths = [arguments.text("--stdin-filename") or "<stdin>"] if from_stdin else arguments.paths
         try:
-            self.config = self._configure(arguments, paths)
+            located = locate([p for p in paths if os.path.exists(p)], arguments.text("--config"))
+            self.config = self._configure(arguments, located)
             rules = load_rules()
-            self.selection = run.Selection.of(rules, run.choose(rules, self.config), self.config)
+            self.selection = run.selection_of(rules, run.choose(rules, self.config), self.config)
         except (ConfigError, UnknownRule) as error:
             raise SetupError(str(error)) from error
+        self._setup = {
+            "root": self.config.root,
+            "marked": located.marked,
+            "excluded": self.config.excluded,
+            "selection": self.selection.pack(),
+        }
+        self._store = None if self.broken_config else warm.open_store(arguments, located)
         if from_stdin:
             self.files = paths
             self._read_stdin(paths[0])
@@ -53,8 +62,7 @@ class Session:
             self.problems += problems
         self.result = run.Result()
 
-    def _configure(self, arguments: Arguments, paths: Sequence[str]) -> Config:
-        located = locate([p for p in paths if os.path.exists(p)], arguments.text("--config"))
+    def _configure(self, arguments: Arguments, located: Located) -> Config:
         try:
             config = load(located)
         except BrokenToml as error:
@@ -88,16 +96,26 @@ class Session:
     def check(self) -> list[Diagnostic]:
         """Find everything; the findings in path order."""
         if self._arguments.paths == ["-"]:
-            self.result = run.check_bytes(self.files[0], self._stdin_data, self.config, self.selection)
+            self.result = run.check_bytes(self.files[0], self._stdin_data, self.config, self.selection, self._project)
         else:
-            self.result = run.check(self.files, self.config, self.selection, None, Bar("checking"))
+            self.result = run.check(
+                self.files, self.config, self.selection, self._project, self._store, Bar("checking")
+            )
+            if self._store is not None:
+                self._store.setup = self._setup
+                self._store.save()
         self.problems += self.result.problems
         return self.result.diagnostics
+
+    def _project(self) -> list[str]:
+        return warm.project_files(self.files, self._setup)
 
     def fix(self, unsafe: bool) -> list[run.Fixed]:
         """The files as they would be after their fixes; nothing is written."""
         if self.stdin is not None:
-            fixed = [run.fix_source(self.files[0], self.stdin, self.config, self.selection, unsafe, self.result.yes)]
+            fixed = [
+                run.fix_source(self.files[0], self.stdin, self.config, self.selection, unsafe, self.result.answers)
+            ]
         else:
             fixed, problems = run.fix(self.result, self.config, self.selection, unsafe, Bar("fixing"))
             self.problems += problems
@@ -123,7 +141,7 @@ class Session:
         again = {one.path for one in done}
         if not again:
             return self.result.diagnostics
-        result = run.check(sorted(again), self.config, self.selection, None, None)
+        result = run.check(sorted(again), self.config, self.selection, self._project)
         self._sources.clear()
         left = [d for d in self.result.diagnostics if d.path not in again] + result.diagnostics
         self.result.diagnostics = sorted(left, key=lambda d: d.sort_key)
@@ -170,11 +188,6 @@ class Session:
     def encode_stdin(self, text: str) -> bytes:
         assert self.stdin is not None
         return self.stdin.encode(text)
-
-    def nothing_found(self) -> str:
-        if not self.files:
-            return "No Python files found under the given paths.\n" if not self.problems else ""
-        return f"All clear: {len(self.files)} file{'s' * (len(self.files) != 1)} checked.\n"
 
     def diff(self, fixed: Sequence[run.Fixed], color: bool) -> str:
         """The unified diff of all fixed files."""

@@ -1,0 +1,101 @@
+"""A check in which nothing has changed since the last: the files' times and sizes are looked up, and nothing is loaded.
+
+Imports neither rules nor libcst, and for a clean tree not even what a finding is made of.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+from typing import TYPE_CHECKING, Any
+
+from torchlint import cache
+from torchlint.discover import discover
+from torchlint.locate import Located, locate
+
+if TYPE_CHECKING:
+    from torchlint.diagnostic import Diagnostic
+    from torchlint.options import Arguments
+
+SELECTING = ("--select", "--ignore", "--extend-select", "--exclude")
+
+
+def find(arguments: Arguments) -> Located:
+    """The settings of a command line's paths. Raises ConfigError."""
+    return locate([p for p in arguments.paths if os.path.exists(p)], arguments.text("--config"))
+
+
+def open_store(arguments: Arguments, located: Located) -> cache.Cache | None:
+    """The cache for these settings and options, or None where it is switched off."""
+    if arguments.flag("--no-cache") or arguments.paths == ["-"]:
+        return None
+    folder = os.path.join(located.root, cache.FOLDER)
+    if b"cache-dir" in located.data:
+        from torchlint.config import load
+
+        chosen = load(located).cache_dir
+        folder = os.path.join(located.root, chosen) if chosen else folder
+    options = [arguments.many(name) for name in SELECTING]
+    settings = (located.root, located.path, located.data, located.project_data, options)
+    return cache.Cache(folder, marshal.dumps((cache.sources_stamp(), settings)))
+
+
+def project_files(files: list[str], setup: dict[str, Any]) -> list[str]:
+    """The files that questions are asked of: those checked, and the rest of the project that they belong to."""
+    root: str = setup["root"]
+    if not setup["marked"]:
+        return files
+    others, _ = discover([root], setup["excluded"], root)
+    return sorted({os.path.abspath(path) for path in [*files, *others]})
+
+
+class Warm:
+    """A check whose every outcome was in the cache."""
+
+    def __init__(
+        self, files: list[str], problems: list[str], outcomes: dict[str, cache.Outcome], store: cache.Cache
+    ) -> None:
+        self.files = files
+        self.problems = problems
+        self._outcomes = {path: found for path, found in outcomes.items() if found[0] or found[2]}
+        self._store = store
+
+    def check(self) -> list[Diagnostic]:
+        """The findings, in path order."""
+        if not self._outcomes:
+            return []
+        from torchlint.outcome import Answers, Selection, settle
+
+        assert self._store.setup is not None
+        answers = Answers.unpack(self._store.answers[1]) if self._store.answers is not None else Answers()
+        return settle(self._outcomes, answers, Selection.unpack(self._store.setup["selection"]))
+
+
+def reuse(arguments: Arguments) -> Warm | None:
+    """The check, if the cache knows all of it. Raises ConfigError."""
+    store = open_store(arguments, find(arguments))
+    if store is None or store.setup is None:
+        return None
+    setup = store.setup
+    files, problems = discover(arguments.paths, setup["excluded"], setup["root"])
+    outcomes: dict[str, cache.Outcome] = {}
+    conditional = False
+    for path in files:
+        try:
+            info = os.stat(path)
+        except OSError:
+            return None
+        outcome = store.lookup(path, info.st_mtime_ns, info.st_size)
+        if outcome is None:
+            return None
+        outcomes[path] = outcome
+        conditional = conditional or outcome[2]
+    if conditional:
+        # Other checks of the project may have asked other questions last: then these are not answered here.
+        if store.answers is None or store.answers[0] != cache.fingerprint(project_files(files, setup)):
+            return None
+        asked = {path for path, *_ in store.answers[1]}
+        if any(found[2] and os.path.abspath(path) not in asked for path, found in outcomes.items()):
+            return None
+    store.save()
+    return Warm(files, problems, outcomes, store)
