@@ -361,7 +361,10 @@ def _floats(inputs: Mapping[str, Any]) -> Iterator[torch.Tensor]:
 
 
 def nudge(inputs: Mapping[str, Any], seed: int) -> None:
-    """Move every float in every tensor and array by one ulp, up or down at random: this shows the conditioning."""
+    """Move every float in every tensor and array by one ulp, up or down at random: this shows the conditioning.
+
+    Whole numbers stay: a target of 1.0 or a mask is exact, and 1.0000001 would be no probability any more.
+    """
     generator = torch.Generator().manual_seed(seed)
     for tensor in _floats(inputs):
         data = tensor.data
@@ -371,12 +374,14 @@ def nudge(inputs: Mapping[str, Any], seed: int) -> None:
         toward = torch.where(up, torch.inf, -torch.inf).to(data.dtype)
         if any(stride == 0 and size > 1 for size, stride in zip(data.shape, data.stride())):
             continue
-        data.copy_(torch.nextafter(data, toward) if data.dtype != torch.float16 else _nextafter_half(data, up))
+        moved = torch.nextafter(data, toward) if data.dtype != torch.float16 else _nextafter_half(data, up)
+        data.copy_(torch.where(data == data.round(), data, moved))
     for _, value in walk_state(dict(inputs), "arg"):
         if _is_array(value) and value.dtype.kind == "f" and value.flags.writeable:
             numpy = sys.modules["numpy"]
             upward = (torch.rand(value.shape, generator=generator) < 0.5).numpy()
-            value[...] = numpy.nextafter(value, numpy.where(upward, numpy.inf, -numpy.inf).astype(value.dtype))
+            shifted = numpy.nextafter(value, numpy.where(upward, numpy.inf, -numpy.inf).astype(value.dtype))
+            value[...] = numpy.where(value == value.round(), value, shifted)
 
 
 def _nextafter_half(data: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

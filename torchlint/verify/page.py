@@ -74,7 +74,9 @@ def _article(v: CaseVerdict) -> str:
     if timed:
         plots.append(_figure("Time before ÷ time after, 95 % interval, by size", speed_plot(timed)))
     if v.memory.peak is not None and v.memory.saved is not None and (max(*v.memory.peak, *v.memory.saved) > 0):
-        plots.append(_figure("Tensor bytes, before and after", memory_plot(v.memory.peak, v.memory.saved)))
+        plots.append(
+            _figure("Tensor bytes, before (grey) and after (blue)", memory_plot(v.memory.peak, v.memory.saved))
+        )
     rows = [("cost", str(v.cost)), ("memory", str(v.memory))]
     changed = ", ".join(f"{name} {a}→{b}" for name, (a, b) in v.counters.items() if a != b)
     if changed:
@@ -130,15 +132,13 @@ def speed_plot(timed: Mapping[int, CostVerdict]) -> str:
 
 
 def _ticks(start: float, end: float) -> list[float]:
-    steps = [a * 10.0**e for e in range(math.floor(start) - 1, math.ceil(end) + 1) for a in (1, 2, 5)]
-    ticks = [t for t in steps if start <= math.log10(t) <= end]
-    while len(ticks) > 5:
-        ticks = [t for i, t in enumerate(ticks) if t == 1 or i % 2 == 0] if len(ticks) > 9 else [
-            t for t in ticks if t == 1 or math.isclose(math.log10(t) % 1, 0, abs_tol=1e-9)
-        ] or ticks[::2]  # fmt: skip
-        if len(ticks) > 5:
-            ticks = ticks[::2]
-    return ticks or [1.0]
+    """Round numbers between the exponents: the finest series that gives at most five."""
+    decades = range(math.floor(start) - 1, math.ceil(end) + 1)
+    for series in ((1, 1.1, 1.2, 1.5, 2, 3, 5, 7), (1, 1.5, 2, 3, 5), (1, 2, 5), (1,)):
+        ticks = [a * 10.0**e for e in decades for a in series if start <= math.log10(a * 10.0**e) <= end]
+        if len(ticks) <= 5:
+            return ticks or [1.0]
+    return ticks[:: len(ticks) // 5 + 1]
 
 
 def memory_plot(peak: tuple[int, int], saved: tuple[int, int]) -> str:

@@ -97,9 +97,13 @@ class Trial:
     def _yardstick(self, make: Maker, seed: int) -> Yardstick:
         nudged = tuple(self.observe(self.before, make, seed, functools.partial(nudge, seed=k)) for k in range(NUDGES))
         default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
+
+        def prepare(inputs: Inputs) -> None:  # the inputs themselves are made as always, or they would be other ones
+            to_double(inputs)
+            torch.set_default_dtype(torch.float64)
+
         try:
-            double = self.observe(self.before, make, seed, to_double)
+            double = self.observe(self.before, make, seed, prepare)
         except RuntimeError:  # inputs that cannot be turned into fp64 leave the envelope alone to decide
             return Yardstick(nudged)
         finally:

@@ -1,0 +1,165 @@
+"""Wrong fixes that the verifier must refuse. `FIRST` shaped the comparator; `LATER` was written after it was frozen.
+
+Run `python benchmarks/verifier/wrong_fixes.py` from the repository root; it writes wrong_fixes.json beside itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+
+class Wrong(NamedTuple):
+    """`before` and `after` are bodies of `def f(<parameters>)`, or whole modules that define f."""
+
+    name: str
+    inputs: str
+    before: str
+    after: str
+
+
+def make_inputs(kind: str, seed: int, size: int) -> dict[str, Any]:
+    if kind == "x":
+        return {"x": torch.randn(size, 8)}
+    if kind == "square":
+        return {"x": torch.randn(size, size)}
+    if kind == "grad":
+        return {"x": torch.randn(size, 8, requires_grad=True)}
+    if kind == "x, i":
+        return {"x": torch.randn(size, 5), "i": torch.randint(0, size, (size,))}
+    if kind == "logits, y":
+        return {"logits": torch.randn(size, 10, requires_grad=True), "y": torch.randint(0, 10, (size,))}
+    if kind == "a":
+        return {"a": torch.randn(size).numpy()}
+    model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
+    if kind == "model, x":
+        return {"model": model, "x": torch.randn(size + 1, 8)}
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    batches = [(torch.randn(size + 1, 8), torch.randint(0, 3, (size + 1,))) for _ in range(3)]
+    return {"model": model, "optimizer": optimizer, "batches": batches}
+
+
+TRAIN = """
+total = 0.0
+model.train()
+for x, y in batches:
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    total += loss.item()
+return total
+"""
+EVALUATE = """
+was = model.training
+model.eval()
+with torch.no_grad():
+    out = model(x)
+model.train(was)
+return out.argmax(1), out.sum().item()
+"""
+
+FIRST = (
+    Wrong(
+        "a recurrence vectorised away",
+        "grad",
+        "o = [x[0]]\nfor i in range(1, len(x)):\n    o.append(o[-1] * 0.5 + x[i])\nreturn torch.stack(o)",
+        "return x * 1.5",
+    ),
+    Wrong(
+        "softmax over the wrong dimension",
+        "square",
+        "return torch.stack([torch.softmax(r, 0) for r in x])",
+        "return torch.softmax(x, 0)",
+    ),
+    Wrong("sum over the wrong axis", "square", "return sum(r for r in x)", "return x.sum(1)"),
+    Wrong("keepdim", "x", "return torch.stack([r.sum() for r in x])", "return x.sum(1, keepdim=True)"),
+    Wrong("biased std", "x", "return torch.stack([r.std() for r in x])", "return x.std(1, unbiased=False)"),
+    Wrong("detach added", "grad", "return (x * 2).sum(1)", "return (x.detach() * 2).sum(1)"),
+    Wrong(
+        "straight-through gradient",
+        "grad",
+        "return torch.relu(x)",
+        "return x + (torch.relu(x) - x).detach()",
+    ),
+    Wrong("the input is changed in place", "x", "return x * 2", "return x.mul_(2)"),
+    Wrong(
+        "index_put drops duplicates",
+        "x, i",
+        "for k in i:\n    x[k] += 1\nreturn x",
+        "x[i] += 1\nreturn x",
+    ),
+    Wrong("eval() inside a forward", "model, x", "return model(x)", "return model.eval()(x)"),
+    Wrong("no_grad leaks to the caller", "x", "return x * 2", "torch.set_grad_enabled(False)\nreturn x * 2"),
+    Wrong(
+        "random numbers drawn in another order",
+        "x",
+        "return torch.rand(3), torch.randn(3)",
+        "b = torch.randn(3)\na = torch.rand(3)\nreturn a, b",
+    ),
+    Wrong("one more random number", "x", "return x * 2", "torch.rand(1)\nreturn x * 2"),
+    Wrong("result in fp64", "x", "return x.sum()", "return x.double().sum()"),
+    Wrong("a tensor instead of a number", "x", "return x.sum().item()", "return x.sum()"),
+    Wrong("an exception swallowed", "x", "return x[:, 8:].max(dim=1) if len(x) > 60 else x", "return x"),
+    Wrong(
+        "the first result cached",
+        "x",
+        "return x.sum(1)",
+        "_cache = {}\n\n\ndef f(x):\n    return _cache.setdefault(x.shape, x.sum(1))",
+    ),
+    Wrong("from_numpy shares memory", "a", "return torch.tensor(a)", "return torch.from_numpy(a)"),
+    Wrong("print dropped", "x", "print(float(x.sum()))", "pass"),
+    Wrong("NaN hidden by clamp", "x", "return torch.sqrt(x)", "return torch.sqrt(x.clamp(min=0))"),
+    Wrong("exp(x) - 1 for expm1", "x", "return torch.expm1(x * 1e-7)", "return torch.exp(x * 1e-7) - 1"),
+    Wrong(
+        "mean of ragged batch means",
+        "x",
+        "return x.mean()",
+        "return torch.stack([c.mean() for c in x.split(3)]).mean()",
+    ),
+    Wrong("zeros for tiny values", "x", "return x * 1e-6", "return torch.zeros_like(x)"),
+    Wrong(
+        "label smoothing of 1e-4",
+        "logits, y",
+        "return F.cross_entropy(logits, y)",
+        "return F.cross_entropy(logits, y, label_smoothing=1e-4)",
+    ),
+    Wrong(
+        "epsilon of 1e-6 in the log",
+        "logits, y",
+        "return F.nll_loss(torch.log(torch.softmax(logits, 1)), y)",
+        "return F.nll_loss(torch.log(torch.softmax(logits, 1) + 1e-6), y)",
+    ),
+    Wrong("zero_grad dropped", "train", TRAIN, TRAIN.replace("    optimizer.zero_grad()\n", "")),
+    Wrong("loss scaled by 1 + 1e-5", "train", TRAIN, TRAIN.replace("y)\n", "y) * (1 + 1e-5)\n", 1)),
+)
+
+LATER: tuple[Wrong, ...] = ()
+
+
+def main() -> int:
+    from suite import judge_pair, write
+
+    result: dict[str, Any] = {}
+    passed = []
+    for group, wrongs in (("first", FIRST), ("later", LATER)):
+        rows = []
+        for wrong in wrongs:
+            verdict = judge_pair(
+                wrong.before, wrong.after, lambda seed, device, size, kind=wrong.inputs: make_inputs(kind, seed, size)
+            )
+            rows.append({"name": wrong.name, "refused": not verdict.proven, "verdict": str(verdict)})
+            if verdict.proven:
+                passed.append(wrong.name)
+            print(f"{'refused' if not verdict.proven else 'PASSED':8} {wrong.name:45} {str(verdict)[:110]}", flush=True)
+        refused = sum(row["refused"] for row in rows)
+        print(f"{group}: {refused} of {len(rows)} refused")
+        result[group] = {"refused": refused, "of": len(rows), "rows": rows}
+    write("wrong_fixes", result)
+    return 1 if passed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
