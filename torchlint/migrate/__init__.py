@@ -5,6 +5,8 @@ trains under `nn.DataParallel` into one that runs one process per GPU, or says i
 """
 
 from torchlint.migrate.ddp import Migration, to_ddp
+from torchlint.migrate.evidence import Trained, trained
+from torchlint.migrate.epochs import NotUnderstood
 from torchlint.migrate.script import Script
 
-__all__ = ["Migration", "Script", "to_ddp"]
+__all__ = ["Migration", "NotUnderstood", "Script", "Trained", "to_ddp", "trained"]

@@ -7,6 +7,7 @@ its share of each batch, so mean losses give the gradients that the single proce
 
 from __future__ import annotations
 
+import builtins
 import os
 import re
 import sys
@@ -16,12 +17,15 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from torchlint.diagnostic import Edit
-from torchlint.migrate import text
+from torchlint.migrate import epochs, text
+from torchlint.migrate.epochs import NotUnderstood
 from torchlint.migrate.script import DATA_PARALLEL, LOADER, Script, Scope
 from torchlint.source import argument, dotted, has_star, literal, walk, walk_scope
 
 _MOVES = ("cuda", "to", "half", "float", "double", "bfloat16")
 _GPU_COUNT = re.compile(r"device_count\(\)|n_?gpus?\b|num_gpus?\b|ngpus?\b|gpu_ids|device_ids|multi_gpu", re.I)
+_SAVING = re.compile(r"save|write|dump|logger$|visuali[sz]e|plot|checkpoint", re.I)
+_BUILTINS = frozenset(dir(builtins))
 # Calls that write files or reach services, once per process: two processes would write over each other.
 _WRITERS = re.compile(
     r"^(wandb\.|mlflow\.|neptune\.|comet_ml\.|visdom\.|torch\.utils\.tensorboard\.|tensorboardX\.|logging\.(FileHandler|basicConfig)"
@@ -32,10 +36,6 @@ _FIRST_GPU = re.compile(r"""(["'])cuda:0\1""")
 _BARS = ("tqdm.tqdm", "tqdm.trange", "tqdm.auto.tqdm", "tqdm.auto.trange", "tqdm.notebook.tqdm", "tqdm.std.tqdm")
 
 
-class NotUnderstood(Exception):
-    """The script has a shape that the migration does not know; the message says which."""
-
-
 @dataclass(frozen=True)
 class Migration:
     """The edits, or the reasons why there are none. `cautions` tell what changes by design in this script."""
@@ -43,6 +43,7 @@ class Migration:
     edits: tuple[Edit, ...] = ()
     refused: str = ""
     cautions: tuple[str, ...] = ()
+    rescaled: bool = False  # a summed loss: the learning rate has to be chosen anew
 
 
 def to_ddp(script: Script) -> Migration:
@@ -52,7 +53,7 @@ def to_ddp(script: Script) -> Migration:
         plan.make()
     except NotUnderstood as reason:
         return Migration(refused=str(reason))
-    return Migration(_merged(plan.edits), "", tuple(plan.cautions))
+    return Migration(_merged(plan.edits), "", tuple(plan.cautions), plan.rescaled)
 
 
 def _merged(edits: Sequence[Edit]) -> tuple[Edit, ...]:
@@ -82,6 +83,7 @@ class _Plan:
     anchors: list[cst.CSTNode] = field(default_factory=list)  # what needs the process group
     helpers: set[str] = field(default_factory=set)
     sampler_needed: bool = False
+    rescaled: bool = False
 
     def make(self) -> None:
         self.file = self.script.file
@@ -125,6 +127,15 @@ class _Plan:
                 raise NotUnderstood("ReduceLROnPlateau must be stepped with the same number in every process")
             if _WRITERS.match(name) or name.endswith("SummaryWriter") or self.writes_file(call):
                 raise NotUnderstood(f"every process would write with {dotted(call.func)} (line {self.file.row(call)})")
+            if self.is_foreign(call, name) and _SAVING.search(name.rpartition(".")[2]):
+                raise NotUnderstood(f"{dotted(call.func)} of another file may write from every process")
+
+    def is_foreign(self, call: cst.Call, name: str) -> bool:
+        """Whether the call runs code of the project that is not in this file."""
+        root = name.lstrip(".").partition(".")[0]
+        if not name:
+            return isinstance(call.func, cst.Name) and not self.script.assigned(call.func) and call.func.value not in _BUILTINS
+        return not name.startswith("~.") and root not in sys.stdlib_module_names and root not in ("torch", "torchvision")
 
     def writes_file(self, call: cst.Call) -> bool:
         if dotted(call.func) == "open":
@@ -398,52 +409,10 @@ class _Plan:
                 if not self.script.call_sites.get(self.script.scope(loop)):  # type: ignore[call-overload]
                     raise NotUnderstood("the training function is called from another file")
             for epoch_loop, via in around:
-                self.set_epoch(epoch_loop, via, expr)
-
-    def set_epoch(self, epoch_loop: cst.For | cst.While, via: cst.CSTNode, expr: cst.BaseExpression) -> None:
-        if not isinstance(epoch_loop, cst.For) or not isinstance(epoch_loop.target, cst.Name):
-            raise NotUnderstood(f"the epoch loop at line {self.file.row(epoch_loop)} counts in an unknown way")
-        if self.script.loops_around(epoch_loop):
-            raise NotUnderstood("training happens in more than two nested loops")
-        for node in walk_scope(epoch_loop.body):
-            if isinstance(node, (cst.Break, cst.Return)) and self.file.enclosing(node, (cst.For, cst.While)) is epoch_loop:
-                raise NotUnderstood(f"line {self.file.row(node)} may end training early in one process only")
-        name = self.visible(expr, via)
-        counter = epoch_loop.target.value
-        if counter == "_":
-            if "epoch" in self.words:
-                raise NotUnderstood("the epoch loop has no counter")
-            counter = "epoch"
-            self.edits.append(self.file.replace(epoch_loop.target, counter))
-        if not isinstance(epoch_loop.body, cst.IndentedBlock):
-            raise NotUnderstood("the epoch loop stands on one line")
-        self.edits.append(self.file.insert_first(epoch_loop.body, f"{name}.sampler.set_epoch({counter})"))
-
-    def visible(self, expr: cst.BaseExpression, via: cst.CSTNode) -> str:
-        """How the loader is called where the epoch loop is."""
-        here, there = self.script.scope(expr), self.script.scope(via)
-        code = self.file.code(expr)
-        if dotted(expr) is None:
-            raise NotUnderstood(f"`{code}` has no name of its own")
-        if here is there:
-            if isinstance(expr, cst.Name) and self.inside_loop_only(expr, via):
-                raise NotUnderstood("the loader is made anew in every epoch")
-            return code
-        if isinstance(here, cst.FunctionDef) and isinstance(expr, cst.Name) and isinstance(via, cst.Call):
-            if any(p.name.value == expr.value for p in here.params.params):
-                handed = self.script.passed(via, here, expr.value)
-                if handed is not None and dotted(handed) is not None:
-                    return self.file.code(handed)
-                raise NotUnderstood("the loader reaches the training function in an unknown way")
-        bound = self.script.assigned(expr)
-        if bound and all(isinstance(self.script.scope(v), cst.Module) for v, _ in bound):
-            return code
-        raise NotUnderstood("the loader is made inside the training function")
-
-    def inside_loop_only(self, expr: cst.Name, via: cst.CSTNode) -> bool:
-        loop = self.file.enclosing(via, (cst.For, cst.While))
-        inside = {id(n) for n in walk(loop)} if loop is not None else set()
-        return any(id(value) in inside for value, _ in self.script.assigned(expr))
+                leaving = epochs.leaves_early(self.script, epoch_loop)
+                if leaving is not None:
+                    raise NotUnderstood(f"line {self.file.row(leaving)} may end training early in one process only")
+                self.edits += epochs.set_epoch(self.script, epoch_loop, via, expr)
 
     # -- what is printed, saved, downloaded ----------------------------------------------------------------------------
 
@@ -505,6 +474,7 @@ class _Plan:
         for call in self.script.calls:
             name = self.script.qualified(call.func) or ""
             if literal(_value(argument(call, "reduction"))) == "sum" and name.startswith("torch.nn."):
+                self.rescaled = True
                 self.cautions.append(
                     "DDP averages gradients over processes, so a loss with reduction='sum' steps 1/world_size as far"
                 )

@@ -6,6 +6,7 @@ returns of the file's own functions to the expressions that made it; a training 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
 
@@ -19,7 +20,7 @@ Loop = cst.For | cst.While
 LOADER = "torch.utils.data.DataLoader"
 DATA_PARALLEL = "torch.nn.DataParallel"
 DISTRIBUTED_SAMPLER = "torch.utils.data.DistributedSampler"
-REPLICATED = ("DistributedDataParallel", "FullyShardedDataParallel", "fully_shard", "DistributedDataParallelCPU")
+_REPLICATES = re.compile(r"(DDP|FSDP|DistributedDataParallel\w*|FullyShardedDataParallel|fully_shard|init_process_group)$")
 
 # Wrappers around an iterable that hand on its items, one by one.
 _PASSES_ITEMS = ("enumerate", "tqdm", "trange", "iter", "list", "track", "islice", "ProgressBar", "progress_bar")
@@ -57,13 +58,17 @@ class Script:
 
     def made_by(self, name: str) -> list[cst.Call]:
         """The calls of that qualified name."""
-        last = name.rpartition(".")[2]
-        return [c for c in self.calls if self.qualified(c.func) == name and last]
+        return [c for c in self.calls if self.qualified(c.func) == name]
+
+    @cached_property
+    def classes(self) -> dict[str, cst.ClassDef]:
+        """The file's classes by name."""
+        return {n.name.value: n for n in self.nodes if isinstance(n, cst.ClassDef)}
 
     @cached_property
     def replicates(self) -> bool:
-        """Whether the file wraps a model in DDP or FSDP somewhere."""
-        return any((self.qualified(c.func) or dotted(c.func) or "").endswith(REPLICATED) for c in self.calls)
+        """Whether the file can train in several processes: it wraps in DDP or FSDP, or starts a process group."""
+        return any(_REPLICATES.search(self.qualified(c.func) or dotted(c.func) or "") for c in self.calls)
 
     @cached_property
     def optimises(self) -> bool:
@@ -265,18 +270,6 @@ class Script:
                 break
             expr = expr.args[0].value
         return expr
-
-    @cached_property
-    def batch_loops(self) -> list[tuple[cst.For, list[cst.BaseExpression]]]:
-        """Every loop over a loader made in this file, with what made the loader."""
-        result = []
-        for node in self.nodes:
-            if isinstance(node, cst.For):
-                expr = self.iterated(node)
-                made = self.origins(expr) if expr is not None else []
-                if any(isinstance(m, cst.Call) and self.qualified(m.func) == LOADER for m in made):
-                    result.append((node, made))
-        return result
 
     def training_loops(self) -> Iterator[cst.For | cst.While]:
         """The innermost loops that reach a backward pass by their own statements or calls."""
