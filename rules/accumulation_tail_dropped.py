@@ -1,0 +1,153 @@
+"""The last, smaller group of micro-batches of an epoch never reaches a step.
+
+## What it does
+Reports gradient accumulation over the batches of a loader (`if (i + 1) % N == 0:` with `i` from `enumerate(loader)`) that
+takes no step for what is left when the number of batches is no multiple of N.
+
+## Why is this bad
+Up to N − 1 batches of every epoch are computed for nothing. Where gradients are only cleared after a step, they are not
+even dropped: they leak into the first group of the next epoch, which is then too large and partly out of date.
+
+## Example
+```python
+for i, (x, y) in enumerate(loader):
+    (criterion(model(x), y) / n).backward()
+    if (i + 1) % n == 0:
+        optimizer.step()
+        optimizer.zero_grad()
+```
+Use instead:
+```python
+for i, (x, y) in enumerate(loader):
+    (criterion(model(x), y) / n).backward()
+    if (i + 1) % n == 0 or i + 1 == len(loader):
+        optimizer.step()
+        optimizer.zero_grad()
+```
+A loader with `drop_last=True`, a step behind the loop and a counter that runs on over the epochs are not reported.
+
+## Fix safety
+Unsafe: one more step per epoch. Written only where `len(loader)` is known to work.
+
+## Verified by
+A gradient ledger: every micro-batch of the epoch must have reached a step.
+
+## References
+- https://huggingface.co/docs/accelerate/usage_guides/gradient_accumulation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from torchlint.diagnostic import Applicability, Fix, Severity
+from torchlint.rule import Category, Context, Finding, Rule, unsafe
+from torchlint.semantics import Effect, Event, Kind, TrainingLoop, flow
+from torchlint.semantics.evaluate import unwrap_iteration
+from torchlint.source import argument, dotted, find, has_star, literal
+
+RULE = Rule(
+    "TL107",
+    Category.TRAINING,
+    Severity.WARNING,
+    triggers=(r"\benumerate\(",),
+    since="0.1",
+    fixes=(Applicability.UNSAFE,),
+)
+
+
+@RULE.on
+def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
+    if not isinstance(loop.node, cst.For):
+        return
+    counted = _enumerated(loop.node)
+    if counted is None:
+        return
+    index, start, source = counted
+    loader = dotted(source)
+    if loader is None or not _has_length(source, loader, context):
+        return
+    for step in loop.of(Effect.STEP):
+        group = flow.accumulation(loop, step)
+        if group is None or not _exact(group, index) or _handled_elsewhere(loop, step):
+            continue
+        n = context.file.code(group.steps)
+        yield Finding(
+            group.guard.test,
+            f"the last group of an epoch never reaches `{step.subject}.step()` unless `len({loader})` is a multiple of `{n}`",
+            "its batches are computed for nothing, or leak into the first group of the next epoch",
+            f"also step when `{loader}` ends",
+            fix=_fix(group, index, start, loader, context),
+        )
+        return
+
+
+def _enumerated(loop: cst.For) -> tuple[str, int, cst.BaseExpression] | None:
+    """The index name, its start and the thing that is counted, of `for i, … in enumerate(thing)`."""
+    call = loop.iter
+    while isinstance(call, cst.Call) and call.args and (dotted(call.func) or "").rpartition(".")[2] in ("tqdm", "track"):
+        call = call.args[0].value
+    if not isinstance(call, cst.Call) or dotted(call.func) != "enumerate" or not call.args or has_star(call):
+        return None
+    given = argument(call, "start", 1)
+    start = literal(given.value) if given is not None else 0
+    target = loop.target
+    if not isinstance(start, int) or not isinstance(target, cst.Tuple) or len(target.elements) != 2:
+        return None
+    index = target.elements[0].value
+    return (index.value, start, unwrap_iteration(call.args[0].value)) if isinstance(index, cst.Name) else None
+
+
+def _has_length(source: cst.BaseExpression, name: str, context: Context) -> bool:
+    """Whether `len(loader)` works: a map-style loader made here without `drop_last`, or one whose length is asked for."""
+    value = context.sem.value(source)
+    if value.kind is not Kind.LOADER:
+        return False
+    made = value.node
+    if value.origin and isinstance(made, cst.Call):
+        if has_star(made, "**"):
+            return False
+        drop = argument(made, "drop_last", 8)
+        dataset = argument(made, "dataset", 0)
+        given = context.sem.value(dataset.value) if dataset is not None else None
+        return (drop is None or literal(drop.value) is False) and not _endless(given.origin if given else "", context)
+    return any(
+        dotted(call.func) == "len" and call.args and dotted(call.args[0].value) == name
+        for call in find(context.file.tree, cst.Call)
+    )
+
+
+def _endless(origin: str, context: Context) -> bool:
+    """Whether a dataset of this making may have no length."""
+    cls = context.sem.class_of(origin)
+    if cls is not None:
+        return context.sem.names.method(cls, "__len__") is None
+    return not origin or "Iterable" in origin
+
+
+def _exact(group: flow.Accumulation, index: str) -> bool:
+    """Whether the guard is nothing but a modulus of the loop's own index."""
+    test = group.guard.test
+    return isinstance(test, cst.Comparison) and flow.bound_names(group.modulus.left) == {index}
+
+
+def _handled_elsewhere(loop: TrainingLoop, step: Event) -> bool:
+    """Whether what is left is applied behind the loop, or may be by a call there; or the loop is left early."""
+    if isinstance(loop.node, cst.For) and (loop.node.orelse is not None or any(True for _ in find(loop.node.body, cst.Break))):
+        return True
+    if any(e.effect in (Effect.STEP, Effect.BACKWARD) for e in loop.after):
+        return True
+    return sum(s.subject == step.subject for s in loop.of(Effect.STEP)) > 1
+
+
+def _fix(group: flow.Accumulation, index: str, start: int, loader: str, context: Context) -> Fix | None:
+    test = group.guard.test
+    if not group.guard.taken or not isinstance(test, cst.Comparison):
+        return None
+    done = f"{index} + 1" if start == 0 else index if start == 1 else f"{index} + 1 - {start}"
+    text = f"{context.file.code(test)} or {done} == len({loader})"
+    if test.lpar:
+        text = f"({context.file.code(test)[1:-1].strip()} or {done} == len({loader}))"
+    return unsafe(f"Step for the last group of `{loader}` too", context.file.replace(test, text))

@@ -1,0 +1,171 @@
+"""A training loop steps again and again on gradients that nobody clears.
+
+## What it does
+Reports an optimizer that takes steps in a loop with `backward()`, where nothing in a turn of that loop clears the
+gradients of its parameters. Clears count in every form: `optimizer.zero_grad()`, `model.zero_grad()`, `p.grad = None`,
+`p.grad.zero_()`, a helper or method of this or another checked file, a closure given to `step`. With several optimizers
+each needs its own clear.
+
+## Why is this bad
+`backward()` adds to `.grad`. Without a clear, the step in turn *t* applies the sum of the gradients of all turns so far:
+old gradients, computed at parameters that no longer exist, dominate the update, and training slows, oscillates or
+diverges without an error.
+
+## Example
+```python
+for x, y in loader:
+    loss = criterion(model(x), y)
+    loss.backward()
+    optimizer.step()
+```
+Use instead:
+```python
+for x, y in loader:
+    loss = criterion(model(x), y)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+```
+
+## Fix safety
+Unsafe: training takes another course, which is the point. The clear is written behind the step, or at the top of the
+closure that the step calls.
+
+## Verified by
+A gradient ledger: at every step, `.grad` must equal the gradient of the losses since the step before. Broken before the
+fix, kept after it.
+
+## References
+- https://pytorch.org/tutorials/recipes/recipes/zeroing_out_gradients.html
+- https://pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from torchlint.diagnostic import Applicability, Fix, Question, Severity
+from torchlint.rule import Category, Context, Finding, Rule, unsafe
+from torchlint.semantics import Effect, Event, Kind, TrainingLoop, flow
+from torchlint.semantics.evaluate import leaves
+from torchlint.source import dotted, walk
+
+RULE = Rule(
+    "TL101",
+    Category.TRAINING,
+    Severity.ERROR,
+    triggers=(r"\.step\(", r"\.backward\(", r"\bEngine\("),
+    since="0.1",
+    fixes=(Applicability.UNSAFE,),
+)
+
+
+@RULE.on
+def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
+    sem = context.sem
+    steps = loop.of(Effect.STEP)
+    if flow.writes_grad(loop.events, loop.node) or flow.distributed_autograd(sem, loop.events):
+        return
+    reported: set[str] = set()
+    for step in steps:
+        if step.subject in reported or not _plain(step, context) or _one_turn(loop, step) or _fresh(loop, step, context):
+            continue
+        if any(flow.may_clear(z, step, steps) for z in loop.of(Effect.ZERO_GRAD)):
+            continue
+        if any(flow.surely_clears(z, step) for z in _enclosing_clears(loop)):
+            continue  # cleared once per outer turn: TL103
+        if flow.mentions_clearing(loop.events, loop.node):
+            continue
+        unknown = flow.strangers(sem, loop.events, "zeroes-gradients", flow.parts(loop.events))
+        if unknown.opaque:
+            continue
+        name = flow.optimizer_text(sem, step)
+        if name is None:
+            continue
+        reported.add(step.subject)
+        yield Finding(
+            flow.call_of(_feeding(loop, step)),
+            f"gradients are added up from turn to turn, nothing clears those that `{name}` applies",
+            "each step applies the sum of the gradients of all turns so far",
+            f"call `{name}.zero_grad()` after the step",
+            fix=_fix(step, name, context),
+            unless=unknown.questions + _of_optimizer(step),
+        )
+
+
+def _plain(step: Event, context: Context) -> bool:
+    """Whether the step is that of an optimizer as torch has them: no engine that clears by itself, no own protocol."""
+    call = flow.call_of(step)
+    if step.detail == "engine" or not step.subject or not isinstance(call, cst.Call):
+        return False
+    if step.detail == "scaler":
+        return True
+    return all(context.sem.value(arg.value).origin.startswith("~.") for arg in call.args)
+
+
+def _feeding(loop: TrainingLoop, step: Event) -> Event:
+    """The backward whose gradients the step applies: the last one ahead of it, else the last of the turn before."""
+    backwards = loop.of(Effect.BACKWARD)
+    return next((b for b in reversed(backwards) if b.order < step.order), backwards[-1])
+
+
+def _one_turn(loop: TrainingLoop, step: Event) -> bool:
+    """Whether the loop certainly ends in the turn in which the step is taken."""
+    if isinstance(loop.node, cst.FunctionDef):
+        return False
+    return leaves(loop.node.body) or any(g.taken and leaves(g.node.body) for g in loop.guards(step) if g in step.guards)
+
+
+def _fresh(loop: TrainingLoop, step: Event, context: Context) -> bool:
+    """Whether the optimizer or what it optimizes is made anew in each turn: then there is nothing to clear."""
+    if isinstance(loop.node, cst.FunctionDef):
+        made = step.value.node
+        return made is not None and any(n is made for n in walk(loop.node))
+    names = {step.subject, *(owner.partition(".")[0] for owner in flow.owners(step))}
+    for node in walk(loop.node.body):
+        if isinstance(node, cst.Assign) and isinstance(node.value, cst.Call):
+            bound = {n for t in node.targets for n in (dotted(t.target), *flow.bound_names(t.target)) if n}
+            of_itself = (dotted(node.value.func) or "").partition(".")[0] in bound  # net = net.train()
+            if bound & names and not of_itself:
+                return True
+    return False
+
+
+def _enclosing_clears(loop: TrainingLoop) -> list[Event]:
+    """Clears in a loop around this one, outside of it."""
+    around = [e for e in (*loop.before, *loop.after) if e.effect is Effect.ZERO_GRAD]
+    return [e for e in around if any(e.within(outer) for outer in loop.outer)]
+
+
+def _of_optimizer(step: Event) -> tuple[Question, ...]:
+    """A class of another file may clear in its own `step`."""
+    origin = step.value.origin
+    if step.detail == "scaler" or not origin or origin.startswith(("~.", "torch.")):
+        return ()
+    return (Question("zeroes-gradients", f"{origin}.step"),)
+
+
+def _fix(step: Event, name: str, context: Context) -> Fix | None:
+    call = flow.call_of(step)
+    closure = _closure(call, context)
+    if closure is not None:
+        body = closure.body
+        if not isinstance(body, cst.IndentedBlock):
+            return None
+        return unsafe(f"Clear the gradients at the top of `{closure.name.value}`", context.file.insert_first(body, f"{name}.zero_grad()"))
+    line = flow.line_of(context.sem, call)
+    if line is None or step.value.kind is Kind.MODULE:
+        return None
+    return unsafe("Clear the gradients after the step", context.file.insert_after(line, f"{name}.zero_grad()"))
+
+
+def _closure(call: cst.CSTNode, context: Context) -> cst.FunctionDef | None:
+    """The function of this file that `step` is given and calls."""
+    if isinstance(call, cst.Call) and isinstance(call.func, cst.Attribute):
+        for arg in call.args:
+            function = context.sem.names.functions.get(context.sem.value(arg.value).origin.removeprefix("~."))
+            if function is not None and isinstance(function.node, cst.FunctionDef):
+                return function.node
+    return None

@@ -1,0 +1,132 @@
+"""A Module's `forward` is called directly, past everything that calling the Module does.
+
+## What it does
+Reports `model.forward(x)` where `model` is known to be an `nn.Module`.
+
+## Why is this bad
+`model(x)` runs forward and backward hooks, DataParallel and DistributedDataParallel's gradient synchronisation, weight and
+spectral norm, pruning, FSDP's gathering, `torch.compile`'s compiled code. `model.forward(x)` runs none of them: results
+differ, or gradients silently stay unsynchronised, as soon as one of them is added.
+
+## Example
+```python
+output = model.forward(x)
+```
+Use instead:
+```python
+output = model(x)
+```
+`self.forward(...)`, `super().forward(...)`, `Class.forward(self, ...)` and wrappers that delegate in their own `forward` are
+not reported.
+
+## Fix safety
+Safe where the model is made in the same file from plain layers, handed to nothing that could hook or wrap it; unsafe
+elsewhere, because hooks that were skipped will run.
+
+## Verified by
+Bitwise equal results, and a forward hook that runs after the fix and did not before.
+
+## References
+- https://pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.forward
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import libcst as cst
+
+from torchlint.diagnostic import Applicability, Severity
+from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
+from torchlint.semantics import Class, Kind, Value
+from torchlint.source import dotted, find
+
+RULE = Rule(
+    "TL111",
+    Category.TRAINING,
+    Severity.WARNING,
+    triggers=(r"\.forward\(",),
+    since="0.1",
+    fixes=(Applicability.SAFE, Applicability.UNSAFE),
+)
+
+_HOOKING = re.compile(
+    r"hook|parallel|weight_norm|spectral_norm|prun|parametriz|fsdp|fully_shard|compile|quant|torch\.jit|\bscript\b|\btrace\b|__call__|accelerat|deepspeed|fabric|lightning|compat",
+    re.I,
+)
+
+
+@RULE.on
+def check(call: cst.Call, context: Context) -> Iterator[Finding]:
+    func = call.func
+    if not isinstance(func, cst.Attribute) or func.attr.value != "forward":
+        return
+    receiver = func.value
+    value = context.sem.value(receiver)
+    if value.kind is not Kind.MODULE or isinstance(receiver, cst.Call) or not _is_module(value, context):
+        return
+    if _delegates(call, receiver, context) or _special(value, context):
+        return
+    name = context.file.code(receiver)
+    edit = context.file.replace(func, name)
+    hookless = _hookless(value, receiver, context)
+    yield Finding(
+        func,
+        f"`{name}.forward(...)` is called directly",
+        "hooks, DDP synchronisation, weight norm and compiled code are skipped",
+        f"call `{name}(...)`",
+        fix=safe("Call the module", edit) if hookless else unsafe("Call the module", edit),
+    )
+
+
+def _is_module(value: Value, context: Context) -> bool:
+    """Whether the receiver certainly is a Module: made from torch's, or from a class of this file that derives from it."""
+    if value.origin.startswith("~."):
+        return value.evidence != "used"
+    return value.origin.startswith("torch.nn.") or value.evidence in ("made", "annotated", "used") or bool(value.origin)
+
+
+def _delegates(call: cst.Call, receiver: cst.BaseExpression, context: Context) -> bool:
+    """Whether this is a class talking about its own forward, or a wrapper handing it on."""
+    function = context.sem.function(call)
+    root = (dotted(receiver) or "").partition(".")[0]
+    if dotted(receiver) is None:
+        return True
+    if function.cls is not None and function.params and root == function.params[0]:
+        if dotted(receiver) == root or function.name in ("forward", "__call__") or function.name.startswith("forward"):
+            return True
+    return False
+
+
+def _special(value: Value, context: Context) -> bool:
+    """Whether the class of this file gives `__call__` or `forward` a meaning of its own."""
+    cls = context.sem.class_of(value.origin)
+    if cls is None:
+        return False
+    if context.sem.names.method(cls, "__call__") is not None:
+        return True
+    forward = context.sem.names.method(cls, "forward")
+    return forward is not None and any(True for _ in find(forward.node, cst.Yield))
+
+
+def _hookless(value: Value, receiver: cst.BaseExpression, context: Context) -> bool:
+    """Whether no hook can exist: made in this function from a plain class of this file, and the file knows no hooks."""
+    cls = context.sem.class_of(value.origin)
+    name = receiver.value if isinstance(receiver, cst.Name) else None
+    if cls is None or name is None or value.node is None or _HOOKING.search(context.file.text):
+        return False
+    if not _plain(cls, context):
+        return False
+    made = context.sem.function(value.node)
+    if made is not context.sem.function(receiver):
+        return False
+    for call in find(made.node, cst.Call):
+        target = context.sem.qualified(call.func) or dotted(call.func) or ""
+        if any(dotted(a.value) == name for a in call.args) and not target.startswith(("print", "torch.save", "len")):
+            return False
+    return True
+
+
+def _plain(cls: Class, context: Context) -> bool:
+    return set(context.sem.names.roots(cls)) == {"torch.nn.Module"}

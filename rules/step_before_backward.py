@@ -1,0 +1,110 @@
+"""The step is taken before the backward that computes its gradients, and what the backward computes is cleared.
+
+## What it does
+Reports `optimizer.step()` ahead of the only `backward()` of a loop turn (or function) where the gradients are cleared
+between that backward and the next step.
+
+## Why is this bad
+Every step meets cleared gradients and every gradient is thrown away: the model does not learn. Loops that step first on
+purpose (`step(); zero_grad(); loss.backward()`, one turn late) keep the gradients until the step and are not reported.
+
+## Example
+```python
+optimizer.zero_grad()
+optimizer.step()
+loss.backward()
+```
+Use instead:
+```python
+optimizer.zero_grad()
+loss.backward()
+optimizer.step()
+```
+
+## Fix safety
+Unsafe: training starts to happen. The step moves behind the backward.
+
+## Verified by
+A gradient ledger: at every step, `.grad` must equal the gradient of the losses since the step before.
+
+## References
+- https://pytorch.org/tutorials/beginner/introyt/trainingyt.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import libcst as cst
+
+from torchlint.diagnostic import Applicability, Fix, Severity
+from torchlint.rule import Category, Context, Finding, Rule, unsafe
+from torchlint.semantics import Effect, Event, TrainingLoop, flow
+
+RULE = Rule(
+    "TL105",
+    Category.TRAINING,
+    Severity.ERROR,
+    triggers=(r"\.backward\(",),
+    since="0.1",
+    fixes=(Applicability.UNSAFE,),
+)
+
+
+@RULE.on
+def in_loop(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
+    yield from _check(loop.node, loop.events, context, repeated=not isinstance(loop.node, cst.FunctionDef))
+
+
+@RULE.on
+def in_function(node: cst.FunctionDef, context: Context) -> Iterator[Finding]:
+    function = context.sem.names.function_of.get(node)
+    if function is not None:
+        events = context.sem.events(function)
+        yield from _check(node, [e for e in events if not e.loops and not e.inner_loop], context, repeated=False)
+
+
+def _check(body: cst.CSTNode, events: Sequence[Event], context: Context, repeated: bool) -> Iterator[Finding]:
+    backwards = [i for i, e in enumerate(events) if e.effect is Effect.BACKWARD]
+    if not backwards or flow.handles_grad(events, body):
+        return
+    for at, step in enumerate(events):
+        if step.effect is not Effect.STEP or at > backwards[0] or step.detail == "engine" or _has_closure(step):
+            continue
+        if any(s.effect is Effect.STEP for s in events[at + 1 :]):
+            continue  # later steps: several optimizers or phases
+        first, last = events[backwards[0]], events[backwards[-1]]
+        clears = [i for i, e in enumerate(events) if e.effect is Effect.ZERO_GRAD and flow.surely_clears(e, step)]
+        dropping = [i for i in clears if i < at or (repeated and i > backwards[-1])]
+        if not dropping or any(at < i < backwards[0] for i in clears):
+            continue
+        clear = events[dropping[0]]
+        keys = flow.guard_keys(body, step)
+        if keys != flow.guard_keys(body, first) or keys != flow.guard_keys(body, clear):
+            continue
+        unknown = flow.strangers(context.sem, events[:at], "runs-backward", flow.parts(events))
+        if unknown.opaque:
+            continue
+        yield Finding(
+            flow.call_of(step),
+            f"`{step.subject}.step()` comes before `backward()`",
+            "it meets cleared gradients, and what the backward computes is cleared before the next step",
+            "step after the backward",
+            fix=_fix(step, first, last, context),
+            unless=unknown.questions,
+        )
+
+
+def _has_closure(step: Event) -> bool:
+    call = flow.call_of(step)
+    return step.detail != "scaler" and isinstance(call, cst.Call) and bool(call.args)
+
+
+def _fix(step: Event, first: Event, last: Event, context: Context) -> Fix | None:
+    if first is not last or step.detail == "scaler":
+        return None
+    old, target = flow.lone_line(context.sem, step), flow.line_of(context.sem, flow.call_of(last))
+    if old is None or target is None or step.via is not last.via or step.loops != last.loops:
+        return None
+    text = context.file.code(flow.call_of(step))
+    return unsafe("Move the step behind the backward", context.file.delete(old), context.file.insert_after(target, text))

@@ -1,0 +1,104 @@
+"""Gradient accumulation that accumulates nothing, because every micro-batch clears the gradients.
+
+## What it does
+Reports a loop that calls `backward()` in every turn and takes the optimizer's step in every N-th one
+(`if (i + 1) % N == 0:`), but clears the gradients in every turn.
+
+## Why is this bad
+Only the last micro-batch of each group reaches the step. The other N − 1 forward and backward passes are computed and
+thrown away: N times the cost, none of the larger batch.
+
+## Example
+```python
+for i, (x, y) in enumerate(loader):
+    optimizer.zero_grad()
+    loss = criterion(model(x), y) / n
+    loss.backward()
+    if (i + 1) % n == 0:
+        optimizer.step()
+```
+Use instead:
+```python
+for i, (x, y) in enumerate(loader):
+    loss = criterion(model(x), y) / n
+    loss.backward()
+    if (i + 1) % n == 0:
+        optimizer.step()
+        optimizer.zero_grad()
+```
+
+## Fix safety
+Unsafe: training takes another course. The clear moves behind the guarded step, or is taken out where one stands there
+already.
+
+## Verified by
+A gradient ledger: at every step, `.grad` must equal the sum of the gradients of all micro-batches since the step before.
+
+## References
+- https://huggingface.co/docs/accelerate/usage_guides/gradient_accumulation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from torchlint.diagnostic import Applicability, Fix, Severity
+from torchlint.rule import Category, Context, Finding, Rule, unsafe
+from torchlint.semantics import Effect, Event, TrainingLoop, flow
+
+RULE = Rule(
+    "TL102",
+    Category.TRAINING,
+    Severity.ERROR,
+    triggers=(r"\.zero_grad\(",),
+    since="0.1",
+    fixes=(Applicability.UNSAFE,),
+)
+
+
+@RULE.on
+def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
+    if flow.handles_grad(loop.events, loop.node):
+        return
+    for step in loop.of(Effect.STEP):
+        group = flow.accumulation(loop, step)
+        if group is None:
+            continue
+        clears = [z for z in loop.of(Effect.ZERO_GRAD) if flow.surely_clears(z, step)]
+        early = [z for z in clears if _every_turn(group, z)]
+        if not early:
+            continue
+        n = context.file.code(group.steps)
+        yield Finding(
+            flow.call_of(early[0]),
+            f"gradients are cleared in every turn, but `{step.subject}` steps only in every `{n}`-th",
+            "accumulation does nothing: all but the last micro-batch of a group are computed and dropped",
+            "clear only after the step, under the same `if`",
+            fix=_fix(group, early, clears, step, context),
+        )
+        return
+
+
+def _every_turn(group: flow.Accumulation, clear: Event) -> bool:
+    """Whether the clear runs in each turn in which a backward runs."""
+    loop = group.loop.node
+    return not group.guards(clear) and all(flow.always_before(loop, clear, b) for b in group.backwards)
+
+
+def _fix(group: flow.Accumulation, early: list[Event], clears: list[Event], step: Event, context: Context) -> Fix | None:
+    lines = [flow.lone_line(context.sem, z) for z in early]
+    if any(z.via is not None or line is None for z, line in zip(early, lines)):
+        return None
+    if any(loop is not group.loop.node for z in early for loop in z.loops[-1:]):
+        return None
+    edits = [context.file.delete(line) for line in lines if line is not None]
+    if not any(group.guards(z) for z in clears):
+        target = flow.line_of(context.sem, flow.call_of(step))
+        call = flow.call_of(early[0])
+        if target is None or not isinstance(call, cst.Call):
+            return None
+        edits.append(context.file.insert_after(target, context.file.code(call)))
+        return unsafe("Move the clear behind the guarded step", *edits)
+    return unsafe("Take out the clear that runs in every turn", *edits)
