@@ -10,7 +10,7 @@ from torchlint.semantics import knowledge
 from torchlint.semantics.effects import Effect
 from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value
 from torchlint.semantics.names import OWN, Class, Function, parameters
-from torchlint.source import argument, dotted, literal
+from torchlint.source import argument, dotted, find, literal
 
 if TYPE_CHECKING:
     from torchlint.semantics.evaluate import Evaluator, _Frame
@@ -368,7 +368,17 @@ def _step(ev: Evaluator, subject: str, receiver: Value, node: cst.Call, args: li
         if ("optim" in last or last.startswith("opt") or last.endswith("opt")) and len(args) <= 1:
             ev._emit(Effect.STEP, node, frame, subject=subject, value=receiver, detail="spelled")
             return UNKNOWN
+        if subject and not args and _built_from_parameters(receiver.node):
+            ev._emit(Effect.STEP, node, frame, subject=subject, value=receiver.but(kind=Kind.OPTIMIZER))
+            return UNKNOWN
     return None
+
+
+def _built_from_parameters(made: cst.CSTNode | None) -> bool:
+    """Whether a call's first argument holds a model's parameters: `make([p for p in net.parameters() if p.requires_grad])`."""
+    if not isinstance(made, cst.Call) or not made.args:
+        return False
+    return any(_gives_parameters(call) for call in find(made.args[0].value, cst.Call))
 
 
 _KEEPING = frozenset(("to", "cuda", "cpu", "half", "float", "double", "bfloat16", "type", "requires_grad_", "apply", "share_memory", "xpu", "npu"))  # fmt: skip

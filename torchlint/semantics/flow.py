@@ -24,11 +24,15 @@ from torchlint.source import dotted, find, literal, walk
 CLEARING = re.compile(
     r"(zero|clear|reset|empty|clean|flush|discard|none|null|free|wipe)\w*grad|grad\w*(zero|clear|reset|none|clean)", re.I
 )
-_HANDLING = re.compile(r"grad|optim|backward|backprop|hook|callback|closure|fire_event|(^|_)(step|train|learn|fit|update)", re.I)
+_HANDLING = re.compile(
+    r"grad|optim|backward|backprop|hook|callback|closure|fire_event|learn|(^|_)train(_|$)|(^|_)(train|fit|do|run|one|closure)_?step|^step"
+    r"|update_(param|weight|model|net)",
+    re.I,
+)
 _HARMLESS = re.compile(
     r"eval|valid|test|save|dump|log|plot|draw|show|print|info|debug|warn|acc(?!um)|metric|meter|loss|crit|sample|generat|checkpoint|ckpt|ema"
     r"|write|add_|append|extend|record|lr$|lr_|learning_rate|sched|summar|hist|infer|predict|track|progress|pbar|bar$|postfix|description|timer"
-    r"|requires_grad|clip|grad_norm|norm_grad|get_|^is_|^has_|state_dict|no_sync|autocast|freeze|no_grad|enable_grad|synchronize|barrier",
+    r"|^update$|set_|requires_grad|clip|grad_norm|norm_grad|get_|^is_|^has_|state_dict|no_sync|autocast|freeze|no_grad|enable_grad|synchronize|barrier",
     re.I,
 )
 # Libraries whose functions are known not to touch gradients: asking the project about them would find nothing.
