@@ -2,8 +2,8 @@
 
 ## What it does
 Reports `# torchlint: ignore[…]`, `# torchlint: ignore-file[…]` and torchlint codes under `# noqa:` that match no
-finding of this run. A code whose rule is not selected is not reported, and neither are `# noqa` without codes nor the codes
-of other tools, since torchlint cannot know what those are for.
+finding of this run. A code whose rule is not selected is not reported, and neither are `# noqa` without codes nor
+the codes of other tools, since torchlint cannot know what those are for.
 
 ## Why is this bad
 A stale suppression hides the next mistake on its line, and tells the reader about a problem that is gone.

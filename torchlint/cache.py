@@ -9,26 +9,28 @@ from __future__ import annotations
 import marshal
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # typing itself takes longer to import than a warm run may
 if TYPE_CHECKING:
+    from typing import Any
+
     from torchlint.diagnostic import Diagnostic
     from torchlint.suppress import Suppression
 
+    # A file's outcome: (findings, suppressions or () where they are applied, whether questions are open).
+    Outcome = tuple[tuple[Any, ...], tuple[Any, ...], bool]
+
 FORMAT = 1
 FOLDER = ".torchlint_cache"
-
-# A file's outcome: (findings, suppressions or () where they are already applied, whether questions are open).
-Outcome = tuple[tuple[Any, ...], tuple[Any, ...], bool]
+_NO_RESULTS = {"__pycache__", "report", "verify", "server", "fixtures"}  # folders of ours that change no finding
 
 
 def pack(d: Diagnostic) -> tuple[Any, ...]:
     """A finding as tuples of strings and numbers, its path left out."""
     fix = d.fix and (tuple((e.start, e.end, e.text) for e in d.fix.edits), d.fix.applicability.value, d.fix.message)
     unless = tuple((q.ask, q.subject) for q in d.unless)
-    return (
-        d.code, d.name, d.severity.value, d.message, d.row, d.column, d.end_row, d.end_column, d.start, d.end, fix, unless
-    )  # fmt: skip
+    place = (d.row, d.column, d.end_row, d.end_column, d.start, d.end)
+    return (d.code, d.name, d.severity.value, d.message, *place, fix, unless)
 
 
 def unpack(path: str, packed: tuple[Any, ...]) -> Diagnostic:
@@ -75,27 +77,22 @@ def sources_stamp() -> bytes:
     import torchlint
 
     here = os.path.dirname(os.path.abspath(torchlint.__file__))
-    folders = [
-        here,
-        os.path.join(here, "semantics"),
-        os.path.join(here, "rules"),
-        os.path.join(os.path.dirname(here), "rules"),
-    ]
     seen: list[tuple[str, int, int]] = []
+    folders = [here, os.path.join(os.path.dirname(here), "rules")]
     for folder in folders:
-        try:
+        if os.path.isdir(folder):
             with os.scandir(folder) as scan:
                 for entry in scan:
                     if entry.name.endswith(".py"):
                         info = entry.stat()
                         seen.append((entry.name, info.st_mtime_ns, info.st_size))
-        except OSError:
-            continue
+                    elif entry.is_dir() and entry.name not in _NO_RESULTS:
+                        folders.append(entry.path)
     return marshal.dumps((torchlint.__version__, sorted(seen)))
 
 
 class Cache:
-    """The outcomes of earlier runs under the same settings. `setup` is whatever the run wants back without computing it."""
+    """The outcomes of earlier runs under the same settings. `setup` is what the run wants back."""
 
     def __init__(self, folder: str, key: bytes) -> None:
         name = digest(marshal.dumps((FORMAT, sys.version_info[:3], sys.platform, key))).hex()
@@ -122,7 +119,7 @@ class Cache:
         self._loaded = (setup, answers)
 
     def lookup(self, path: str, mtime: int, size: int) -> Outcome | None:
-        """The outcome of a file that has not changed: same time and size, or else, as in a fresh checkout, same bytes."""
+        """The outcome of a file of the same time and size, or else (as in a fresh checkout) of the same bytes."""
         path = self._key(path)
         entry = self._files.get(path)
         if entry is None or entry[1] != size:

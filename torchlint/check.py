@@ -170,9 +170,8 @@ def syntax_error(path: str, text: str, trouble: syntax.Trouble, rules: Sequence[
     column = min(max(trouble.column, 1), len(lines[row - 1]) + 1)
     start = sum(len(line) for line in text.splitlines(keepends=True)[: row - 1]) + column - 1
     end = min(start + 1, len(text))
-    return Diagnostic(
-        "TL001", "syntax-error", Severity.ERROR, trouble.message, path, row, column, row, column + end - start, start, end
-    )  # fmt: skip
+    place = (row, column, row, column + end - start, start, end)
+    return Diagnostic("TL001", "syntax-error", Severity.ERROR, trouble.message, path, *place)
 
 
 def crash(path: str, what: str, rule: Rule | None, error: Exception) -> Diagnostic:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
 
 from torchlint.locate import ConfigError
 from torchlint.options import TEACHING, Arguments, UsageError, help_text, near, parse
 from torchlint.warm import reuse
 
+TYPE_CHECKING = False  # typing itself takes longer to import than a warm run may
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, TextIO
+
     from torchlint.diagnostic import Diagnostic
     from torchlint.session import Session
 
@@ -100,9 +102,7 @@ def _check(arguments: Arguments) -> int:
     form = arguments.text("--output-format") or "text"
     formats = ("text", "concise", "json", "github", "sarif")
     if form not in formats:
-        return _trouble(
-            f"unknown output format {form!r}{near(form, formats) or '; known are ' + ', '.join(formats)}"
-        )
+        return _trouble(f"unknown output format {form!r}{near(form, formats) or '; known are ' + ', '.join(formats)}")
     writes = any(arguments.flag(name) for name in ("--show-files", "--add-ignore", "--diff"))
     if not writes and arguments.paths and "-" not in arguments.paths:
         try:
@@ -191,9 +191,8 @@ def _write(text: str) -> None:
 def _add_ignore(arguments: Arguments, session: Session) -> int:
     written, count = session.add_ignores()
     if not arguments.flag("--quiet"):
-        _say(
-            f"Wrote ignore comments for {count} finding{'s' * (count != 1)} into {written} file{'s' * (written != 1)}.\n"
-        )
+        findings, files = f"finding{'s' * (count != 1)}", f"file{'s' * (written != 1)}"
+        _say(f"Wrote ignore comments for {count} {findings} into {written} {files}.\n")
     return session.finish(CLEAN)
 
 

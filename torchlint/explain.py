@@ -15,7 +15,8 @@ def explain(selectors: Sequence[str]) -> str:
 def _page(rule: Rule) -> str:
     fixes = ", ".join(a.value for a in rule.fixes) or "none"
     default = "on by default" if rule.default else "off by default"
-    head = f"# {rule.name} ({rule.code})\n\n{rule.category.value} · {rule.severity.value} · {default} · fixes: {fixes} · since {rule.since}\n"
+    facts = (rule.category.value, rule.severity.value, default, f"fixes: {fixes}", f"since {rule.since}")
+    head = f"# {rule.name} ({rule.code})\n\n{' · '.join(facts)}\n"
     options = "".join(f"- `{name}` (default {value!r})\n" for name, value in rule.options.items())
     return f"{head}\n{rule.doc.strip()}\n" + (f"\n## Options\n{options}" if options else "")
 

@@ -6,7 +6,10 @@ Apart from `config` because a run over unchanged files needs these bytes, as the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+
+TYPE_CHECKING = False  # typing itself takes longer to import than a warm run may
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class ConfigError(ValueError):

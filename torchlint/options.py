@@ -5,23 +5,26 @@ Parsed by hand, because importing argparse costs as much as a whole run over unc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+TYPE_CHECKING = False  # typing itself takes longer to import than a warm run may
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
-class Option(NamedTuple):
-    """`value` is the placeholder of the option's argument, empty for a flag; a `many` option collects comma lists."""
+class Option:
+    """`value` is the placeholder of the option's argument, empty for a flag."""
 
-    value: str
-    help: str
-    many: bool = False
+    __slots__ = ("help", "value")
+
+    def __init__(self, value: str, help: str) -> None:
+        self.value = value
+        self.help = help
 
 
 SELECTION = {
-    "--select": Option("RULES", "only these rules: codes, names, prefixes (TL2), or ALL", many=True),
-    "--ignore": Option("RULES", "all but these rules", many=True),
-    "--extend-select": Option("RULES", "these rules besides the selected ones", many=True),
-    "--exclude": Option("PATTERNS", "also leave out files and folders that match", many=True),
+    "--select": Option("RULES", "only these rules: codes, names, prefixes (TL2), or ALL"),
+    "--ignore": Option("RULES", "all but these rules"),
+    "--extend-select": Option("RULES", "these rules besides the selected ones"),
+    "--exclude": Option("PATTERNS", "also leave out files and folders that match"),
     "--config": Option("FILE", "read settings from this file only"),
     "--jobs": Option("N", "worker processes (default: one per core)"),
     "--no-cache": Option("", "neither read nor write .torchlint_cache"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 import os
 import sys
@@ -36,7 +37,7 @@ def cores() -> int:
 def each(
     files: Sequence[tuple[int, str]], make: Make, arguments: tuple[Any, ...], jobs: int
 ) -> Iterator[tuple[str, Any | Lost]]:
-    """`make(*arguments)(path)` for every (size, path), in the order of completion. Results are marshal's kinds of data."""
+    """`make(*arguments)(path)` for every (size, path), as they complete. Results are data that marshal takes."""
     ordered = [path for _, path in sorted(files, key=lambda f: (-f[0], f[1]))]
     jobs = min(jobs or cores(), max(1, len(files) // 8))
     if len(files) < FEW or jobs == 1:
@@ -172,10 +173,8 @@ class _Crew:
             return
         member.pending = self._batches.pop()
         member.since = time.monotonic()
-        try:
+        with contextlib.suppress(OSError):  # it died; the wait below sees that
             member.connection.send_bytes(marshal.dumps(member.pending))
-        except OSError:
-            pass  # it died; the wait below sees that
 
     def __iter__(self) -> Iterator[tuple[str, Any | Lost]]:
         from multiprocessing.connection import wait

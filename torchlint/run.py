@@ -160,9 +160,8 @@ def check(
             outcomes[path] = known
         else:
             todo.append((info.st_size, path))
-    done = 0
-    for path, got in pool.each(todo, checker, (config, selection), config.jobs) if todo else ():
-        done += 1
+    work = pool.each(todo, checker, (config, selection), config.jobs) if todo else ()
+    for done, (path, got) in enumerate(work, 1):
         if progress is not None:
             progress(done, len(todo))
         if isinstance(got, pool.Lost):
@@ -235,7 +234,7 @@ def link(asked: set[Asked], project: Sequence[str], config: Config) -> set[Asked
 
 
 def fixer(config: Config, selection: Selection, unsafe: bool, answers: Answers) -> Callable[[str], Any]:
-    """Made once per worker: path → ("ok", digest of the old bytes, new text, what was fixed, notes) or ("unreadable", why)."""
+    """Made once per worker: path → ("ok", old digest, new text, what was fixed, notes) or ("unreadable", why)."""
     from torchlint.encoding import Undecodable
 
     rules = load_chosen(frozenset(selection.active))

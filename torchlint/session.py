@@ -18,6 +18,7 @@ from torchlint.options import Arguments
 
 if TYPE_CHECKING:
     from torchlint.encoding import Source
+    from torchlint.rule import Rule
 
 TROUBLE = 2
 
@@ -26,12 +27,21 @@ class SetupError(ValueError):
     """The command cannot start; the message says what to change."""
 
 
+def _told(error: BaseException) -> str:
+    """An exception as one line with the place of its innermost frame."""
+    import traceback
+
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
+    place = frames[-1] if frames else place
+    return f"{type(error).__name__}: {error} at {place.filename}:{place.lineno}"
+
+
 class Session:
     """Holds what the steps of one command share."""
 
     def __init__(self, arguments: Arguments) -> None:
         from torchlint.rule import UnknownRule
-        from torchlint.rule import load as load_rules
 
         self.problems: list[str] = []
         self.broken_config = ""
@@ -43,7 +53,7 @@ class Session:
         try:
             located = locate([p for p in paths if os.path.exists(p)], arguments.text("--config"))
             self.config = self._configure(arguments, located)
-            rules = load_rules()
+            rules = self._load_rules()
             self.selection = run.selection_of(rules, run.choose(rules, self.config), self.config)
         except (ConfigError, UnknownRule) as error:
             raise SetupError(str(error)) from error
@@ -61,6 +71,15 @@ class Session:
             self.files, problems = discover(arguments.paths, self.config.excluded, self.config.root)
             self.problems += problems
         self.result = run.Result()
+
+    @staticmethod
+    def _load_rules() -> list[Rule]:
+        from torchlint.rule import load as load_rules
+
+        try:
+            return load_rules()
+        except Exception as error:
+            raise SetupError(f"a rule cannot be loaded, so nothing was checked: {_told(error)}") from error
 
     def _configure(self, arguments: Arguments, located: Located) -> Config:
         try:

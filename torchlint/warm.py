@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import marshal
 import os
-from typing import TYPE_CHECKING, Any
 
 from torchlint import cache
 from torchlint.discover import discover
 from torchlint.locate import Located, locate
 
+TYPE_CHECKING = False  # typing itself takes longer to import than a warm run may
 if TYPE_CHECKING:
+    from typing import Any
+
     from torchlint.diagnostic import Diagnostic
     from torchlint.options import Arguments
 
