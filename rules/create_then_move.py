@@ -47,7 +47,7 @@ constructors such as `torch.FloatTensor(n)`, which take no device.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import libcst as cst
@@ -68,7 +68,9 @@ RULE = Rule(
 )
 
 _EXACT = frozenset("zeros ones full eye empty arange range tril_indices triu_indices".split())
-_ROUNDED = frozenset("linspace logspace hann_window hamming_window blackman_window bartlett_window kaiser_window".split())
+_ROUNDED = frozenset(
+    "linspace logspace hann_window hamming_window blackman_window bartlett_window kaiser_window".split()
+)
 _RANDOM = frozenset("rand randn randint randperm normal".split())
 _LEGACY = frozenset(f"{n}Tensor" for n in ("", "Float", "Double", "Half", "Long", "Int", "Short", "Byte", "Bool"))
 # Keywords under which `device=` would mean something else than a later move.
@@ -144,7 +146,7 @@ def _fix(move: _Move, made: _Made, edits: tuple[Edit, ...] | None, ctx: Context)
     return build(f"make it with `device={move.device}`", *added, *edits)
 
 
-# -- the move -----------------------------------------------------------------------------------------------------------
+# -- the move -----------------------------------------------------------------------------------------------------
 
 
 def _move(node: cst.Call, ctx: Context) -> _Move | None:
@@ -178,7 +180,7 @@ def _is_device(node: cst.BaseExpression, ctx: Context) -> bool:
     if value.kind is Kind.DEVICE:
         made_by = value.node
         device = made_by.args[0].value if isinstance(made_by, cst.Call) and made_by.args else None
-        return literal(device) != "cpu"
+        return bool(literal(device) != "cpu")
     if value.kind is Kind.TENSOR:
         return value.evidence != "" and value.device != "cpu"
     if value.kind in (Kind.UNKNOWN, Kind.STRING, Kind.NUMBER, Kind.BATCH):
@@ -195,7 +197,11 @@ def _is_device(node: cst.BaseExpression, ctx: Context) -> bool:
 def _cuda_index(node: cst.BaseExpression, ctx: Context) -> str | None:
     """The text of a device index that cannot be None: `.cuda(None)` is the current GPU, `device=None` the CPU."""
     value = ctx.sem.value(node)
-    if isinstance(literal(node), int) or value.kind is Kind.DEVICE or (value.kind is Kind.NUMBER and value.evidence == ""):
+    if (
+        isinstance(literal(node), int)
+        or value.kind is Kind.DEVICE
+        or (value.kind is Kind.NUMBER and value.evidence == "")
+    ):
         return ctx.file.code(node)
     return None
 
@@ -210,7 +216,7 @@ def _drop_move(move: _Move, file: File) -> tuple[Edit, ...] | None:
     return (Edit(start, end, ""),)
 
 
-# -- what is moved ------------------------------------------------------------------------------------------------------
+# -- what is moved ------------------------------------------------------------------------------------------------
 
 
 def _made(node: cst.BaseExpression, ctx: Context) -> _Made | None:
@@ -219,7 +225,7 @@ def _made(node: cst.BaseExpression, ctx: Context) -> _Made | None:
         name = ctx.sem.qualified(node.func) or ""
         module, _, last = name.rpartition(".")
         if module == "torch":
-            return _factory(node, last, ctx) if last not in _FUNCTIONS else _through(node, node.args[:1], ctx, last)
+            return _factory(node, last, ctx) if last not in _FUNCTIONS else _through(node, ctx)
         if isinstance(node.func, cst.Attribute):
             return _method(node, node.func, ctx)
     elif isinstance(node, cst.BinaryOperation):
@@ -304,13 +310,13 @@ def _is_dtype(node: cst.BaseExpression, ctx: Context) -> bool:
     return isinstance(node, cst.Attribute) and node.attr.value == "dtype"
 
 
-def _through(node: cst.Call, tensors: tuple[cst.Arg, ...] | list[cst.Arg], ctx: Context, last: str) -> _Made | None:
+def _through(node: cst.Call, ctx: Context) -> _Made | None:
     """`torch.triu(made, …)`: a function that only rearranges its first argument."""
-    if len(tensors) != 1 or tensors[0].star or tensors[0].keyword is not None:
+    if not node.args or node.args[0].star or node.args[0].keyword is not None:
         return None
     if any(a.star or ctx.sem.value(a.value).kind in _TENSORS for a in node.args[1:]):
         return None
-    return _made(tensors[0].value, ctx)
+    return _made(node.args[0].value, ctx)
 
 
 def _arithmetic(node: cst.BinaryOperation, ctx: Context) -> _Made | None:
@@ -336,7 +342,9 @@ def _plain_index(node: cst.BaseSlice) -> bool:
     """`[None]`, `[:, None]`, `[0]`: indexing that needs no tensor."""
     if isinstance(node, cst.Index):
         return literal(node.value) is not ...
-    return isinstance(node, cst.Slice) and all(p is None or literal(p) is not ... for p in (node.lower, node.upper, node.step))
+    return isinstance(node, cst.Slice) and all(
+        p is None or literal(p) is not ... for p in (node.lower, node.upper, node.step)
+    )
 
 
 def _reproducible(made: _Made, node: cst.CSTNode, ctx: Context) -> bool:
@@ -346,10 +354,12 @@ def _reproducible(made: _Made, node: cst.CSTNode, ctx: Context) -> bool:
     body = ctx.sem.function(node).node
     if isinstance(body, cst.Module):
         return False
-    return any(ctx.sem.qualified(c.func) in ("torch.manual_seed", "torch.random.manual_seed") for c in find(body, cst.Call))
+    return any(
+        ctx.sem.qualified(c.func) in ("torch.manual_seed", "torch.random.manual_seed") for c in find(body, cst.Call)
+    )
 
 
-# -- moved in a later statement -----------------------------------------------------------------------------------------
+# -- moved in a later statement -----------------------------------------------------------------------------------
 
 
 def _named(move: _Move, name: cst.Name, ctx: Context) -> Iterator[Finding]:
@@ -385,11 +395,12 @@ def _with_comments(statement: cst.CSTNode, file: File) -> str:
     return file.text[start:end]
 
 
-def _maker(before: list[cst.CSTNode] | tuple[cst.CSTNode, ...] | object, name: str, move: _Move, ctx: Context) -> cst.SimpleStatementLine | None:
+def _maker(
+    before: list[cst.CSTNode] | tuple[cst.CSTNode, ...] | object, name: str, move: _Move, ctx: Context
+) -> cst.SimpleStatementLine | None:
     """The statement that makes the name, if nothing between it and the move mentions the name or rebinds the device."""
     needed = set(re.findall(r"[A-Za-z_]\w*", move.device or ""))
-    statements = list(before) if isinstance(before, (list, tuple)) else []
-    for statement in reversed(statements):
+    for statement in reversed(before):
         names = [n for n in find(statement, cst.Name) if n.value == name]
         if not names:
             bound = {dotted(t.target) or "" for t in find(statement, cst.AssignTarget)}
@@ -422,7 +433,8 @@ def _only_use(name: cst.Name, maker: cst.SimpleStatementLine, ctx: Context) -> b
     scope = ctx.sem.function(name).node
     made = set(find(maker, cst.Name))
     return not any(
-        n.value == name.value and n is not name and n not in made and not _is_target(n, ctx.file) for n in find(scope, cst.Name)
+        n.value == name.value and n is not name and n not in made and not _is_target(n, ctx.file)
+        for n in find(scope, cst.Name)
     )
 
 

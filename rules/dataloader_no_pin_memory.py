@@ -1,0 +1,272 @@
+"""A DataLoader that feeds a CUDA device from pageable memory.
+
+## What it does
+
+Finds `DataLoader(...)` calls without `pin_memory` whose batches reach a CUDA device: moved in the loop over the loader, in
+a function or method that is given the batch, or, for a loader that a function returns, by its callers.
+
+## Why is this bad
+
+CUDA can copy only from page-locked memory while the host goes on. From ordinary memory each batch is first copied into a
+staging buffer, and the host waits. With `pin_memory` the loader's own thread does that copy ahead of time.
+
+## Example
+
+```python
+loader = DataLoader(dataset, batch_size=64, shuffle=True, num_workers=4)
+for images, labels in loader:
+    images = images.cuda()
+```
+
+Use instead:
+
+```python
+loader = DataLoader(dataset, batch_size=64, shuffle=True, num_workers=4, pin_memory=torch.cuda.is_available())
+```
+
+Silent for loaders whose batches stay on the CPU or go to another kind of device, for data that already lies on the GPU, for
+tensors and lists held in memory, where `pin_memory` is given in any form, and where a `**kwargs` may give it.
+
+## Fix safety
+
+Safe: the batches hold the same values, and where there is no CUDA device the argument is False. Where a `torch.device`
+variable is bound before the call, the fix asks it instead. Not offered where the call passes `pin_memory` in a way that cannot be read.
+
+## Verified by
+
+`fixtures/dataloader_no_pin_memory/run.py`: the batches are bitwise equal; the time is a matter of the GPU.
+
+## References
+
+- <https://docs.pytorch.org/docs/stable/data.html#memory-pinning>
+- <https://docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html>
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import libcst as cst
+
+from torchlint.diagnostic import Applicability, Edit, Fix, Question, Severity
+from torchlint.edits import add_argument, torch_name
+from torchlint.rule import Category, Context, Finding, Rule, safe
+from torchlint.semantics import Function, Kind, LoaderCall, Value
+from torchlint.semantics.transfers import batch_moves, iterated_here, makes_device_tensors, may_be_cuda, move_target
+from torchlint.source import argument, dotted, find, has_star, walk
+
+RULE = Rule(
+    "TL301",
+    Category.DATA,
+    Severity.WARNING,
+    triggers=(r"DataLoader\b",),
+    since="0.1",
+    fixes=(Applicability.SAFE,),
+)
+
+_COLLATE_POSITION, _PIN_POSITION = 6, 7  # in DataLoader's signature
+
+
+@RULE.on
+def check(loader: LoaderCall, ctx: Context) -> Iterator[Finding]:
+    if loader.value.origin != "torch.utils.data.DataLoader" or loader.open or ctx.target_device == "cpu":
+        return
+    if "pin_memory" in loader.given or len(loader.node.args) > _PIN_POSITION and not has_star(loader.node):
+        return
+    if _on_device_already(loader, ctx) or _in_memory(loader, ctx) or _is_unit_test(loader, ctx):
+        return
+    evidence = _evidence(loader, ctx)
+    if evidence is None:
+        return
+    yield Finding(
+        loader.node,
+        "this DataLoader feeds a CUDA device without `pin_memory`",
+        "each batch is copied from pageable memory while the host waits",
+        f"pass `pin_memory={_condition(loader, ctx)[0]}`",
+        _fix(loader, ctx),
+        evidence,
+    )
+
+
+# -- evidence that batches reach a CUDA device --------------------------------------------------------------------
+
+
+def _evidence(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
+    """The questions under which the loader feeds a GPU, () if it surely does, None if nothing says so."""
+    sem = ctx.sem
+    moves = [m for m in batch_moves(sem) if may_be_cuda(sem, m.device)]
+    if any(m.loader.node is loader.node for m in moves):
+        return ()
+    if iterated_here(sem, loader.node):
+        return None  # its loop is here, and nothing in it is moved
+    leaves = _leaves(loader, ctx)
+    if leaves and any(_may_be(m.loader) for m in moves):
+        return ()
+    if leaves and _fed_to_cuda_model(loader, ctx):
+        return ()
+    if (maker := _returning(loader, ctx)) is not None and not moves and not _consumed_here(maker, ctx):
+        return (Question("no-cuda-use", maker.own),)
+    return None
+
+
+def _may_be(value: Value) -> bool:
+    """Whether a loop over this value may be one over any loader of the file."""
+    return not isinstance(value.node, cst.Call)
+
+
+def _leaves(loader: LoaderCall, ctx: Context) -> bool:
+    """Whether the loader goes on from where it is made: passed, returned, put into a container or an attribute, global."""
+    parent = ctx.file.parent(loader.node)
+    if not isinstance(parent, (cst.Assign, cst.AnnAssign)):
+        return not isinstance(parent, cst.Expr)
+    if isinstance(loader.function.node, cst.Module) or any("." in t for t in loader.targets) or not loader.targets:
+        return True
+    names = set(loader.targets)
+    for node in find(loader.function.node, cst.Name):
+        if node.value in names and not isinstance(ctx.file.parent(node), (cst.AssignTarget, cst.For)):
+            return True
+    return False
+
+
+def _fed_to_cuda_model(loader: LoaderCall, ctx: Context) -> bool:
+    """Whether a function of another file gets this loader together with a model that was put on a GPU."""
+    if not loader.targets:
+        return False
+    body = loader.function.node
+    for call in find(body, cst.Call):
+        values = [ctx.sem.value(a.value) for a in call.args]
+        if not any(v.kind is Kind.LOADER and v.node is loader.node for v in values):
+            continue
+        if ctx.sem.callee(call) is not None or ctx.sem.value(call.func).kind is not Kind.UNKNOWN:
+            continue
+        receiver = ctx.sem.value(call.func.value) if isinstance(call.func, cst.Attribute) else None
+        if receiver is not None and receiver.kind is not Kind.UNKNOWN:
+            continue  # a framework's method moves the batches by its own means
+        models = [dotted(a.value) for a, v in zip(call.args, values) if v.kind is Kind.MODULE]
+        if any(m is not None and _put_on_cuda(m, body, ctx) for m in models):
+            return True
+    return False
+
+
+def _put_on_cuda(model: str, body: cst.CSTNode, ctx: Context) -> bool:
+    """Whether `model.cuda()` or `model.to(device)` stands in the function, with a device that may be CUDA."""
+    for node in walk(body):
+        if isinstance(node, cst.Call):
+            is_move, device = move_target(ctx.sem, node)
+            if is_move and ctx.sem.value(node).kind is Kind.MODULE and may_be_cuda(ctx.sem, device):
+                moved = dotted(node.func.value) if isinstance(node.func, cst.Attribute) else None
+                if moved == model or _bound_to(node, model, ctx):
+                    return True
+    return False
+
+
+def _bound_to(node: cst.Call, name: str, ctx: Context) -> bool:
+    parent = ctx.file.parent(node)
+    return isinstance(parent, cst.Assign) and any(dotted(t.target) == name for t in parent.targets)
+
+
+def _returning(loader: LoaderCall, ctx: Context) -> Function | None:
+    """The function that hands this loader to its callers."""
+    function = loader.function
+    if isinstance(function.node, cst.Module):
+        return None
+    names = {t for t in loader.targets if "." not in t}
+    for node in find(function.node, cst.Return):
+        if node.value is not None and any(
+            n is loader.node or (isinstance(n, cst.Name) and n.value in names) for n in walk(node.value)
+        ):
+            return function
+    return None
+
+
+def _consumed_here(function: Function, ctx: Context) -> bool:
+    """Whether this file itself calls the function: its own loops have been looked at."""
+    return bool(ctx.sem.call_sites(function))
+
+
+# -- loaders that must not or need not be pinned ------------------------------------------------------------------
+
+
+def _on_device_already(loader: LoaderCall, ctx: Context) -> bool:
+    """The dataset or the collate function makes tensors on a device: pinning them would fail."""
+    parts = [argument(loader.node, "dataset", 0), argument(loader.node, "collate_fn", _COLLATE_POSITION)]
+    return any(p is not None and makes_device_tensors(ctx.sem, p.value) for p in parts)
+
+
+def _in_memory(loader: LoaderCall, ctx: Context) -> bool:
+    """Tensors or a list written out in the file: a toy that a few small copies do not slow down."""
+    dataset = argument(loader.node, "dataset", 0)
+    if dataset is None:
+        return False
+    value = ctx.sem.value(dataset.value)
+    return value.origin == "torch.utils.data.TensorDataset" or value.is_tensor or isinstance(value.node, cst.List)
+
+
+def _is_unit_test(loader: LoaderCall, ctx: Context) -> bool:
+    """Code of a file that pytest or unittest collects; an evaluation script called `test_x.py` holds no tests."""
+    base = os.path.basename(ctx.file.path)
+    if base == "conftest.py":
+        return True
+    if not (base.startswith("test_") or base.endswith("_test.py")) or isinstance(loader.function.node, cst.Module):
+        return False
+    return any(f.name.startswith("test_") for f in ctx.sem.functions)
+
+
+# -- fix ----------------------------------------------------------------------------------------------------------
+
+
+def _fix(loader: LoaderCall, ctx: Context) -> Fix | None:
+    if has_star(loader.node, "*"):
+        return None
+    value, imports = _condition(loader, ctx)
+    return safe(f"pass `pin_memory={value}`", add_argument(ctx.file, loader.node, f"pin_memory={value}"), *imports)
+
+
+def _condition(loader: LoaderCall, ctx: Context) -> tuple[str, tuple[Edit, ...]]:
+    """What says whether the batches go to CUDA, and the import that it needs, if any."""
+    device = _bound_device(loader, ctx)
+    if device is not None:
+        return f'{device}.type == "cuda"', ()
+    name, imports = torch_name(ctx.file, ctx.sem, "torch.cuda.is_available", loader.node)
+    return f"{name}()", imports
+
+
+def _bound_device(loader: LoaderCall, ctx: Context) -> str | None:
+    """A plain name that surely holds a `torch.device` where the loader is made: assigned in a statement above it."""
+    statement: cst.CSTNode = ctx.file.statement(loader.node)
+    while True:
+        block = ctx.file.parent(statement)
+        if not isinstance(block, (cst.IndentedBlock, cst.Module)):
+            return None
+        found: str | None = None
+        for above in block.body:
+            if above is statement:
+                break
+            found = _device_assigned(above, ctx) or (None if found and _rebinds(above, found) else found)
+        if found is not None:
+            return found
+        owner = ctx.file.parent(block)
+        if owner is None or isinstance(owner, (cst.Module, cst.FunctionDef, cst.ClassDef)):
+            return None
+        while owner is not None and not isinstance(ctx.file.parent(owner), (cst.IndentedBlock, cst.Module)):
+            owner = ctx.file.parent(owner)
+        if owner is None:
+            return None
+        statement = owner
+
+
+def _device_assigned(statement: cst.CSTNode, ctx: Context) -> str | None:
+    if not isinstance(statement, cst.SimpleStatementLine) or len(statement.body) != 1:
+        return None
+    small = statement.body[0]
+    if not isinstance(small, cst.Assign) or not isinstance(small.value, cst.Call) or len(small.targets) != 1:
+        return None
+    if ctx.sem.qualified(small.value.func) != "torch.device":
+        return None
+    target = small.targets[0].target
+    return target.value if isinstance(target, cst.Name) else None
+
+
+def _rebinds(statement: cst.CSTNode, name: str) -> bool:
+    return any(dotted(t.target) == name for t in find(statement, cst.AssignTarget))

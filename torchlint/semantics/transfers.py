@@ -1,0 +1,346 @@
+"""Where tensors go: the target of a `.to` or `.cuda` call, and the moves that a loader's batches make.
+
+A batch is followed from the loop over its loader through unpacking, subscripts, plain methods and the file's own functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import libcst as cst
+
+from torchlint.semantics.evaluate import unwrap_iteration
+from torchlint.semantics.kinds import UNKNOWN, Kind, Value
+from torchlint.semantics.names import OWN, Function
+from torchlint.source import argument, dotted, find, literal, walk
+
+if TYPE_CHECKING:
+    from torchlint.semantics.model import Semantics
+
+_NOT_CUDA = ("cpu", "mps", "xla", "xpu", "npu", "hpu", "meta", "tpu")
+_MAX_DEPTH = 4
+_LOADER_LIKE = (Kind.LOADER, Kind.ITERATOR)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchMove:
+    """A call that moves (part of) a batch to a device.
+
+    `loader`: the value of the iterated loader; its `node` is the DataLoader call where that is certain.
+    `direct`: the batch, an item or an attribute of it is moved as the loader gave it, not a result computed from it.
+    `device`: the device argument, None for a bare `.cuda()`. `helper`: a foreign function does it, given batch and device.
+    """
+
+    call: cst.Call = field(repr=False)
+    loader: Value
+    direct: bool
+    device: cst.BaseExpression | None = field(default=None, repr=False)
+    helper: bool = False
+
+
+def move_target(sem: Semantics, call: cst.Call) -> tuple[bool, cst.BaseExpression | None]:
+    """Whether a call has the form of a move to a device, and the device argument (None for a bare `.cuda()`)."""
+    func = call.func
+    if not isinstance(func, cst.Attribute) or func.attr.value not in ("to", "cuda"):
+        return False, None
+    device = argument(call, "device", 0)
+    if func.attr.value == "cuda":
+        return True, device.value if device is not None else None
+    if device is None or not is_device(sem, device.value):
+        return False, None
+    return True, device.value
+
+
+def is_device(sem: Semantics, node: cst.BaseExpression) -> bool:
+    """Whether the first argument of `.to` is a device: it takes a device, a dtype or a tensor."""
+    text = literal(node)
+    if isinstance(text, (str, int)):
+        return True
+    value = sem.value(node)
+    if value.kind is Kind.DEVICE:
+        return True
+    if value.kind in (Kind.UNKNOWN, Kind.STRING, Kind.NUMBER, Kind.BATCH, Kind.NONE):
+        if isinstance(node, cst.Call):
+            node = node.func
+        name = node.attr.value if isinstance(node, cst.Attribute) else dotted(node) or ""
+        # The name only decides between the three readings that there are.
+        return "device" in name.lower()
+    return False
+
+
+def may_be_cuda(sem: Semantics, device: cst.BaseExpression | None) -> bool:
+    """False where the device is certainly something else than a CUDA GPU."""
+    if device is None:
+        return True
+    verdict = _names_cuda(sem, device)
+    if verdict is not None:
+        return verdict
+    name = dotted(device)
+    if name is None:
+        return True
+    made = [v for v in (_names_cuda(sem, n) for n in _assigned(sem, name)) if v is not None]
+    return not made or any(made)
+
+
+def _names_cuda(sem: Semantics, node: cst.BaseExpression) -> bool | None:
+    """What the device expression itself says: True or False where it names devices, None where it does not."""
+    named: set[str] = set()
+    for n in walk(node):
+        if isinstance(n, cst.SimpleString) and isinstance(n.evaluated_value, str):
+            named.add(n.evaluated_value.partition(":")[0])
+        elif isinstance(n, (cst.Name, cst.Attribute)):
+            name = sem.qualified(n) or ""
+            if name.startswith("torch.cuda"):
+                return True
+            if name.startswith("torch_xla"):
+                named.add("xla")
+    if any("cuda" in n for n in named):
+        return True
+    if named & set(_NOT_CUDA):
+        return False
+    return True if isinstance(literal(node), int) else None
+
+
+def _assigned(sem: Semantics, name: str) -> Iterator[cst.BaseExpression]:
+    """Everything that the file assigns to a dotted name, in any function."""
+    for node in walk(sem.file.tree):
+        if isinstance(node, cst.Assign) and any(dotted(t.target) == name for t in node.targets):
+            yield node.value
+        elif isinstance(node, cst.AnnAssign) and node.value is not None and dotted(node.target) == name:
+            yield node.value
+
+
+# -- batches ------------------------------------------------------------------------------------------------------
+
+
+def loader_value(sem: Semantics, node: cst.BaseExpression, depth: int = 0) -> Value | None:
+    """The loader that an iterated expression goes over: through `enumerate`, `tqdm`, `zip`, `iter`; None if it is none."""
+    node = unwrap_iteration(node)
+    value = sem.value(node)
+    if value.kind is Kind.LOADER:
+        return value
+    if value.kind is Kind.ITERATOR and isinstance(value.node, cst.Call) and value.node.args and depth < _MAX_DEPTH:
+        return loader_value(sem, value.node.args[0].value, depth + 1)
+    return None
+
+
+_found: WeakKeyDictionary[Semantics, list[BatchMove]] = WeakKeyDictionary()
+
+
+def batch_moves(sem: Semantics) -> list[BatchMove]:
+    """Every move of a loader's batch to a device, in source order per loop; found once per file."""
+    if sem not in _found:
+        _found[sem] = _batch_moves(sem)
+    return _found[sem]
+
+
+def _batch_moves(sem: Semantics) -> list[BatchMove]:
+    moves: dict[cst.Call, BatchMove] = {}
+    for function in sem.functions:
+        for node in walk(function.body, into=_stays_in):
+            if isinstance(node, cst.For):
+                for target, loader in _loaders(sem, node.target, node.iter):
+                    _follow(sem, node.body, _names(target), loader, moves, 0)
+            elif isinstance(node, cst.Assign) and (taken := _next_of(sem, node.value)) is not None:
+                names = {n for t in node.targets for n in _names(t.target)}
+                _follow(sem, function.body, names, taken, moves, 0)
+    return list(moves.values())
+
+
+def _loaders(
+    sem: Semantics, target: cst.BaseExpression, iterated: cst.BaseExpression
+) -> Iterator[tuple[cst.BaseExpression, Value]]:
+    """(target, loader) for each loader that a `for` goes over; `zip` and `enumerate` are taken apart."""
+    if isinstance(iterated, cst.Call):
+        last = (dotted(iterated.func) or "").rpartition(".")[2]
+        args = [a.value for a in iterated.args if a.keyword is None and not a.star]
+        parts = [e.value for e in target.elements] if isinstance(target, (cst.Tuple, cst.List)) else []
+        if last == "enumerate" and args and len(parts) == 2:
+            yield from _loaders(sem, parts[1], args[0])
+            return
+        if last == "zip" and len(parts) == len(args):
+            for part, arg in zip(parts, args):
+                yield from _loaders(sem, part, arg)
+            return
+        if args and last not in ("zip", "enumerate") and unwrap_iteration(iterated) is not iterated:
+            yield from _loaders(sem, target, args[0])
+            return
+    loader = loader_value(sem, iterated)
+    if loader is not None:
+        yield target, loader
+
+
+def _next_of(sem: Semantics, node: cst.BaseExpression) -> Value | None:
+    """The loader behind `next(iterator)` or `iterator.next()`."""
+    if not isinstance(node, cst.Call):
+        return None
+    if isinstance(node.func, cst.Name) and node.func.value == "next" and node.args:
+        return loader_value(sem, node.args[0].value)
+    if isinstance(node.func, cst.Attribute) and node.func.attr.value in ("next", "__next__"):
+        return loader_value(sem, node.func.value)
+    return None
+
+
+def _names(target: cst.CSTNode) -> set[str]:
+    return {n.value for n in walk(target) if isinstance(n, cst.Name)}
+
+
+def _follow(
+    sem: Semantics, body: cst.CSTNode, names: set[str], loader: Value, moves: dict[cst.Call, BatchMove], depth: int
+) -> None:
+    """Collect the moves of what these names hold in a body; names that get (parts of) it are followed, too."""
+    held = set(names)
+    computed: set[str] = set()
+    for node in walk(body, into=_stays_in):
+        if isinstance(node, cst.Assign):
+            for target in node.targets:
+                _hand_on(node.value, _names(target.target), held, computed)
+        elif isinstance(node, (cst.ListComp, cst.SetComp, cst.GeneratorExp, cst.DictComp)):
+            # The element is written ahead of the clause that binds its names.
+            for clause in find(node, cst.CompFor):
+                _hand_on(unwrap_iteration(clause.iter), _names(clause.target), held, computed)
+        elif isinstance(node, cst.For):
+            _hand_on(unwrap_iteration(node.iter), _names(node.target), held, computed)
+        elif isinstance(node, cst.Call):
+            _moved(sem, node, held, computed, loader, moves)
+            if depth < _MAX_DEPTH:
+                _follow_call(sem, node, held | computed, loader, moves, depth)
+
+
+def _hand_on(source: cst.BaseExpression, names: set[str], held: set[str], computed: set[str]) -> None:
+    """Names that are bound to the batch hold it; names bound to something made from it by methods are computed."""
+    root, direct = _root(source)
+    if root in held or root in computed:
+        if direct and root in held:
+            held |= names
+            computed -= names
+        else:
+            computed |= names
+            held -= names
+
+
+def _moved(
+    sem: Semantics, node: cst.Call, held: set[str], computed: set[str], loader: Value, moves: dict[cst.Call, BatchMove]
+) -> None:
+    is_move, device = move_target(sem, node)
+    if is_move and isinstance(node.func, cst.Attribute):
+        root, direct = _root(node.func.value)
+        if root in held or root in computed:
+            moves.setdefault(node, BatchMove(node, loader, direct and root in held, device))
+        return
+    if sem.callee(node) is not None or sem.value(node.func).kind in (Kind.MODULE, Kind.LOSS_FN):
+        return
+    given = {_root(a.value)[0] for a in node.args}
+    if given & held:
+        for arg in node.args:
+            if not isinstance(literal(arg.value), (int, str)) and is_device(sem, arg.value):
+                moves.setdefault(node, BatchMove(node, loader, False, arg.value, helper=True))
+
+
+def _follow_call(
+    sem: Semantics, node: cst.Call, held: set[str], loader: Value, moves: dict[cst.Call, BatchMove], depth: int
+) -> None:
+    """Go on in an own function that is given the batch."""
+    callee = _reached(sem, node)
+    if callee is None or isinstance(callee.node, cst.Module):
+        return
+    params = callee.params[1:] if callee.is_method else callee.params
+    given: set[str] = set()
+    for i, arg in enumerate(node.args):
+        if _root(arg.value)[0] not in held:
+            continue
+        if arg.star == "*":
+            given.update(params[i:])
+        elif arg.keyword is not None:
+            given.add(arg.keyword.value)
+        elif i < len(params):
+            given.add(params[i])
+    if given:
+        _follow(sem, callee.node.body, given & set(callee.params), loader, moves, depth + 1)
+
+
+def _reached(sem: Semantics, node: cst.Call) -> Function | None:
+    """The own function or method that a call runs; for a call of an own module, its `forward`."""
+    callee = sem.callee(node)
+    if callee is not None:
+        return callee
+    func = node.func
+    if isinstance(func, cst.Attribute):
+        value = sem.value(func.value)
+        cls = sem.class_of(value.origin)
+        if cls is not None:
+            return sem.names.method(cls, func.attr.value)
+    value = sem.value(func)
+    cls = sem.class_of(value.origin) if value.kind is Kind.MODULE else None
+    return sem.names.method(cls, "forward") if cls is not None else None
+
+
+def _root(node: cst.BaseExpression) -> tuple[str | None, bool]:
+    """The name that a chain of items, attributes and method calls starts from, and whether no call is in it.
+
+    `Variable(x)` and tuples or lists of one name count as the name.
+    """
+    direct = True
+    while True:
+        if isinstance(node, (cst.Subscript, cst.Attribute)):
+            node = node.value
+        elif isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+            direct = direct and node.func.attr.value in ("items", "values", "get", "pop")
+            node = node.func.value
+        elif isinstance(node, cst.Call) and dotted(node.func) == "Variable" and node.args:
+            node = node.args[0].value
+        else:
+            break
+    return (node.value if isinstance(node, cst.Name) else None), direct
+
+
+def _stays_in(node: cst.CSTNode) -> bool:
+    return not isinstance(node, (cst.FunctionDef, cst.ClassDef))
+
+
+# -- loaders ------------------------------------------------------------------------------------------------------
+
+
+def iterated_here(sem: Semantics, loader: cst.Call) -> list[cst.For]:
+    """The `for` statements of the file that certainly go over the loader made by this call."""
+    return [
+        node
+        for node in find(sem.file.tree, cst.For)
+        if any(value.node is loader for _, value in _loaders(sem, node.target, node.iter))
+    ]
+
+
+def makes_device_tensors(sem: Semantics, node: cst.BaseExpression) -> bool:
+    """Whether a dataset or collate expression already puts its tensors on a device: pinning them would fail."""
+    value = sem.value(node)
+    places: list[cst.CSTNode] = [node]
+    if isinstance(value.node, cst.CSTNode) and value.node is not node:
+        places.append(value.node)
+    cls = sem.class_of(value.origin)
+    if cls is not None:
+        places += [m.node for c in sem.names.mro(cls) for name, m in c.methods.items() if name in _ITEM_METHODS]
+    function = sem.names.functions.get(value.origin.removeprefix(OWN)) if value.origin.startswith(OWN) else None
+    if function is not None:
+        places.append(function.node)
+    for place in places:
+        for call in find(place, cst.Call):
+            is_move, device = move_target(sem, call)
+            if is_move and may_be_cuda(sem, device):
+                return True
+            arg = argument(call, "device")
+            if arg is not None and may_be_cuda(sem, arg.value):
+                return True
+            for given in call.args:
+                if _lies_on_device(sem.value(given.value)):
+                    return True
+    return any(_lies_on_device(v) for v in (value, *(value.items or ()), value.element or UNKNOWN))
+
+
+_ITEM_METHODS = ("__init__", "__getitem__", "__getitems__", "__iter__", "__call__", "collate", "collate_fn", "_load")
+
+
+def _lies_on_device(value: Value) -> bool:
+    return value.is_tensor and value.device not in ("", "cpu", "?")
