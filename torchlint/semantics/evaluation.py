@@ -421,3 +421,39 @@ def framework_questions(sem: Semantics, function: Function) -> tuple[Question, .
         return ()
     roots = [r for r in sem.names.roots(cls) if r and not r.startswith(("torch.", "object", "abc."))]
     return tuple(Question("framework-class", r) for r in roots)
+
+
+def trained_here(sem: Semantics, function: Function, event: Event) -> bool:
+    """Whether the file trains the event's module and never puts it (by that name) into eval mode."""
+    last = event.subject.rpartition(".")[2]
+    trained = False
+    for other in sem.functions:
+        events = sem.events(other)
+        for e in events:
+            if e.effect is Effect.EVAL and (not e.subject or e.subject.rpartition(".")[2] == last or e.via is not None):
+                return False
+        if any(e.effect is Effect.BACKWARD for e in events) and any(
+            e.effect is Effect.FORWARD and e.subject.rpartition(".")[2] == last and not e.grad.off for e in events
+        ):
+            trained = True
+    return trained
+
+
+def handed_to(event: Event, subject: str) -> bool:
+    """Whether the event calls something outside the file that gets hold of the module, as an argument or as `self`."""
+    if event.effect is not Effect.CALL or event.target.startswith(("?", "torch.", "numpy.")):
+        return False
+    if event.target.startswith(OWN):
+        return True
+    root = subject.partition(".")[0]
+    call = event.origin or event.node
+    if not isinstance(call, cst.Call):
+        return False
+    return any((dotted(a.value) or "").partition(".")[0] == root for a in call.args)
+
+
+def goes_over_data(sem: Semantics, region: EvalRegion) -> bool:
+    """Whether the region's loop runs over a loader or data set, or its function is named for evaluation."""
+    if may_evaluate_name(region.function.name):
+        return True
+    return isinstance(region.node, cst.For) and _over_data(sem, region.node)

@@ -1,0 +1,127 @@
+"""Evaluation with dropout and batch statistics still in training mode.
+
+## What it does
+Finds evaluation code (recording off, or a loop over data that only reports numbers) that runs a model which the same file
+has just trained and which nothing puts into eval mode.
+
+Silent where the mode is set by the function, by any caller, or by a helper in the project; where the model is known to
+hold no layer that minds (no Dropout, no BatchNorm); and where train mode is set on purpose right before (refreshing
+batch statistics, MC dropout).
+
+## Why is this bad
+In train mode Dropout drops and BatchNorm normalises with the statistics of the evaluation batch and even updates its
+running ones with them. Reported metrics are wrong, depend on the batch size, and evaluation data leaks into the model.
+
+## Example
+```python
+for epoch in range(epochs):
+    model.train()
+    for x, y in train_loader:
+        step(model, x, y)
+    with torch.no_grad():
+        for x, y in val_loader:
+            correct += (model(x).argmax(1) == y).sum().item()
+```
+Use instead:
+```python
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for x, y in val_loader:
+            correct += (model(x).argmax(1) == y).sum().item()
+    model.train(was_training)
+```
+
+## Fix safety
+Unsafe: the evaluation's numbers change, which is the point. The mode is restored afterwards.
+
+## Verified by
+The model is in eval mode at every forward of the region after the fix, was not before, and its mode and running
+statistics are the same before and after the call (`fixtures/eval_without_model_eval/run.py`).
+
+## References
+- https://docs.pytorch.org/docs/stable/notes/autograd.html#evaluation-mode-nn-module-eval
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import libcst as cst
+
+from torchlint.diagnostic import Applicability, Fix, Question, Severity
+from torchlint.rule import Category, Context, Finding, Rule, unsafe
+from torchlint.semantics import Effect, EvalRegion, Event
+from torchlint.semantics.evaluation import framework_questions, goes_over_data, handed_to, same_module, trained_here
+from torchlint.semantics.modules import minds_mode
+from torchlint.source import walk_scope
+
+RULE = Rule(
+    "TL203",
+    Category.EVALUATION,
+    Severity.WARNING,
+    triggers=(r"no_grad", r"inference_mode", r"def \w*(eval|test|val|infer|pred|accuracy|metrics)\w*\("),
+    since="0.1",
+    fixes=(Applicability.UNSAFE,),
+)
+
+_DELIBERATE = re.compile(r"mc_|monte|dropout|uncertain|bn_|batch_?norm|calibrat|refresh|swa|warm|stat", re.IGNORECASE)
+
+
+@RULE.on
+def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
+    first = region.forwards[0]
+    if region.mode not in ("train", "unknown") or _DELIBERATE.search(region.function.name):
+        return
+    if not first.subject or not minds_mode(ctx.sem, first.value):
+        return
+    events = ctx.sem.events(region.function)
+    if region.evidence == "no_grad" and not goes_over_data(ctx.sem, region):
+        return  # a rollout, a teacher, a target: recording is off for other reasons than evaluation
+    if region.mode == "train" and not _forgotten(events, first):
+        return
+    if region.mode == "unknown" and not trained_here(ctx.sem, region.function, first):
+        return
+    questions = [*framework_questions(ctx.sem, region.function)]
+    if isinstance(region.function.node, cst.FunctionDef):
+        questions.append(Question("callers-set-eval", region.function.own))
+    questions += [
+        Question("sets-eval-mode", e.target)
+        for e in events
+        if e.order < first.order and handed_to(e, first.subject)
+    ]
+    yield Finding(
+        first.node,
+        f"`{first.subject}` is evaluated in train mode",
+        "Dropout and BatchNorm stay active, so metrics are wrong and running statistics take in evaluation data",
+        f"call `{first.subject}.eval()` before and restore the mode after",
+        _fix(region, first, ctx),
+        tuple(dict.fromkeys(questions)),
+    )
+
+
+def _forgotten(events: list[Event], first: Event) -> bool:
+    """Whether training happened between the last `train()` and the region: the mode was set for that, not for this."""
+    last = max((e.order for e in events if e.effect is Effect.TRAIN and e.order < first.order and same_module(e.subject, first.subject)), default=-1)
+    return last < 0 or any(e.effect is Effect.BACKWARD and last < e.order < first.order for e in events)
+
+
+def _fix(region: EvalRegion, first: Event, ctx: Context) -> Fix | None:
+    loop = region.node
+    if isinstance(loop, cst.FunctionDef) or not first.subject.replace(".", "").isidentifier():
+        return None
+    if any(isinstance(n, (cst.Return, cst.Yield)) for n in walk_scope(loop.body)):
+        return None  # the mode would not be restored on that way out
+    if "was_training" in region.function.local or first.function is not region.function:
+        return None
+    around: cst.CSTNode = loop
+    for scope in reversed(first.scopes):
+        if any(a is scope for a in ctx.file.ancestors(loop)) and ctx.file.parent(around) is scope.body:
+            around = scope
+    name = first.subject
+    return unsafe(
+        f"evaluate `{name}` in eval mode and restore its mode",
+        ctx.file.insert_before(around, [f"was_training = {name}.training", f"{name}.eval()"]),
+        ctx.file.insert_after(around, f"{name}.train(was_training)"),
+    )

@@ -1,0 +1,130 @@
+"""Training that goes on in eval mode after an evaluation.
+
+## What it does
+Finds `model.eval()` inside a loop that also trains the same model, where nothing in the loop calls `model.train()` again:
+from the first evaluation on, training runs with Dropout off and BatchNorm frozen.
+
+Silent where `train()` follows anywhere in the loop, also in a helper of the project; where the module in eval mode is only
+a part of the trained one (frozen backbones); and where no evaluation follows (training in eval mode on purpose).
+
+## Why is this bad
+Everything after the first evaluation trains another model than the one configured: no regularisation by Dropout, running
+statistics that never move again. Loss looks better, generalisation gets worse, and nothing warns.
+
+## Example
+```python
+model.train()
+for epoch in range(epochs):
+    for x, y in train_loader:
+        step(model, x, y)
+    model.eval()
+    validate(model, val_loader)
+```
+Use instead:
+```python
+for epoch in range(epochs):
+    model.train()
+    for x, y in train_loader:
+        step(model, x, y)
+    model.eval()
+    validate(model, val_loader)
+```
+
+## Fix safety
+Unsafe: training changes from the second turn of the loop on, which is the point.
+
+## Verified by
+The model is in train mode at every training forward after the fix and was not before (`fixtures/stuck_in_eval/run.py`).
+
+## References
+- https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.eval
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from torchlint.diagnostic import Applicability, Fix, Question, Severity
+from torchlint.rule import Category, Context, Finding, Rule, unsafe
+from torchlint.semantics import Effect, Event, Function, Kind
+from torchlint.semantics.evaluation import handed_to
+from torchlint.semantics.loops import Loop
+from torchlint.semantics.modules import minds_mode
+
+RULE = Rule(
+    "TL204",
+    Category.EVALUATION,
+    Severity.ERROR,
+    triggers=(r"\.eval\(", r"\.train\(\s*(mode\s*=\s*)?False"),
+    since="0.1",
+    fixes=(Applicability.UNSAFE,),
+)
+
+
+@RULE.on
+def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
+    for function in ctx.sem.functions:
+        events = ctx.sem.events(function)
+        seen: set[tuple[int, str]] = set()
+        for event in events:
+            if event.effect is Effect.EVAL and event.loops and event.subject:
+                found = _stuck(events, event)
+                if found is not None and (id(found), event.subject) not in seen:
+                    seen.add((id(found), event.subject))
+                    yield from _report(function, event, found, events, ctx)
+
+
+def _stuck(events: list[Event], event: Event) -> Loop | None:
+    """The innermost loop that trains the module, evaluates it and never goes back to train mode; None if there is none."""
+    for loop in reversed(event.loops):
+        inside = [e for e in events if e.within(loop)]
+        trained = [e for e in inside if e.effect is Effect.FORWARD and _same(e, event) and not e.grad.off and _trains(inside, e)]
+        if not trained:
+            continue
+        if any(e.effect is Effect.TRAIN and (not e.subject or _same(e, event) or event.subject.startswith(e.subject + ".")) for e in inside):
+            return None
+        evaluated = [e for e in inside if e.effect is Effect.FORWARD and _same(e, event) and e.order > event.order and (e.grad.off or not _trains(inside, e))]
+        if not evaluated:
+            return None
+        return loop
+    return None
+
+
+def _same(a: Event, b: Event) -> bool:
+    return a.subject.removesuffix(".module") == b.subject.removesuffix(".module")
+
+
+def _trains(inside: list[Event], forward: Event) -> bool:
+    """Whether a backward follows in the same turn of the forward's own loop (or in the same callee)."""
+    return any(
+        e.effect is Effect.BACKWARD and e.order > forward.order and e.loops == forward.loops and (e.node is forward.node or forward.via is None or e.via is None)
+        for e in inside
+    )
+
+
+def _report(function: Function, event: Event, loop: Loop, events: list[Event], ctx: Context) -> Iterator[Finding]:
+    if event.value.kind is Kind.MODULE and not minds_mode(ctx.sem, event.value):
+        return
+    calls = [e for e in events if e.effect is Effect.CALL and e.within(loop)]
+    if any("train" in e.target.rpartition(".")[2].lower() and e.target.startswith("?") for e in calls):
+        return
+    questions = dict.fromkeys(
+        Question("sets-train-mode", e.target) for e in calls if handed_to(e, event.subject)
+    )
+    name = event.subject
+    yield Finding(
+        event.node,
+        f"training of `{name}` goes on in eval mode",
+        "after this evaluation nothing in the loop calls `train()`, so Dropout stays off and BatchNorm frozen",
+        f"call `{name}.train()` at the start of each turn",
+        _fix(loop, name, event, ctx),
+        tuple(questions),
+    )
+
+
+def _fix(loop: Loop, name: str, event: Event, ctx: Context) -> Fix | None:
+    if not isinstance(loop.body, cst.IndentedBlock) or not name.replace(".", "").isidentifier():
+        return None
+    return unsafe("go back to train mode at the start of each turn", ctx.file.insert_first(loop.body, f"{name}.train()"))

@@ -1,0 +1,47 @@
+"""What a Module is made of, as far as its file says: which layers behave differently in train and eval mode."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import libcst as cst
+
+from torchlint.semantics.kinds import Kind, Value
+from torchlint.semantics.names import OWN
+from torchlint.source import find
+
+if TYPE_CHECKING:
+    from torchlint.semantics.model import Semantics
+
+_MINDS = re.compile(r"Dropout|BatchNorm|InstanceNorm|SyncBatchNorm|FeatureAlpha|RReLU|StochasticDepth|DropPath")
+_STATELESS = re.compile(
+    r"^torch\.nn\.(Linear|Bilinear|Conv\w+|Embedding\w*|ReLU\w*|\w*LU|Sigmoid|Tanh|Softmax|LogSoftmax|Flatten|Identity|LayerNorm|GroupNorm|RMSNorm"
+    r"|\w*Pool\w*|Upsample\w*|Pixel\w+|Sequential|ModuleList|ModuleDict|Parameter\w*|ZeroPad\w*|Unflatten|Softplus|Module|\w*Loss)$"
+)
+
+
+def minds_mode(sem: Semantics, value: Value, depth: int = 0) -> bool:
+    """Whether the module may behave differently in train mode: False only where every layer is known not to."""
+    if value.kind is not Kind.MODULE or depth > 4:
+        return True
+    if value.origin.startswith(OWN):
+        cls = sem.class_of(value.origin)
+        if cls is None or any(not r.startswith("torch.nn.Module") for r in sem.names.roots(cls)):
+            return True
+        return any(_call_minds(sem, call, depth) for c in sem.names.mro(cls) for call in find(c.node.body, cst.Call))
+    if value.node is not None and isinstance(value.node, cst.Call) and value.origin.startswith("torch.nn."):
+        return any(_call_minds(sem, call, depth) for call in find(value.node, cst.Call))
+    return True
+
+
+def _call_minds(sem: Semantics, call: cst.Call, depth: int) -> bool:
+    name = sem.qualified(call.func)
+    if name is None:
+        return False  # a method or a value: the module behind it was made by a call seen elsewhere
+    if name.startswith(OWN):
+        value = sem.value(call)
+        return value.kind is Kind.MODULE and minds_mode(sem, value, depth + 1)
+    if name.startswith("torch.nn.functional.") or not name.startswith("torch.nn."):
+        return "dropout" in name or not name.startswith(("torch.", "math.", "numpy.", "super"))
+    return bool(_MINDS.search(name)) or not _STATELESS.match(name)
