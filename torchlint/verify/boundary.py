@@ -13,6 +13,7 @@ Inputs = dict[str, Any]
 Change = Callable[[Inputs], bool]
 
 COUNTS = (0, 1, 2, 26)
+UNUSABLE = frozenset({"NaN", "inf"})  # what comes in is not finite, so what comes out may rightly not be
 
 
 def data_tensors(inputs: Mapping[str, Any]) -> Iterator[torch.Tensor]:

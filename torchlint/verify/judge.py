@@ -19,6 +19,7 @@ class Run:
     label: str
     comparison: Comparison
     original_raised: str | None = None
+    finite: bool = True  # whether the inputs held neither NaN nor inf
 
 
 def judge_behaviour(
@@ -66,7 +67,7 @@ def _excuse(run: Run) -> str:
     """Why a difference is none that a running program can meet: the original gives no usable result there."""
     if run.original_raised:
         return " where the original raises"
-    if all(difference.kind == "overflow" for difference in run.comparison.differences):
+    if run.finite and all(difference.kind == "overflow" for difference in run.comparison.differences):
         return " where the original overflows"
     return ""
 

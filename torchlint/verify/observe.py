@@ -50,6 +50,7 @@ class Observation:
     notes: dict[str, Any] = field(default_factory=dict)
     exception: str | None = None
     traceback: str = ""
+    result: Any = None  # what the call returned, until the next call has been judged against it
 
 
 # -- walking state ----------------------------------------------------------------------------------------------------
@@ -96,7 +97,10 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
             for name, child in table.items():
                 yield f".{name}", child
         for name, child in vars(value).items():
-            if name not in _MODULE_INTERNALS and "hook" not in name:
+            if "hook" in name:
+                if isinstance(child, Mapping) and child:
+                    yield f".{name}.len", len(child)
+            elif name not in _MODULE_INTERNALS:
                 yield f".{name}", child
     elif isinstance(value, torch.optim.Optimizer):
         for g, group in enumerate(value.param_groups):
@@ -273,11 +277,14 @@ def restore_flags(flags: Mapping[str, Any]) -> None:
 # -- one call ---------------------------------------------------------------------------------------------------------
 
 
-def observe(entry: Callable[..., Any], inputs: Mapping[str, Any], *, backward: bool = True) -> Observation:
+def observe(
+    entry: Callable[..., Any], inputs: Mapping[str, Any], *, backward: bool = True, earlier: Any = None
+) -> Observation:
     """Call `entry(**inputs)` and record everything that a caller could notice. The caller's flags are restored.
 
     With `backward`, the returned tensors that carry a graph are differentiated with fixed random weights and the
-    gradients that arrive at the arguments are part of the record.
+    gradients that arrive at the arguments are part of the record. `earlier` is what an earlier call returned: memory
+    that is handed out twice is noted.
     """
     flags = global_flags()
     # Strong references: memory of an argument must not be reused for a result while sharing is being judged.
@@ -285,6 +292,11 @@ def observe(entry: Callable[..., Any], inputs: Mapping[str, Any], *, backward: b
     owners: dict[int, str] = {}
     for path, value in inputs_before:
         owners.setdefault(_pointer(value) or 0, path)
+
+    for _, value in walk_state(earlier, "earlier"):
+        pointer = _pointer(value)
+        if pointer is not None:
+            owners.setdefault(pointer, "an earlier result")
 
     result: Any = None
     error: BaseException | None = None
@@ -296,7 +308,7 @@ def observe(entry: Callable[..., Any], inputs: Mapping[str, Any], *, backward: b
         except (Exception, SystemExit) as caught:
             error = caught
 
-    record = Observation()
+    record = Observation(result=result)
     leaves = record.leaves
     leaves["exception"] = None if error is None else type(error).__name__
     if error is not None:

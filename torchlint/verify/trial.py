@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from torchlint.verify.boundary import variants
+from torchlint.verify.boundary import UNUSABLE, variants
 from torchlint.verify.compare import Comparison, Level, Yardstick, compare
 from torchlint.verify.judge import Run
 from torchlint.verify.observe import Observation, leaf, nudge, observe, seed_all, to_double, walk_state
@@ -37,6 +37,7 @@ class Program:
         linecache.cache[self.filename] = (len(text), None, text.splitlines(True), self.filename)
         self.activate()
         exec(compile(text, self.filename, "exec"), self.module.__dict__)
+        self.earlier: Any = None
         self._entry = functools.reduce(getattr, entry.split("."), self.module)
 
     def activate(self) -> None:
@@ -74,7 +75,9 @@ class Trial:
         if prepare is not None:
             prepare(inputs)
         seed_all(seed + 1000)
-        return observe(program.entry, inputs, backward=self.backward)
+        record = observe(program.entry, inputs, backward=self.backward, earlier=program.earlier)
+        program.earlier, record.result = record.result, None
+        return record
 
     def run(self, label: str, make: Maker, seed: int) -> Run:
         """Compare the programs on one set of inputs; anything short of bitwise agreement brings out the yardsticks."""
@@ -83,10 +86,15 @@ class Trial:
         comparison = compare(a, b)
         if comparison.level is Level.DIFFERENT and a.exception is None and b.exception is None:
             comparison = compare(a, b, self._yardstick(make, seed))
-        return Run(label, comparison, a.exception)
+        return Run(label, comparison, a.exception, finite=label not in UNUSABLE)
 
     def self_check(self, make: Maker, seed: int) -> Comparison:
-        """The original against itself; anything but bitwise agreement means that nothing can be proven."""
+        """The original against itself; anything but bitwise agreement means that nothing can be proven.
+
+        Both programs are called once before, so that what they keep from call to call is there for the comparisons.
+        """
+        self.observe(self.before, make, seed)
+        self.observe(self.after, make, seed)
         return compare(self.observe(self.before, make, seed), self.observe(self.before, make, seed))
 
     def boundary_runs(self, size: int, seed: int) -> Iterator[Run]:
