@@ -175,7 +175,7 @@ def parse_toml(path: str, data: bytes) -> dict[str, Any]:
     return document
 
 
-_TORCH = re.compile(r"^\s*(?:torch|pytorch)\s*(?:\[[^\]]*\])?\s*\(?\s*([^;#)]*)", re.IGNORECASE)
+_TORCH = re.compile(r"^\s*(?:torch|pytorch)(?![\w.-])\s*(?:\[[^\]]*\])?\s*\(?\s*([^;#)]*)", re.IGNORECASE)
 _BOUND = re.compile(r"(?:>=|==|~=|\^)\s*v?(\d+)\.(\d+)")
 
 

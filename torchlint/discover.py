@@ -53,22 +53,23 @@ class Ignores:
     def __init__(self, directory: str, lines: list[str]) -> None:
         import re
 
-        from pathspec.patterns.gitwildmatch import GitWildMatchPattern
+        from pathspec import GitIgnoreSpec
 
         self.prefix = directory.rstrip(os.sep) + os.sep
         # Neighbouring patterns of the same sense become one expression: a .gitignore of 150 lines costs one match.
         groups: list[tuple[bool, list[str]]] = []
         for line in lines:
             try:
-                pattern = GitWildMatchPattern(line)
+                patterns = list(GitIgnoreSpec.from_lines([line]).patterns)
             except ValueError:
                 continue  # git, too, passes over a line that it cannot read
-            if pattern.include is None or pattern.regex is None:
-                continue
-            source = re.sub(r"\(\?P<\w+>", "(?:", pattern.regex.pattern)
-            if not groups or groups[-1][0] != pattern.include:
-                groups.append((pattern.include, []))
-            groups[-1][1].append(source)
+            for pattern in patterns:
+                if pattern.include is None:
+                    continue
+                source = re.sub(r"\(\?P<\w+>", "(?:", pattern.regex.pattern)
+                if not groups or groups[-1][0] != pattern.include:
+                    groups.append((pattern.include, []))
+                groups[-1][1].append(source)
         self._groups = [(sense, re.compile("|".join(sources))) for sense, sources in reversed(groups)]
 
     def verdict(self, full: str) -> bool | None:

@@ -137,18 +137,18 @@ def _directives(text: str) -> list[Suppression]:
 
 
 def _cut(text: str, start: int, end: int) -> tuple[int, int]:
-    """What goes with a directive: blanks before it; the whole line where nothing else is on it."""
-    while start and text[start - 1] in " \t":
-        start -= 1
+    """What goes with a directive: the blanks around it, and the whole line where nothing else is on it."""
     stop = end
     while stop < len(text) and text[stop] in " \t":
         stop += 1
-    if stop == len(text) or text[stop] in "\r\n":
-        if start == 0 or text[start - 1] in "\r\n":
-            newline = re.compile(r"\r\n|\n|\r").match(text, stop)
-            return start, newline.end() if newline else stop
-        return start, stop
-    return start, start if text[start:end].strip() == "" else end
+    if stop < len(text) and text[stop] not in "\r\n":
+        return start, stop  # another comment follows and takes its place
+    while start and text[start - 1] in " \t":
+        start -= 1
+    if start == 0 or text[start - 1] in "\r\n":
+        newline = re.compile(r"\r\n|\n|\r").match(text, stop)
+        return start, newline.end() if newline else stop
+    return start, stop
 
 
 def apply(

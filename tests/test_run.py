@@ -1,0 +1,180 @@
+"""run and pool: order, lost workers, atomic writes, cross-file questions."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.engine import SYNTAX, rename_rule
+from torchlint import pool, run
+from torchlint.cache import digest
+from torchlint.config import Config
+from torchlint.outcome import Selection
+
+RULES = [SYNTAX, rename_rule()]
+SELECTION = Selection({r.code: r.name for r in RULES}, True, None)
+
+
+@pytest.fixture(autouse=True)
+def own_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "load_chosen", lambda codes: RULES)
+
+
+def files(root: Path, count: int) -> list[str]:
+    paths = []
+    for number in range(count):
+        path = root / f"f{number:03}.py"
+        path.write_text("old\n" * (number % 7))
+        paths.append(str(path))
+    return paths
+
+
+@pytest.mark.parametrize(("count", "jobs"), [(5, 0), (80, 1), (80, 3)])
+def test_findings_come_in_path_order_whatever_the_workers(tmp_path: Path, count: int, jobs: int) -> None:
+    paths = files(tmp_path, count)
+    result = run.check(paths, Config(jobs=jobs), SELECTION, lambda: paths)
+    assert [d.sort_key for d in result.diagnostics] == sorted(d.sort_key for d in result.diagnostics)
+    assert len(result.diagnostics) == sum(n % 7 for n in range(count))
+    assert not result.failed
+
+
+def _killer(marker: str, always: bool) -> Callable[[str], str]:
+    def one(path: str) -> str:
+        if path.endswith("f040.py") and (always or not os.path.exists(marker)):
+            Path(marker).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return path
+
+    return one
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_killed_worker_loses_nothing(tmp_path: Path, always: bool) -> None:
+    paths = files(tmp_path, 80)
+    sized = [(os.path.getsize(p), p) for p in paths]
+    got = dict(pool.each(sized, _killer, (str(tmp_path / "marker"), always), 2))
+    assert sorted(got) == paths
+    lost = [p for p, result in got.items() if isinstance(result, pool.Lost)]
+    assert lost == ([str(tmp_path / "f040.py")] if always else [])
+
+
+def _endless() -> Callable[[str], str]:
+    def one(path: str) -> str:
+        if path.endswith("f040.py"):
+            time.sleep(60)
+        return path
+
+    return one
+
+
+def test_a_file_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "SECONDS_PER_FILE", 1.0)
+    sized = [(1, p) for p in files(tmp_path, 60)]
+    got = dict(pool.each(sized, _endless, (), 2))
+    assert len(got) == 60
+    assert "took longer" in str(got[str(tmp_path / "f040.py")])
+
+
+def test_one_unreadable_file_does_not_stop_the_rest(tmp_path: Path) -> None:
+    paths = files(tmp_path, 3)
+    gone = str(tmp_path / "gone.py")
+    result = run.check([*paths, gone], Config(), SELECTION, lambda: paths)
+    assert len(result.diagnostics) == 3
+    assert result.problems == [f"{gone}: cannot be read: No such file or directory"]
+    assert result.failed
+
+
+def test_fix_gives_texts_and_writes_nothing(tmp_path: Path) -> None:
+    paths = files(tmp_path, 3)
+    result = run.check(paths, Config(), SELECTION, lambda: paths)
+    fixed, problems = run.fix(result, Config(), SELECTION, False)
+    assert [(f.text, len(f.applied)) for f in fixed] == [("new\n", 1), ("new\nnew\n", 2)]
+    assert problems == []
+    assert Path(paths[2]).read_text() == "old\nold\n"
+
+
+def test_write_keeps_mode_encoding_and_mark(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    data = b"\xef\xbb\xbfold = '\xc3\xa9'\r\n"
+    path.write_bytes(data)
+    path.chmod(0o751)
+    assert run.write(str(path), digest(data), "new = 'é'\r\n", [str(tmp_path)]) is None
+    assert path.read_bytes() == b"\xef\xbb\xbfnew = '\xc3\xa9'\r\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o751
+    assert os.listdir(tmp_path) == ["a.py"]
+
+
+def test_a_file_that_changed_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text("mine\n")
+    problem = run.write(str(path), digest(b"old\n"), "new\n", [str(tmp_path)])
+    assert problem is not None
+    assert "changed on disk" in problem
+    assert path.read_text() == "mine\n"
+
+
+def test_a_character_the_encoding_lacks_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    data = b"# coding: latin-1\nold\n"
+    path.write_bytes(data)
+    problem = run.write(str(path), digest(data), "# coding: latin-1\n'λ'\n", [str(tmp_path)])
+    assert problem is not None
+    assert "cannot express" in problem
+    assert path.read_bytes() == data
+
+
+def test_links_are_written_through_inside_the_paths_only(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "in", tmp_path / "out"
+    inside.mkdir()
+    outside.mkdir()
+    for folder in (inside, outside):
+        (folder / "real.py").write_text("old\n")
+    (inside / "near.py").symlink_to(inside / "real.py")
+    (inside / "far.py").symlink_to(outside / "real.py")
+    assert run.write(str(inside / "near.py"), digest(b"old\n"), "new\n", [str(inside)]) is None
+    assert (inside / "near.py").is_symlink()
+    assert (inside / "real.py").read_text() == "new\n"
+    problem = run.write(str(inside / "far.py"), digest(b"old\n"), "new\n", [str(inside)])
+    assert problem is not None
+    assert "outside" in problem
+    assert (outside / "real.py").read_text() == "old\n"
+
+
+def test_long_expressions_get_the_depth_they_need() -> None:
+    from torchlint.check import check_text
+
+    found: list[int] = []
+    text = "x = " + " + ".join(["old"] * 900) + "\n"
+    pool.with_deep_stack(lambda: found.append(len(check_text("a.py", text, RULES, Config()))))
+    assert found == [900]
+
+
+def test_interrupt_leaves_no_worker(tmp_path: Path) -> None:
+    files(tmp_path, 60)
+    script = (
+        "import os, sys, time\n"
+        "from torchlint import pool\n"
+        "def make():\n"
+        "    print(os.getpid(), flush=True)\n"
+        "    return lambda path: time.sleep(30)\n"
+        "try:\n"
+        "    list(pool.each([(1, str(n)) for n in range(60)], make, (), 2))\n"
+        "except KeyboardInterrupt:\n"
+        "    sys.exit(130)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    workers = [int(process.stdout.readline()) for _ in range(2)]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    for worker in workers:
+        with pytest.raises(ProcessLookupError):
+            os.kill(worker, 0)
