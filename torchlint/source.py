@@ -25,36 +25,53 @@ N = TypeVar("N", bound=cst.CSTNode)
 _TRIVIA_PREFIXES = (
     "whitespace", "lpar", "rpar", "lbracket", "rbracket", "lbrace", "rbrace", "comma", "dot", "semicolon", "equal",
     "leading_lines", "trailing_whitespace", "header", "footer", "newline", "lines_after", "colon", "first_line",
-    "last_line", "empty_lines", "indent", "separator", "asterisk", "operator", "operators",
+    "last_line", "empty_lines", "indent", "separator", "asterisk", "operator",
 )  # fmt: skip
 _KEEP = {"star_arg", "star_kwarg", "star_etc"}
 _NOT_CHILDREN = {"str", "bool", "Optional[str]"}
 _NEWLINE = re.compile(r"\r\n|\n|\r")
+_LEAF: tuple[str, ...] = ()
+# Class → names of the fields with children. isinstance is slow on libcst's abstract classes, a dict lookup is not.
+_child_fields: dict[type, tuple[str, ...] | None] = {str: None, type(None): None, cst.MaybeSentinel: None, bool: None}
 
-_child_fields: dict[type, tuple[str, ...]] = {}
 
-
-def _fields_of(cls: type) -> tuple[str, ...]:
-    names = []
-    for f in fields(cls):
-        if f.name in _KEEP or not f.name.startswith(_TRIVIA_PREFIXES):
-            if str(f.type) not in _NOT_CHILDREN:
-                names.append(f.name)
-    result = _child_fields[cls] = tuple(names)
+def _fields_of(cls: type) -> tuple[str, ...] | None:
+    """The fields to walk into, in source order as far as it matters; None for what is no node at all."""
+    result: tuple[str, ...] | None = None
+    if issubclass(cls, cst.CSTNode):
+        result = tuple(
+            f.name
+            for f in fields(cls)
+            if (f.name in _KEEP or not f.name.startswith(_TRIVIA_PREFIXES)) and str(f.type) not in _NOT_CHILDREN
+        )
+    _child_fields[cls] = result
     return result
 
 
-def children(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+def _is_node(cls: type) -> bool:
+    try:
+        return _child_fields[cls] is not None
+    except KeyError:
+        return _fields_of(cls) is not None
+
+
+def children(node: cst.CSTNode) -> list[cst.CSTNode]:
     """The node's children in source order, whitespace and punctuation left out."""
     cls = node.__class__
-    for name in _child_fields.get(cls) or _fields_of(cls):
+    names = _child_fields.get(cls)
+    if names is None:
+        names = _fields_of(cls) or _LEAF
+    result = []
+    for name in names:
         value = getattr(node, name)
-        if isinstance(value, cst.CSTNode):
-            yield value
-        elif value.__class__ is tuple or value.__class__ is list:
+        kind = value.__class__
+        if kind is tuple or kind is list:
             for item in value:
-                if isinstance(item, cst.CSTNode):
-                    yield item
+                if _is_node(item.__class__):
+                    result.append(item)
+        elif _is_node(kind):
+            result.append(value)
+    return result
 
 
 def walk(
@@ -66,9 +83,9 @@ def walk(
         current = stack.pop()
         yield current
         if into is None or current is node or into(current):
-            below = list(children(current))
+            below = children(current)
             below.reverse()
-            stack.extend(below)
+            stack += below
 
 
 def walk_scope(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
@@ -76,15 +93,22 @@ def walk_scope(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
     return walk(node, into=_stays_in_scope)
 
 
+_SCOPES = {cst.FunctionDef, cst.ClassDef, cst.Lambda}
+
+
 def _stays_in_scope(node: cst.CSTNode) -> bool:
-    return not isinstance(node, (cst.FunctionDef, cst.ClassDef, cst.Lambda))
+    return node.__class__ not in _SCOPES
 
 
 def find(node: cst.CSTNode, kind: type[N]) -> Iterator[N]:
     """Every node of class `kind` at or under `node`, in source order."""
+    table: dict[type, bool] = {}
     for n in walk(node):
-        if isinstance(n, kind):
-            yield n
+        cls = n.__class__
+        if (hit := table.get(cls)) is None:
+            hit = table[cls] = issubclass(cls, kind)
+        if hit:
+            yield cast(N, n)
 
 
 class Index(CodegenState):
@@ -381,13 +405,16 @@ def splice(text: str, edits: Iterable[Edit]) -> str:
 
 def dotted(node: cst.CSTNode | None) -> str | None:
     """`a.b.c` for a chain of names and attributes, else None."""
+    if node.__class__ is cst.Name:
+        return cast(cst.Name, node).value
     parts: list[str] = []
-    while isinstance(node, cst.Attribute):
-        parts.append(node.attr.value)
-        node = node.value
-    if not isinstance(node, cst.Name):
+    while node.__class__ is cst.Attribute:
+        attribute = cast(cst.Attribute, node)
+        parts.append(attribute.attr.value)
+        node = attribute.value
+    if not parts or node.__class__ is not cst.Name:
         return None
-    parts.append(node.value)
+    parts.append(cast(cst.Name, node).value)
     return ".".join(reversed(parts))
 
 

@@ -169,7 +169,10 @@ class Evaluator:
             self._uses[function] = uses
             cls = function.cls
             body = function.node if isinstance(function.node, cst.Module) else function.node.body
-            for node in walk(body, into=lambda n: not isinstance(n, (cst.FunctionDef, cst.ClassDef))):
+            for node in walk(body, into=_not_a_definition):
+                kind = node.__class__
+                if kind is not cst.Attribute and kind is not cst.Call:
+                    continue
                 if isinstance(node, cst.Attribute):
                     base = dotted(node.value)
                     if base is not None:
@@ -1011,6 +1014,11 @@ def _join_all(values: Sequence[Value]) -> Value:
     return result
 
 
+def _not_a_definition(node: cst.CSTNode) -> bool:
+    kind = node.__class__
+    return kind is not cst.FunctionDef and kind is not cst.ClassDef
+
+
 def leaves(suite: cst.BaseSuite) -> bool:
     """Whether the block always ends its iteration, function or program."""
     body = suite.body
@@ -1030,6 +1038,8 @@ def used_as(attrs: set[str]) -> Value:
         return UNKNOWN
     if "param_groups" in attrs or ("zero_grad" in attrs and "step" in attrs):
         return Value(Kind.OPTIMIZER, evidence="used")
+    if {"scale", "step", "update"} <= attrs:
+        return Value(Kind.SCALER, evidence="used")
     if attrs & {"parameters", "named_parameters", "named_modules", "modules", "children", "named_children", "requires_grad_"} or (
         attrs & {"eval", "train"} and attrs & {"()", "to", "cuda", "state_dict", "load_state_dict"}
     ):

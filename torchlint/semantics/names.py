@@ -117,6 +117,8 @@ class Names:
     def _collect(self, scope: cst.CSTNode, function: Function, cls: Class | None, prefix: str) -> None:
         body = scope if isinstance(scope, cst.Module) else scope.body  # type: ignore[attr-defined]
         for node in walk_scope(body):
+            if node.__class__ not in _BINDING:
+                continue
             if isinstance(node, cst.FunctionDef):
                 self._function(node, function, cls, prefix)
                 if cls is None:
@@ -233,6 +235,12 @@ def parameters(node: cst.FunctionDef) -> Iterator[cst.Param]:
     yield from p.kwonly_params
     if p.star_kwarg is not None:
         yield p.star_kwarg
+
+
+_BINDING = frozenset(
+    (cst.FunctionDef, cst.ClassDef, cst.Import, cst.ImportFrom, cst.AssignTarget, cst.AnnAssign, cst.AugAssign)
+    + (cst.NamedExpr, cst.For, cst.WithItem, cst.ExceptHandler)
+)
 
 
 def _bound(node: cst.CSTNode) -> Iterator[str]:
