@@ -95,7 +95,6 @@ def test_a_good_fix_is_proven_and_reported() -> None:
         ({"before": BEFORE.replace("out = []", "torch.empty(10**14)")}, "crash in the original"),
         ({"wrong_fix": lambda s: s}, "the wrong fix changes nothing"),
         ({"wrong_fix": lambda s: s + "\n# no change"}, "the wrong fix passes"),
-        ({"cost": "gpu"}, "claims a GPU effect"),
     ],
 )
 def test_what_is_not_proven_says_why(changes: dict[str, Any], text: str) -> None:
@@ -161,8 +160,8 @@ def test_what_the_child_started_dies_with_it(tmp_path: Path) -> None:
 
     outcome = run_forked(work, seconds=20)
     time.sleep(0.2)
-    with pytest.raises(ProcessLookupError):
-        os.kill(outcome.value, 0)
+    status = Path(f"/proc/{outcome.value}/stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"  # a zombie, where init is slow to reap
 
 
 def test_the_network_is_away_where_the_system_allows() -> None:

@@ -207,6 +207,7 @@ def _child(
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115 (the process is ours)
         os.chdir(scratch)
         isolation = Isolation((), ("confinement was switched off",))
         if confined:
