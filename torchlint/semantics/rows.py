@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -44,7 +45,7 @@ def row_loop(node: Loop, sem: Semantics) -> RowLoop | None:
     if node.asynchronous is not None:
         return None
     source = _unwrap(node.iter, sem)
-    target = node.target
+    target: cst.BaseExpression | None = node.target
     index = ""
     if isinstance(source, cst.Call) and _builtin(source, "enumerate", sem) and len(source.args) == 1:
         if not isinstance(target, cst.Tuple) or len(target.elements) != 2:
@@ -52,9 +53,7 @@ def row_loop(node: Loop, sem: Semantics) -> RowLoop | None:
         counter = target.elements[0].value
         if not isinstance(counter, cst.Name):
             return None
-        index, target, source = counter.value, _target(target.elements[1].value), source.args[0].value
-        if target is None:
-            return None
+        index, target, source = counter.value, target.elements[1].value, source.args[0].value
     if isinstance(source, cst.Call) and _builtin(source, "range", sem):
         return _counted(node, source, target, sem) if not index else None
     if isinstance(source, cst.Call) and _builtin(source, "zip", sem):
@@ -64,7 +63,7 @@ def row_loop(node: Loop, sem: Semantics) -> RowLoop | None:
     return RowLoop(node, index, {target.value: source}, source, 0, f"len({sem.file.code(source)})")
 
 
-def _counted(node: Loop, call: cst.Call, target: cst.CSTNode, sem: Semantics) -> RowLoop | None:
+def _counted(node: Loop, call: cst.Call, target: cst.CSTNode | None, sem: Semantics) -> RowLoop | None:
     args = [a for a in call.args if a.keyword is None and not a.star]
     if len(args) != len(call.args) or not isinstance(target, cst.Name):
         return None
@@ -78,7 +77,7 @@ def _counted(node: Loop, call: cst.Call, target: cst.CSTNode, sem: Semantics) ->
     return RowLoop(node, target.value, {}, found[0], found[1], sem.file.code(args[0].value))
 
 
-def _zipped(node: Loop, call: cst.Call, target: cst.CSTNode, index: str, sem: Semantics) -> RowLoop | None:
+def _zipped(node: Loop, call: cst.Call, target: cst.CSTNode | None, index: str, sem: Semantics) -> RowLoop | None:
     if not isinstance(target, cst.Tuple) or len(target.elements) != len(call.args) or len(call.args) < 2:
         return None
     rows: dict[str, cst.BaseExpression] = {}
@@ -90,10 +89,6 @@ def _zipped(node: Loop, call: cst.Call, target: cst.CSTNode, index: str, sem: Se
         rows[element.value.value] = arg.value
     first = call.args[0].value
     return RowLoop(node, index, rows, first, 0, f"len({sem.file.code(first)})")
-
-
-def _target(node: cst.BaseExpression) -> cst.Name | cst.Tuple | None:
-    return node if isinstance(node, (cst.Name, cst.Tuple)) else None
 
 
 def _unwrap(node: cst.BaseExpression, sem: Semantics) -> cst.BaseExpression:
@@ -112,10 +107,19 @@ def _walkable(node: cst.BaseExpression, sem: Semantics) -> bool:
     """A tensor whose rows a loop may walk: not a tensor of positions (`nonzero`, `unique`, `randperm`, `arange`), whose
     items choose what to do rather than hold the data."""
     value = sem.value(node)
-    if not value.is_tensor or value.evidence == "used":
+    if not _is_tensor(node, sem) or value.evidence == "used":
         return False
     made = value.origin.rpartition(".")[2]
-    return made not in ("nonzero", "unique", "unique_consecutive", "randperm", "arange", "linspace", "logspace", "range")
+    return made not in (
+        "nonzero",
+        "unique",
+        "unique_consecutive",
+        "randperm",
+        "arange",
+        "linspace",
+        "logspace",
+        "range",
+    )
 
 
 def extent(node: cst.BaseExpression, sem: Semantics) -> tuple[cst.BaseExpression, int] | None:
@@ -145,7 +149,7 @@ def _direct_extent(node: cst.BaseExpression, sem: Semantics) -> tuple[cst.BaseEx
             return node.args[0].value, 0
         if isinstance(node.func, cst.Attribute) and node.func.attr.value == "size" and len(node.args) == 1:
             axis = literal(node.args[0].value)
-            if isinstance(axis, int) and axis >= 0 and _is_tensor(node.func.value, sem):
+            if isinstance(axis, int) and axis >= 0 and may_be_tensor(node.func.value, sem):
                 return node.func.value, axis
     if isinstance(node, cst.Subscript) and len(node.slice) == 1 and isinstance(node.slice[0].slice, cst.Index):
         axis = literal(node.slice[0].slice.value)
@@ -165,14 +169,46 @@ def shape_owner(node: cst.BaseExpression, sem: Semantics) -> cst.BaseExpression 
         and node.func.attr.value == "size"
         and not node.args
     ):
-        owner = node.func.value
+        # Only tensors have a `size` that can be called.
+        return node.func.value if may_be_tensor(node.func.value, sem) else None
     else:
         return None
     return owner if _is_tensor(owner, sem) else None
 
 
+def may_be_tensor(node: cst.BaseExpression, sem: Semantics) -> bool:
+    """Nothing says that it is anything else."""
+    return sem.value(node).kind in (Kind.TENSOR, Kind.PARAMETER, Kind.BATCH, Kind.UNKNOWN)
+
+
 def _is_tensor(node: cst.BaseExpression, sem: Semantics) -> bool:
-    return sem.value(node).is_tensor
+    return sem.value(node).is_tensor and not _is_star_parameter(node, sem)
+
+
+def _is_star_parameter(node: cst.BaseExpression, sem: Semantics) -> bool:
+    """`*tensors: Tensor` is a tuple, whatever its annotation says of the members."""
+    function = sem.function(node).node
+    if not isinstance(node, cst.Name) or not isinstance(function, cst.FunctionDef):
+        return False
+    stars = (function.params.star_arg, function.params.star_kwarg)
+    return any(isinstance(s, cst.Param) and s.name.value == node.value for s in stars)
+
+
+_MEMORY = re.compile(r"\b(memory|mem|oom|peak|vram|chunk)", re.IGNORECASE)
+
+
+def saves_memory(node: cst.CSTNode, sem: Semantics) -> bool:
+    """Whether a comment above the statement says that going row by row is meant to save memory."""
+    row = sem.file.row(sem.file.statement(node)) - 2
+    starts, text = sem.file.lines.starts, sem.file.text
+    while row >= 0:
+        line = text[starts[row] : starts[row + 1]].strip()
+        if not line.startswith("#"):
+            return False
+        if _MEMORY.search(line):
+            return True
+        row -= 1
+    return False
 
 
 def scope_body(node: cst.CSTNode, sem: Semantics) -> cst.CSTNode:
@@ -181,7 +217,7 @@ def scope_body(node: cst.CSTNode, sem: Semantics) -> cst.CSTNode:
 
 
 def bindings(name: str, body: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    """Every node in the scope that binds the name: Assign, AnnAssign, AugAssign, For, With, NamedExpr, imports aside."""
+    """Every node in the scope that binds the name: Assign, AnnAssign, AugAssign, For, With, NamedExpr, Del."""
     for node in walk_scope(body):
         targets: list[cst.CSTNode] = []
         if isinstance(node, cst.Assign):
@@ -208,7 +244,7 @@ def bound_names(target: cst.CSTNode) -> set[str]:
 def definition_of(
     name: str, at: cst.CSTNode, sem: Semantics
 ) -> tuple[cst.BaseAssignTargetExpression, cst.BaseExpression] | None:
-    """The one assignment that gives the name its value in this scope, as (target, value); None if there is none, or several."""
+    """The one assignment that gives the name its value in this scope, as (target, value); None unless just one."""
     function = sem.function(at)
     if name in function.params:
         return None
@@ -226,7 +262,7 @@ def reads(name: str, node: cst.CSTNode, sem: Semantics) -> Iterator[cst.Name]:
 
 
 def is_read(node: cst.Name, sem: Semantics) -> bool:
-    """Whether the Name node is a variable that is read: not a target, a keyword, an attribute's or a parameter's name."""
+    """Whether the Name node is a variable that is read, not a target, a keyword or a declared name."""
     parent = sem.file.parent(node)
     if isinstance(parent, cst.Attribute):
         return parent.value is node

@@ -1,0 +1,435 @@
+"""What one turn of a row loop does, and whether the turns are independent of each other.
+
+A turn may bind temporaries, write its own row of a tensor, add to a total, and append to a list. Anything else (a row
+that reads another row, an early exit, a call with unknown effects, randomness, rows of different lengths) makes the
+loop more than a batched expression, and `read_body` says None.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field, replace
+
+import libcst as cst
+
+from torchlint.semantics.kinds import Kind
+from torchlint.semantics.model import Semantics
+from torchlint.semantics.names import Function
+from torchlint.semantics.rows import RowLoop, bindings, is_read, may_be_tensor, reads
+from torchlint.source import dotted, find, literal, walk
+
+# Functions and methods that compute from their arguments alone and whose result's shape does not depend on the values.
+_PURE_NAMES = """
+    abs neg relu clamp clip clamp_min clamp_max sqrt rsqrt floor ceil round trunc square sign float double half long int
+    bool isnan isinf isfinite logical_not logical_and logical_or eq ne lt le gt ge add sub mul div clone detach
+    contiguous exp exp2 expm1 log log2 log10 log1p sigmoid tanh sin cos tan asin acos atan atan2 sinh cosh erf erfc
+    reciprocal pow softplus gelu silu elu selu leaky_relu logsigmoid sum mean prod amax amin argmax argmin all any std
+    var norm max min median logsumexp softmax log_softmax cumsum cumprod flip normalize matmul mm mv bmm dot outer
+    einsum tensordot cross squeeze unsqueeze reshape view flatten transpose permute t expand expand_as repeat to type
+    type_as cpu cuda where maximum minimum stack cat cosine_similarity pairwise_distance cdist dist topk sort argsort
+    kthvalue gather index_select tensor as_tensor zeros_like ones_like full_like zeros ones full item tolist size dim
+    numel roll diff tril triu trace diagonal det inverse inv solve cholesky svd fft ifft lerp addcmul addcdiv fmod
+    remainder cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss binary_cross_entropy
+    binary_cross_entropy_with_logits kl_div one_hot scatter scatter_add index_add masked_fill bincount histc square_
+    movedim swapaxes
+"""
+PURE = frozenset(_PURE_NAMES.split())
+# Methods that write into the row they are called on.
+_WRITES_NAMES = """
+    copy_ fill_ zero_ add_ sub_ mul_ div_ pow_ clamp_ relu_ sigmoid_ tanh_ exp_ sqrt_ abs_ neg_ index_add_ index_copy_
+    index_fill_ scatter_ scatter_add_ masked_fill_ addcmul_ addcdiv_ lerp_
+"""
+WRITES = frozenset(_WRITES_NAMES.split())
+_BUILTINS = frozenset(("float", "int", "abs"))
+_JOINS = frozenset(f"torch.{n}" for n in ("stack", "cat", "tensor", "vstack", "hstack", "as_tensor")) | {
+    "numpy.mean",
+    "numpy.array",
+}
+
+
+class StepKind(str, enum.Enum):
+    TEMPORARY = "temporary"
+    STORE = "store"
+    ACCUMULATE = "accumulate"
+    APPEND = "append"
+    WRITE = "write"  # a method that writes into the row
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One statement of the turn. `target`: the name, item, list or row that receives; `operator`: as written."""
+
+    kind: StepKind
+    node: cst.BaseSmallStatement = field(repr=False)
+    target: cst.BaseExpression = field(repr=False)
+    value: cst.BaseExpression = field(repr=False)
+    operator: str = "="
+    test: cst.BaseExpression | None = field(default=None, repr=False)  # of the `if` around it
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """The steps of a turn, all of them understood."""
+
+    rows: RowLoop
+    steps: tuple[Step, ...]
+
+    def of(self, kind: StepKind) -> list[Step]:
+        return [s for s in self.steps if s.kind is kind]
+
+    @property
+    def sinks(self) -> list[Step]:
+        return [s for s in self.steps if s.kind is not StepKind.TEMPORARY]
+
+
+def read_body(rows: RowLoop, sem: Semantics) -> Body | None:
+    """The turn of a `for` statement; None where it does more than independent work per row."""
+    loop = rows.node
+    if not isinstance(loop, cst.For) or loop.orelse is not None or not isinstance(loop.body, cst.IndentedBlock):
+        return None
+    steps: list[Step] = []
+    for statement in loop.body.body:
+        found = _guarded(statement, rows) if isinstance(statement, cst.If) else _line(statement, rows, steps)
+        if found is None:
+            return None
+        steps += found
+    body = Body(rows, tuple(steps))
+    if not body.sinks or not _independent(body, sem):
+        return None
+    judge = Purity(rows, {s.target.value for s in body.of(StepKind.TEMPORARY) if isinstance(s.target, cst.Name)}, sem)
+    if not all(judge.is_pure(s.value) and (s.test is None or judge.is_pure(s.test)) for s in steps):
+        return None
+    for step in steps:
+        if step.kind is StepKind.WRITE and isinstance(step.node, cst.Expr) and isinstance(step.node.value, cst.Call):
+            if not all(judge.is_pure(a.value) for a in step.node.value.args):
+                return None
+        if isinstance(step.target, cst.Subscript) and not judge.is_own_row(step.target):
+            return None
+        if step.kind is StepKind.APPEND and not _joined_later(step, body, sem):
+            return None
+    return body if judge.rows_seen else None
+
+
+def _line(statement: cst.CSTNode, rows: RowLoop, before: list[Step]) -> list[Step] | None:
+    if not isinstance(statement, cst.SimpleStatementLine):
+        return None
+    steps: list[Step] = []
+    for small in statement.body:
+        step = _step(small, rows, before + steps)
+        if step is None:
+            return None
+        steps.append(step)
+    return steps
+
+
+def _guarded(node: cst.If, rows: RowLoop) -> list[Step] | None:
+    """The steps under an `if` on the row: stores and totals, which `torch.where` can choose."""
+    steps: list[Step] = []
+    suites: list[cst.BaseSuite] = [node.body]
+    if isinstance(node.orelse, cst.Else):
+        suites.append(node.orelse.body)
+    elif node.orelse is not None:
+        return None
+    for suite in suites:
+        for statement in suite.body:
+            found = _line(statement, rows, []) if isinstance(suite, cst.IndentedBlock) else None
+            if found is None or any(s.kind not in (StepKind.STORE, StepKind.ACCUMULATE) for s in found):
+                return None
+            steps += [replace(s, test=node.test) for s in found]
+    return steps
+
+
+def _step(small: cst.BaseSmallStatement, rows: RowLoop, before: list[Step]) -> Step | None:
+    if isinstance(small, cst.Assign) and len(small.targets) == 1:
+        target = small.targets[0].target
+        if isinstance(target, cst.Subscript):
+            return Step(StepKind.STORE, small, target, small.value)
+        if isinstance(target, cst.Name) and target.value not in rows.bound:
+            known = {s.target.value for s in before if s.kind is StepKind.TEMPORARY and isinstance(s.target, cst.Name)}
+            value = small.value
+            if (
+                isinstance(value, cst.BinaryOperation)
+                and isinstance(value.operator, cst.Add)
+                and isinstance(value.left, cst.Name)
+                and value.left.value == target.value
+                and target.value not in known
+            ):
+                return Step(StepKind.ACCUMULATE, small, target, value.right, "+=")
+            return Step(StepKind.TEMPORARY, small, target, value)
+    if isinstance(small, cst.AugAssign) and isinstance(small.target, (cst.Name, cst.Subscript)):
+        operator = {
+            cst.AddAssign: "+=",
+            cst.SubtractAssign: "-=",
+            cst.MultiplyAssign: "*=",
+            cst.DivideAssign: "/=",
+        }.get(type(small.operator))
+        if operator is None:
+            return None
+        if isinstance(small.target, cst.Subscript):
+            return Step(StepKind.STORE, small, small.target, small.value, operator)
+        if operator == "+=" and small.target.value not in rows.bound:
+            return Step(StepKind.ACCUMULATE, small, small.target, small.value, operator)
+    if (
+        isinstance(small, cst.Expr)
+        and isinstance(small.value, cst.Call)
+        and isinstance(small.value.func, cst.Attribute)
+    ):
+        call, method = small.value, small.value.func.attr.value
+        owner = small.value.func.value
+        if method == "append" and len(call.args) == 1 and isinstance(owner, cst.Name):
+            return Step(StepKind.APPEND, small, owner, call.args[0].value, method)
+        if method in WRITES and (isinstance(owner, cst.Subscript) or dotted(owner) in rows.rows):
+            return Step(StepKind.WRITE, small, owner, owner, method)
+    return None
+
+
+def _independent(body: Body, sem: Semantics) -> bool:
+    """No turn reads what another turn wrote: temporaries come before their reads, totals and lists are not looked at,
+    and tensors written into are read only at the turn's own row."""
+    temporary: set[str] = set()
+    carried = {
+        s.target.value
+        for s in body.steps
+        if s.kind in (StepKind.ACCUMULATE, StepKind.APPEND) and isinstance(s.target, cst.Name)
+    }
+    later = {s.target.value for s in body.of(StepKind.TEMPORARY) if isinstance(s.target, cst.Name)}
+    if carried & later:
+        return False
+    written = {root for s in body.steps if s.kind in (StepKind.STORE, StepKind.WRITE) if (root := _root(s.target))}
+    if written & later:
+        return False
+    for step in body.steps:
+        read = {
+            n.value for part in _read_parts(step) for n in walk(part) if isinstance(n, cst.Name) and is_read(n, sem)
+        }
+        if read & (later - temporary) or read & carried:
+            return False
+        if step.kind is StepKind.TEMPORARY and isinstance(step.target, cst.Name):
+            temporary.add(step.target.value)
+    loop = body.rows.node
+    for root in written:
+        places = {
+            _own_place(use, body.rows, sem)
+            for use in (reads(root, loop.body, sem) if isinstance(loop, cst.For) else ())
+        }
+        if None in places or len(places - {()}) > 1:
+            return False
+    return True
+
+
+def _read_parts(step: Step) -> list[cst.CSTNode]:
+    parts: list[cst.CSTNode] = [step.value]
+    if step.test is not None:
+        parts.append(step.test)
+    if isinstance(step.target, cst.Subscript):
+        parts += list(step.target.slice)
+    if step.kind is StepKind.WRITE and isinstance(step.node, cst.Expr) and isinstance(step.node.value, cst.Call):
+        parts += list(step.node.value.args)
+    return parts
+
+
+def _root(node: cst.CSTNode) -> str | None:
+    while isinstance(node, (cst.Subscript, cst.Attribute)):
+        node = node.value
+    return node.value if isinstance(node, cst.Name) else None
+
+
+def _own_place(use: cst.CSTNode, rows: RowLoop, sem: Semantics) -> tuple[int, ...] | None:
+    """Where among the indices the counter stands in `name[i]`, `name[:, i]`, `name[0][i]`; () where the name is only
+    asked for what no turn changes (`name.shape`, `name.device`) or is the row itself; None for any other read."""
+    if isinstance(use, cst.Name) and use.value in rows.rows:
+        return ()
+    parent = sem.file.parent(use)
+    while isinstance(parent, cst.Attribute) and parent.value is use:
+        if parent.attr.value in ("shape", "device", "dtype"):
+            return ()
+        use, parent = parent, sem.file.parent(parent)
+    depth = 0
+    while isinstance(parent, cst.Subscript) and parent.value is use:
+        at = counter_at(parent, rows)
+        if at is not None:
+            return (depth, at)
+        use, parent, depth = parent, sem.file.parent(parent), depth + 1
+    return None
+
+
+def counter_at(node: cst.Subscript, rows: RowLoop) -> int | None:
+    """The position of the bare counter among the indices, None if it is not there exactly once."""
+    places = [
+        i
+        for i, e in enumerate(node.slice)
+        if isinstance(e.slice, cst.Index) and isinstance(e.slice.value, cst.Name) and e.slice.value.value == rows.index
+    ]
+    return places[0] if len(places) == 1 and rows.index else None
+
+
+def _joined_later(step: Step, body: Body, sem: Semantics) -> bool:
+    """Whether the list is a gathering of results: every other use joins it into a tensor or adds it up. A list of
+    Python numbers may be used in any way, because `.tolist()` gives the same list."""
+    if not isinstance(step.target, cst.Name):
+        return False
+    name, loop = step.target.value, body.rows.node
+    if gives_number(step.value, sem):
+        return True
+    function = sem.function(loop)
+    if name in function.params:
+        return False
+    made = list(bindings(name, function.body))
+    if not made or not all(isinstance(b, cst.Assign) for b in made):
+        return False
+    end = sem.file.caret(loop)[1]
+    uses = [n for n in reads(name, function.body, sem) if sem.file.caret(n)[0] >= end]
+    rebound = [sem.file.caret(b)[1] for b in made if sem.file.caret(b)[0] >= end]
+    if rebound:
+        uses = [n for n in uses if sem.file.caret(n)[0] < min(rebound)]
+    return bool(uses) and all(_joins(n, sem) or _is_other_append(n, sem) for n in uses)
+
+
+def _is_other_append(use: cst.Name, sem: Semantics) -> bool:
+    parent = sem.file.parent(use)
+    return isinstance(parent, cst.Attribute) and parent.attr.value in ("append", "extend")
+
+
+def _joins(use: cst.Name, sem: Semantics) -> bool:
+    arg = sem.file.parent(use)
+    call = sem.file.parent(arg) if isinstance(arg, cst.Arg) else None
+    if not isinstance(call, cst.Call):
+        return False
+    return (sem.qualified(call.func) or dotted(call.func)) in _JOINS | {"sum", "len"}
+
+
+def gives_number(node: cst.BaseExpression, sem: Semantics) -> bool:
+    """`row.item()`, `float(row)`, `int(row)`: a Python number out of a tensor."""
+    if isinstance(node, cst.Tuple):
+        return bool(node.elements) and all(gives_number(e.value, sem) for e in node.elements)
+    if not isinstance(node, cst.Call):
+        return False
+    if isinstance(node.func, cst.Attribute):
+        return node.func.attr.value == "item" and not node.args
+    return isinstance(node.func, cst.Name) and node.func.value in ("float", "int") and len(node.args) == 1
+
+
+def _names_only(target: cst.CSTNode) -> bool:
+    if isinstance(target, (cst.Tuple, cst.List)):
+        return all(_names_only(e.value) for e in target.elements)
+    return isinstance(target, cst.Name)
+
+
+class Purity:
+    """Judges the expressions of a turn. `rows_seen`: rows of certain tensors were among them."""
+
+    def __init__(
+        self, rows: RowLoop, temporaries: set[str], sem: Semantics, judging: tuple[Function, ...] = ()
+    ) -> None:
+        self._judging = judging
+        self.rows = rows
+        self.sem = sem
+        self.varying = temporaries | rows.bound
+        self.rows_seen = False
+        self.work_seen = False
+
+    def is_pure(self, node: cst.CSTNode) -> bool:
+        """Whether the expression is a fixed-shape computation from the turn's own row and what all turns share."""
+        if isinstance(node, (cst.Integer, cst.Float, cst.SimpleString, cst.Imaginary)):
+            return True
+        if isinstance(node, cst.Name):
+            if node.value in self.rows.rows:
+                self.rows_seen = True
+            return node.value != self.rows.index
+        if isinstance(node, cst.Attribute):
+            return self.is_pure(node.value)
+        if isinstance(node, cst.Subscript):
+            return self._is_pure_item(node)
+        if isinstance(node, (cst.BinaryOperation, cst.UnaryOperation, cst.Comparison)):
+            self.work_seen = True
+            if isinstance(node, cst.Comparison):
+                return self.is_pure(node.left) and all(self.is_pure(c.comparator) for c in node.comparisons)
+            if isinstance(node, cst.UnaryOperation):
+                return not isinstance(node.operator, cst.Not) and self.is_pure(node.expression)
+            return self.is_pure(node.left) and self.is_pure(node.right)
+        if isinstance(node, (cst.Tuple, cst.List)):
+            return all(isinstance(e, cst.Element) and self.is_pure(e.value) for e in node.elements)
+        return isinstance(node, cst.Call) and self._is_pure_call(node)
+
+    def _is_pure_call(self, node: cst.Call) -> bool:
+        name = self.sem.qualified(node.func)
+        self.work_seen = True
+        if any(a.star for a in node.args) or not all(self.is_pure(a.value) for a in node.args):
+            return False
+        if name is not None and name.startswith("torch."):
+            last = name.rpartition(".")[2]
+            return last in PURE and not (last == "where" and len(node.args) < 3)
+        if isinstance(node.func, cst.Name) and node.func.value in _BUILTINS and name in (None, node.func.value):
+            return True
+        if self.sem.value(node.func).kind is Kind.LOSS_FN:
+            return True
+        callee = self.sem.callee(node)
+        if callee is not None:
+            return self._is_pure_function(callee)
+        return (
+            name is None
+            and isinstance(node.func, cst.Attribute)
+            and node.func.attr.value in PURE
+            and self.is_pure(node.func.value)
+        )
+
+    def _is_pure_function(self, function: Function) -> bool:
+        """A function of this file that only names intermediate results and returns one."""
+        if function in self._judging or function.is_method or not isinstance(function.node, cst.FunctionDef):
+            return False
+        inner = Purity(self.rows, set(function.params), self.sem, (*self._judging, function))
+        inner.varying = set(function.local)
+        for statement in function.node.body.body:
+            for small in statement.body if isinstance(statement, cst.SimpleStatementLine) else [None]:
+                if isinstance(small, cst.Expr) and isinstance(small.value, cst.SimpleString):
+                    continue
+                if isinstance(small, cst.Assign) and all(_names_only(t.target) for t in small.targets):
+                    value: cst.BaseExpression | None = small.value
+                else:
+                    value = small.value if isinstance(small, cst.Return) else None
+                if value is None or not inner.is_pure(value):
+                    return False
+        return True
+
+    def _is_pure_item(self, node: cst.Subscript) -> bool:
+        own = self.is_own_row(node)
+        if own:
+            if self.sem.value(node.value).is_tensor or node.value.deep_equals(self.rows.over):
+                self.rows_seen = True
+            elif not may_be_tensor(node.value, self.sem):
+                return False
+            return self.is_pure(node.value)
+        if not self.is_pure(node.value):
+            return False
+        return all(self._is_fixed_index(e.slice) for e in node.slice)
+
+    def is_own_row(self, node: cst.Subscript) -> bool:
+        """`x[i]`, `x[i, 1:]`, `x[:, i]`: the counter once, and nothing else that differs from turn to turn."""
+        if isinstance(node.value, cst.Name) and node.value.value in self.rows.rows:
+            return all(self._is_fixed_index(e.slice) for e in node.slice)
+        at = counter_at(node, self.rows)
+        if at is None or self._varies(node.value):
+            return (
+                isinstance(node.value, cst.Subscript)
+                and self.is_own_row(node.value)
+                and all(self._is_fixed_index(e.slice) for e in node.slice)
+            )
+        return all(self._is_fixed_index(e.slice) for i, e in enumerate(node.slice) if i != at)
+
+    def _is_fixed_index(self, index: cst.BaseSlice) -> bool:
+        """An index that selects the same number of items in every turn."""
+        if isinstance(index, cst.Slice):
+            return not any(part is not None and self._varies(part) for part in (index.lower, index.upper, index.step))
+        if not isinstance(index, cst.Index) or self._varies(index.value):
+            return False
+        if isinstance(index.value, cst.Comparison):
+            return False
+        kind = self.sem.value(index.value).kind
+        return (
+            kind in (Kind.NUMBER, Kind.NONE)
+            or literal(index.value) is not ...
+            or isinstance(index.value, (cst.Ellipsis, cst.Name))
+        )
+
+    def _varies(self, node: cst.CSTNode) -> bool:
+        return any(n.value in self.varying for n in find(node, cst.Name))

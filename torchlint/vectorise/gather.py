@@ -1,0 +1,297 @@
+"""A list of parts and one `torch.cat` behind the loop, in place of a tensor that grows in every turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from torchlint.diagnostic import Applicability, Edit, Fix
+from torchlint.semantics.kinds import Kind
+from torchlint.semantics.model import Semantics
+from torchlint.semantics.rows import bindings, fresh_name, is_read, reads
+from torchlint.source import argument, dotted, find, literal, walk
+from torchlint.vectorise.growth import Growth, growth
+
+_WITH_DIM = frozenset(("torch.cat", "torch.concat", "torch.concatenate"))
+
+
+def list_fix(g: Growth, sem: Semantics) -> Fix | None:
+    """Collect the parts in a list and join them once behind the loop. None where that cannot be written surely."""
+    steps = _steps(g, sem)
+    if steps is None or any(s.prepends or s.first is not g.first for s in steps) or "." in g.name:
+        return None
+    tail = {_tail(s, sem) for s in steps}
+    if len(tail) != 1 or isinstance(g.first, cst.IfExp):
+        return None
+    arguments = tail.pop()
+    if not _loop_keeps(g, sem) or sem.file.parent(g.loop) is None or _leaves_with_value(g, sem):
+        return None
+    parts = fresh_name(f"{g.name}_parts", sem)
+    function = sem.file.code(g.call.func)
+    edits: list[Edit] = []
+    if g.first is not None:
+        if not _replaces_guard(g, sem):
+            return None
+        edits.append(sem.file.insert_before(g.loop, f"{parts} = []"))
+        edits.append(_append(g.first, g, parts, sem))
+        edits.append(
+            sem.file.insert_after(
+                g.loop, [f"if {parts}:", f"{sem.file.indent_unit}{g.name} = {function}({parts}{arguments})"]
+            )
+        )
+        return Fix(tuple(edits), Applicability.UNSAFE, _MESSAGE)
+    edits.append(sem.file.insert_before(g.loop, f"{parts} = [{g.name}]"))
+    for step in steps:
+        edits.append(_append(step.node, step, parts, sem))
+    edits.append(sem.file.insert_after(g.loop, f"{g.name} = {function}({parts}{arguments})"))
+    proven = _starts_as_tensor(g, arguments, sem) and all(
+        _is_fresh(p, g, sem) and not _is_slice(p, g) for s in steps for p in s.parts
+    )
+    proven = proven and not any(_under_with(s, g, sem) for s in steps)
+    return Fix(tuple(edits), Applicability.SAFE if proven else Applicability.UNSAFE, _MESSAGE)
+
+
+_MESSAGE = "collect the parts in a list and concatenate once behind the loop"
+
+
+def _steps(g: Growth, sem: Semantics) -> list[Growth] | None:
+    steps = []
+    for assign in find(g.loop, cst.Assign):
+        if len(assign.targets) == 1 and dotted(assign.targets[0].target) == g.name:
+            step = growth(assign, sem)
+            if step is not None:
+                steps.append(step)
+            elif g.first is None:
+                return None
+    return steps
+
+
+def _tail(step: Growth, sem: Semantics) -> str:
+    """The arguments of the cat call behind the tensors, as text with a leading comma."""
+    rest = [a for a in step.call.args if a is not argument(step.call, "tensors", 0)]
+    return "".join(
+        f", {a.keyword.value}={sem.file.code(a.value)}" if a.keyword is not None else f", {sem.file.code(a.value)}"
+        for a in rest
+    )
+
+
+def _append(at: cst.CSTNode, step: Growth, parts: str, sem: Semantics) -> Edit:
+    codes = [_bare(p, sem) for p in step.parts]
+    text = f"{parts}.append({codes[0]})" if len(codes) == 1 else f"{parts}.extend(({', '.join(codes)}))"
+    return sem.file.replace(at, text)
+
+
+def _bare(node: cst.BaseExpression, sem: Semantics) -> str:
+    start, end = sem.file.caret(node)
+    text = sem.file.text[start:end]
+    return f"({text})" if isinstance(node, (cst.Tuple, cst.GeneratorExp)) and not text.startswith("(") else text
+
+
+def _loop_keeps(g: Growth, sem: Semantics) -> bool:
+    """Whether the cat's other arguments mean the same behind the loop as in it."""
+    for arg in g.call.args:
+        if arg is argument(g.call, "tensors", 0):
+            continue
+        if literal(arg.value) is ...:
+            return False
+    return True
+
+
+def _leaves_with_value(g: Growth, sem: Semantics) -> bool:
+    """Whether the name may be looked at without passing the new line: a closure, a
+    global, a handler or an else of the loop."""
+    body = sem.function(g.loop).body
+    for node in walk(body):
+        if isinstance(node, (cst.Global, cst.Nonlocal)) and any(i.name.value == g.name for i in node.names):
+            return True
+        if isinstance(node, (cst.FunctionDef, cst.Lambda)) and any(reads(g.name, node, sem)):
+            return True
+    if g.loop.orelse is not None and any(reads(g.name, g.loop.orelse, sem)):
+        return True
+    return any(isinstance(a, (cst.Try, cst.TryStar)) for a in sem.file.ancestors(g.node))
+
+
+def _replaces_guard(g: Growth, sem: Semantics) -> bool:
+    """Whether `if first: name = new` / `else: name = cat([name, new])` is nothing but that, with the same `new`."""
+    guard = g.first
+    if not isinstance(guard, cst.If) or not isinstance(guard.orelse, cst.Else) or len(g.parts) != 1:
+        return False
+    if any(isinstance(p, cst.If) and p.orelse is guard for p in sem.file.ancestors(guard)):
+        return False
+    branches = [guard.body, guard.orelse.body]
+    statements = [s for b in branches for s in b.body]
+    if len(statements) != 2 or "#" in sem.file.code(guard):
+        return False
+    others = [
+        small
+        for s in statements
+        if isinstance(s, cst.SimpleStatementLine) and len(s.body) == 1
+        for small in s.body
+        if isinstance(small, cst.Assign)
+    ]
+    if len(others) != 2 or not any(o is g.node for o in others):
+        return False
+    other = next(o for o in others if o is not g.node)
+    if not other.value.deep_equals(g.parts[0]) or not _tests_the_first_turn(guard.test, g, sem):
+        return False
+    # The fix leaves the name alone when there is no turn; it must not hold anything else in front of the loop.
+    start = sem.file.caret(g.loop)[0]
+    before = [b for b in bindings(g.name, sem.function(g.loop).body) if sem.file.caret(b)[0] < start]
+    return g.name not in sem.function(g.loop).params and all(
+        isinstance(b, cst.Assign) and isinstance(b.value, cst.Name) and b.value.value == "None" for b in before
+    )
+
+
+def _tests_the_first_turn(test: cst.BaseExpression, g: Growth, sem: Semantics) -> bool:
+    """`name is None`, or `i == 0` for the counter of an enumerate or range that starts at 0."""
+    if not isinstance(test, cst.Comparison) or len(test.comparisons) != 1:
+        return False
+    operator, right = test.comparisons[0].operator, test.comparisons[0].comparator
+    if isinstance(operator, cst.Is):
+        return dotted(test.left) == g.name and dotted(right) == "None"
+    if not isinstance(operator, cst.Equal) or literal(right) != 0 or not isinstance(g.loop, cst.For):
+        return False
+    counter, source = g.loop.target, g.loop.iter
+    if isinstance(counter, cst.Tuple):
+        counter = counter.elements[0].value  # type: ignore[assignment]
+        wanted = "enumerate"
+    else:
+        wanted = "range"
+    return (
+        isinstance(source, cst.Call)
+        and dotted(source.func) == wanted
+        and len(source.args) == 1
+        and dotted(counter) is not None
+        and dotted(counter) == dotted(test.left)
+    )
+
+
+def _starts_as_tensor(g: Growth, arguments: str, sem: Semantics) -> bool:
+    """Whether the name surely holds a tensor in front of the loop, and one that `cat` alone
+    accepts when no turn is run."""
+    if sem.qualified(g.call.func) not in _WITH_DIM or g.name in sem.function(g.loop).params:
+        return False
+    start = sem.file.caret(g.loop)[0]
+    before = [b for b in bindings(g.name, sem.function(g.loop).body) if sem.file.caret(b)[0] < start]
+    if not before or not all(isinstance(b, cst.Assign) for b in before):
+        return False
+    value = sem.value(before[-1].value) if isinstance(before[-1], cst.Assign) else None
+    if value is None or value.kind is not Kind.TENSOR or not isinstance(before[-1], cst.Assign):
+        return False
+    # An empty 1-d start joins along dimension 0 only when nothing was added to it.
+    dims = _rank_of_factory(before[-1].value)
+    return (
+        arguments in ("", ", 0", ", dim=0", ", -1", ", dim=-1")
+        if dims is None
+        else dims > 0 and not _beyond(arguments, dims)
+    )
+
+
+def _rank_of_factory(value: cst.BaseExpression) -> int | None:
+    """The number of sizes that a call such as `torch.zeros(2, n)` spells out."""
+    if not isinstance(value, cst.Call) or (dotted(value.func) or "").rpartition(".")[2] not in (
+        "empty",
+        "zeros",
+        "ones",
+        "rand",
+        "randn",
+    ):
+        return None
+    sizes = [a for a in value.args if a.keyword is None]
+    if any(a.star for a in sizes):
+        return None
+    if len(sizes) == 1:
+        only = sizes[0].value
+        return (
+            len(only.elements)
+            if isinstance(only, (cst.Tuple, cst.List))
+            else 1
+            if isinstance(literal(only), int)
+            else None
+        )
+    return len(sizes) or None
+
+
+def _beyond(arguments: str, dims: int) -> bool:
+    text = arguments.rpartition("=")[2].strip(", ")
+    return text.lstrip("-").isdigit() and not -dims <= int(text) < dims
+
+
+_RETURNS_SHARED = ("torch.from_numpy", "torch.as_tensor", "torch.frombuffer", "torch.asarray")
+
+
+def _is_fresh(part: cst.BaseExpression, g: Growth, sem: Semantics) -> bool:
+    """Whether what a turn adds stays what it is until the loop ends: nothing in the loop writes
+    into what it is made of."""
+    roots, pending = set(), [part]
+    while pending:
+        for n in walk(pending.pop()):
+            if isinstance(n, cst.Call) and sem.qualified(n.func) in _RETURNS_SHARED:
+                return False
+            if isinstance(n, cst.Name) and n.value not in roots and is_read(n, sem):
+                roots.add(n.value)
+                pending += [b.value for b in bindings(n.value, g.loop) if isinstance(b, cst.Assign)]
+    return not roots & written_into(g.loop)
+
+
+def _is_slice(part: cst.BaseExpression, g: Growth, depth: int = 0) -> bool:
+    """Whether the part may be a small view of a large tensor, which a list would keep alive until the loop ends."""
+    while isinstance(part, cst.Call) and isinstance(part.func, cst.Attribute):
+        if part.func.attr.value in ("select", "narrow", "chunk", "split", "unbind", "expand"):
+            return True
+        if part.func.attr.value not in (
+            "unsqueeze",
+            "squeeze",
+            "view",
+            "reshape",
+            "detach",
+            "to",
+            "cpu",
+            "t",
+            "transpose",
+            "permute",
+            "flatten",
+            "contiguous",
+        ):
+            return False
+        part = part.func.value
+    if isinstance(part, cst.Name) and depth < 5:
+        return any(_is_slice(b.value, g, depth + 1) for b in bindings(part.value, g.loop) if isinstance(b, cst.Assign))
+    return isinstance(part, (cst.Subscript, cst.Attribute))
+
+
+def _under_with(step: Growth, g: Growth, sem: Semantics) -> bool:
+    """Whether the join would leave a `with` (no_grad, autocast, a stream) that stands inside the loop."""
+    for ancestor in sem.file.ancestors(step.node):
+        if ancestor is g.loop:
+            return False
+        if isinstance(ancestor, cst.With):
+            return True
+    return False
+
+
+def written_into(node: cst.CSTNode) -> set[str]:
+    """Root names of everything that the code changes in place: item assignments, `+=`, `x.add_()`, `out=`."""
+    result: set[str] = set()
+    for n in walk(node):
+        target: cst.CSTNode | None = None
+        if (isinstance(n, cst.AssignTarget) and isinstance(n.target, cst.Subscript)) or isinstance(n, cst.AugAssign):
+            target = n.target
+        elif isinstance(n, cst.Call) and isinstance(n.func, cst.Attribute):
+            if n.func.attr.value.endswith("_") and not n.func.attr.value.endswith("__"):
+                target = n.func.value
+        elif isinstance(n, cst.Arg) and n.keyword is not None and n.keyword.value == "out":
+            target = n.value
+        if target is not None:
+            result.update(m.value for m in _roots(target))
+    return result
+
+
+def _roots(node: cst.CSTNode) -> Iterator[cst.Name]:
+    while isinstance(node, (cst.Attribute, cst.Subscript)):
+        node = node.value
+    if isinstance(node, cst.Name):
+        yield node
+    elif isinstance(node, cst.Call):
+        yield from _roots(node.func)
