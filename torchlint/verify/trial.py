@@ -44,7 +44,7 @@ class Program:
         """Pickling and dataclasses look a module up by its name: make this one the answer."""
         sys.modules[self.module.__name__] = self.module
 
-    def entry(self, **inputs: Any) -> Any:
+    def entry(self, /, **inputs: Any) -> Any:
         self.activate()
         function: Any = self._entry
         return function(**inputs)
