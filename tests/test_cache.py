@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from torchlint import cache
+from torchlint import cache, prefilter, warm
 from torchlint.cache import Cache, pack, unpack
 from torchlint.diagnostic import Applicability, Diagnostic, Edit, Fix, Question, Severity
 
@@ -106,6 +106,24 @@ def test_warm_equals_cold_and_loads_nothing(tmp_path: Path) -> None:
     assert "All clear: 1 file checked." in output
     for module in ("libcst", "'ast'", "torchlint.rule"):
         assert module not in output
+
+
+def test_a_new_file_that_is_not_about_torch_loads_no_rule(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "a.py").write_text("x = 1\n")
+    run(tmp_path, "check", "a.py")
+    (tmp_path / "b.py").write_text("x = 2\n")
+    code, output = run(tmp_path, "check", "b.py", modules=True)
+    assert code == 0
+    assert "libcst" not in output
+    (tmp_path / "c.py").write_text("x = (\n")
+    assert run(tmp_path, "check", "c.py")[0] == 2
+
+
+def test_the_words_of_the_quick_look_are_those_of_the_prefilter() -> None:
+    for word in warm.WORDS[:2]:
+        assert prefilter.concerns(f"import {word.decode()}")
+    assert not prefilter.concerns("import numpy as np")
 
 
 def test_a_change_in_a_caller_reaches_a_cached_finding(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ A rule that raises becomes a TL002 finding and the others go on; a text that is 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import libcst as cst
 
-from torchlint import syntax
+from torchlint import prefilter, syntax
 from torchlint.config import Config
 from torchlint.diagnostic import Diagnostic, Severity
 from torchlint.rule import Context, Finding, Rule
@@ -36,7 +38,7 @@ def check_text(
         if broken is not None:
             return [syntax_error(path, text, broken, rules)] if _selected(rules, "TL001") else []
         try:
-            tree = load(path, text, rules)
+            tree = prefilter.load(path, text, rules, _triggers(tuple(rules)))
         except cst.ParserSyntaxError as error:
             # Valid for this Python, not for the parser that rules need.
             trouble = syntax.Trouble(
@@ -56,9 +58,9 @@ def check_text(
     return sorted(found, key=lambda d: d.sort_key)
 
 
-def load(path: str, text: str, rules: Sequence[Rule]) -> File | None:
-    """The file as the rules need it: None where no rule can find anything in it."""
-    return File.parse(path, text) if any(r.checks for r in rules) else None
+@lru_cache(maxsize=16)
+def _triggers(rules: tuple[Rule, ...]) -> re.Pattern[str]:
+    return prefilter.triggers(rules)
 
 
 def _names(selector: str, rule: Rule) -> bool:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from torchlint.diagnostic import Diagnostic
     from torchlint.options import Arguments
 
+# `prefilter.concerns`, as bytes, and what a suppression comment holds.
+WORDS = (b"torch", b"lightning", b"noqa", b"NOQA")
+FEW = 20  # with more unknown files than this the rules may as well be loaded
+
 SELECTING = ("--select", "--ignore", "--extend-select", "--exclude")
 
 
@@ -73,6 +77,24 @@ class Warm:
         return settle(self._outcomes, answers, Selection.unpack(self._store.setup["selection"]))
 
 
+def _irrelevant(path: str) -> bytes | None:
+    """The digest of a file that is plain Python without a word that any rule or suppression could be about, else None.
+
+    Saves a new file that has nothing to do with PyTorch from loading the rules.
+    """
+    with open(path, "rb") as handle:
+        data = handle.read()
+    if any(word in data for word in WORDS):
+        return None
+    from torchlint.encoding import Undecodable, decode
+    from torchlint.syntax import examine
+
+    try:
+        return cache.digest(data) if examine(decode(data).text) is None else None
+    except Undecodable:
+        return None
+
+
 def reuse(arguments: Arguments) -> Warm | None:
     """The check, if the cache knows all of it. Raises ConfigError."""
     store = open_store(arguments, find(arguments))
@@ -82,6 +104,7 @@ def reuse(arguments: Arguments) -> Warm | None:
     files, problems = discover(arguments.paths, setup["excluded"], setup["root"])
     outcomes: dict[str, cache.Outcome] = {}
     conditional = False
+    unknown: list[tuple[str, os.stat_result]] = []
     for path in files:
         try:
             info = os.stat(path)
@@ -89,9 +112,21 @@ def reuse(arguments: Arguments) -> Warm | None:
             return None
         outcome = store.lookup(path, info.st_mtime_ns, info.st_size)
         if outcome is None:
-            return None
+            unknown.append((path, info))
+            if len(unknown) > FEW:
+                return None
+            continue
         outcomes[path] = outcome
         conditional = conditional or outcome[2]
+    for path, info in unknown:
+        try:
+            content = _irrelevant(path)
+        except OSError:
+            return None
+        if content is None:
+            return None
+        outcomes[path] = ((), (), False)
+        store.put(path, info.st_mtime_ns, info.st_size, content, outcomes[path])
     if conditional:
         # Other checks of the project may have asked other questions last: then these are not answered here.
         if store.answers is None or store.answers[0] != cache.fingerprint(project_files(files, setup)):
