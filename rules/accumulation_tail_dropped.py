@@ -1,8 +1,8 @@
 """The last, smaller group of micro-batches of an epoch never reaches a step.
 
 ## What it does
-Reports gradient accumulation over the batches of a loader (`if (i + 1) % N == 0:` with `i` from `enumerate(loader)`) that
-takes no step for what is left when the number of batches is no multiple of N.
+Reports gradient accumulation over the batches of a loader (`if (i + 1) % N == 0:` with `i` from
+`enumerate(loader)`) that takes no step for what is left when the number of batches is no multiple of N.
 
 ## Why is this bad
 Up to N − 1 batches of every epoch are computed for nothing. Where gradients are only cleared after a step, they are not
@@ -76,7 +76,7 @@ def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
         n = context.file.code(group.steps)
         yield Finding(
             group.guard.test,
-            f"the last group of an epoch never reaches `{step.subject}.step()` unless `len({loader})` is a multiple of `{n}`",
+            f"the end of `{loader}` never reaches `{step.subject}.step()` unless its length is a multiple of `{n}`",
             "its batches are computed for nothing, or leak into the first group of the next epoch",
             f"also step when `{loader}` ends",
             fix=_fix(group, index, start, loader, context),
@@ -87,7 +87,9 @@ def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
 def _enumerated(loop: cst.For) -> tuple[str, int, cst.BaseExpression] | None:
     """The index name, its start and the thing that is counted, of `for i, … in enumerate(thing)`."""
     call = loop.iter
-    while isinstance(call, cst.Call) and call.args and (dotted(call.func) or "").rpartition(".")[2] in ("tqdm", "track"):
+    while (
+        isinstance(call, cst.Call) and call.args and (dotted(call.func) or "").rpartition(".")[2] in ("tqdm", "track")
+    ):
         call = call.args[0].value
     if not isinstance(call, cst.Call) or dotted(call.func) != "enumerate" or not call.args or has_star(call):
         return None
@@ -101,7 +103,7 @@ def _enumerated(loop: cst.For) -> tuple[str, int, cst.BaseExpression] | None:
 
 
 def _has_length(source: cst.BaseExpression, name: str, context: Context) -> bool:
-    """Whether `len(loader)` works: a map-style loader made here without `drop_last`, or one whose length is asked for."""
+    """Whether `len(loader)` works: a map-style loader made here (without `drop_last`), or one whose length is used."""
     value = context.sem.value(source)
     if value.kind is not Kind.LOADER:
         return False
@@ -135,7 +137,9 @@ def _exact(group: flow.Accumulation, index: str) -> bool:
 
 def _handled_elsewhere(loop: TrainingLoop, step: Event) -> bool:
     """Whether what is left is applied behind the loop, or may be by a call there; or the loop is left early."""
-    if isinstance(loop.node, cst.For) and (loop.node.orelse is not None or any(True for _ in find(loop.node.body, cst.Break))):
+    if isinstance(loop.node, cst.For) and (
+        loop.node.orelse is not None or any(True for _ in find(loop.node.body, cst.Break))
+    ):
         return True
     if any(e.effect in (Effect.STEP, Effect.BACKWARD) for e in loop.after):
         return True

@@ -28,7 +28,7 @@ if (i + 1) % n == 0:
 Losses that are sums over the batch (`reduction="sum"`) add up as they should and are not reported.
 
 ## Fix safety
-Unsafe: the effective learning rate becomes what it says. A learning rate tuned with the mistake in place must be tuned again.
+Unsafe: the effective learning rate becomes what it says. A rate tuned with the mistake in place must be tuned again.
 
 ## Verified by
 A gradient ledger: at every step, `.grad` must equal the mean, not the sum, of the micro-batches' gradients.
@@ -95,7 +95,9 @@ def _scaled(group: flow.Accumulation, context: Context) -> bool:
         if isinstance(node, cst.BinaryOperation):
             if isinstance(node.operator, cst.Divide) and _is(node.right, name, value) and not _counts(node.left):
                 return True
-            if isinstance(node.operator, cst.Multiply) and (_inverse(node.left, name, value) or _inverse(node.right, name, value)):
+            if isinstance(node.operator, cst.Multiply) and (
+                _inverse(node.left, name, value) or _inverse(node.right, name, value)
+            ):
                 return True
         elif isinstance(node, cst.AugAssign):
             if isinstance(node.operator, cst.DivideAssign) and _is(node.value, name, value):
@@ -103,9 +105,18 @@ def _scaled(group: flow.Accumulation, context: Context) -> bool:
             if isinstance(node.operator, cst.MultiplyAssign) and _inverse(node.value, name, value):
                 return True
         elif isinstance(node, cst.Call) and any(_is(a.value, name, value) for a in node.args):
-            if isinstance(node.func, cst.Attribute) and node.func.attr.value in ("div", "div_", "true_divide", "divide"):
+            if isinstance(node.func, cst.Attribute) and node.func.attr.value in (
+                "div",
+                "div_",
+                "true_divide",
+                "divide",
+            ):
                 return True
-            if name and _inside(node, group, context) and dotted(node.func) not in ("print", "range", "min", "max", "int", "len"):
+            if (
+                name
+                and _inside(node, group, context)
+                and dotted(node.func) not in ("print", "range", "min", "max", "int", "len")
+            ):
                 return True
     return any(_gives_scaled(e) for e in group.loop.of(Effect.CALL, Effect.LOSS, Effect.FORWARD))
 
@@ -121,12 +132,14 @@ def _is(node: cst.CSTNode, name: str, value: object) -> bool:
 
 
 def _inverse(node: cst.CSTNode, name: str, value: object) -> bool:
-    return isinstance(node, cst.BinaryOperation) and isinstance(node.operator, cst.Divide) and _is(node.right, name, value)
+    return (
+        isinstance(node, cst.BinaryOperation) and isinstance(node.operator, cst.Divide) and _is(node.right, name, value)
+    )
 
 
 def _counts(node: cst.CSTNode) -> bool:
     """Whether the dividend is a count (of batches, steps, samples) and so no loss."""
-    return isinstance(node, (cst.Integer, cst.Float)) or any(
+    return (isinstance(node, (cst.Integer, cst.Float)) and literal(node) != 1) or any(
         isinstance(n, cst.Call) and dotted(n.func) == "len" for n in walk(node)
     )
 
@@ -137,7 +150,9 @@ def _inside(node: cst.CSTNode, group: flow.Accumulation, context: Context) -> bo
 
 def _gives_scaled(event: Event) -> bool:
     """Whether a call's name says that it scales what it gets."""
-    return event.effect is Effect.CALL and any(word in event.target.lower() for word in ("scale_loss", "loss_scal", "normalize"))
+    return event.effect is Effect.CALL and any(
+        word in event.target.lower() for word in ("scale_loss", "loss_scal", "normalize")
+    )
 
 
 def _summed(group: flow.Accumulation, context: Context) -> bool:
@@ -192,8 +207,6 @@ def _scale(backward: Event, group: flow.Accumulation, n: str, context: Context) 
         else:
             inner_text = context.file.code(inner)
         return context.file.replace(inner, f"{inner_text} / {n}")
-    if loss.lpar if isinstance(loss, (cst.Name, cst.Attribute)) else True:
-        return context.file.replace(loss, f"({context.file.code(loss)} / {n})")
     return context.file.replace(loss, f"({context.file.code(loss)} / {n})")
 
 

@@ -7,8 +7,7 @@ gradients of its parameters. Clears count in every form: `optimizer.zero_grad()`
 each needs its own clear.
 
 ## Why is this bad
-`backward()` adds to `.grad`. Without a clear, the step in turn *t* applies the sum of the gradients of all turns so far:
-old gradients, computed at parameters that no longer exist, dominate the update, and training slows, oscillates or
+`backward()` adds to `.grad`. Without a clear, each step applies the sum of the gradients of all turns so far: old gradients, computed at parameters that no longer exist, dominate the update, and training slows, oscillates or
 diverges without an error.
 
 ## Example
@@ -70,7 +69,12 @@ def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
         return
     reported: set[str] = set()
     for step in steps:
-        if step.subject in reported or not _plain(step, context) or _one_turn(loop, step) or _fresh(loop, step, context):
+        if (
+            step.subject in reported
+            or not _plain(step, context)
+            or _one_turn(loop, step)
+            or _fresh(loop, step, context)
+        ):
             continue
         if any(flow.may_clear(z, step, steps) for z in loop.of(Effect.ZERO_GRAD)):
             continue
@@ -89,7 +93,8 @@ def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
             flow.call_of(_feeding(loop, step)),
             f"gradients are added up from turn to turn, nothing clears those that `{name}` applies",
             "each step applies the sum of the gradients of all turns so far",
-            f"call `{name}.zero_grad()` after the step",
+            f"call `{name}.zero_grad()` "
+            + ("in the closure" if _closure(flow.call_of(step), context) else "after the step"),
             fix=_fix(step, name, context),
             unless=unknown.questions + _of_optimizer(step),
         )
@@ -154,7 +159,10 @@ def _fix(step: Event, name: str, context: Context) -> Fix | None:
         body = closure.body
         if not isinstance(body, cst.IndentedBlock):
             return None
-        return unsafe(f"Clear the gradients at the top of `{closure.name.value}`", context.file.insert_first(body, f"{name}.zero_grad()"))
+        return unsafe(
+            f"Clear the gradients at the top of `{closure.name.value}`",
+            context.file.insert_first(body, f"{name}.zero_grad()"),
+        )
     line = flow.line_of(context.sem, call)
     if line is None or step.value.kind is Kind.MODULE:
         return None

@@ -4,8 +4,8 @@
 Reports `model.forward(x)` where `model` is known to be an `nn.Module`.
 
 ## Why is this bad
-`model(x)` runs forward and backward hooks, DataParallel and DistributedDataParallel's gradient synchronisation, weight and
-spectral norm, pruning, FSDP's gathering, `torch.compile`'s compiled code. `model.forward(x)` runs none of them: results
+`model(x)` runs forward and backward hooks, DistributedDataParallel's gradient synchronisation, weight and spectral norm,
+ pruning, FSDP's gathering, `torch.compile`'s compiled code. `model.forward(x)` runs none of them: results
 differ, or gradients silently stay unsynchronised, as soon as one of them is added.
 
 ## Example
@@ -16,8 +16,8 @@ Use instead:
 ```python
 output = model(x)
 ```
-`self.forward(...)`, `super().forward(...)`, `Class.forward(self, ...)` and wrappers that delegate in their own `forward` are
-not reported.
+`self.forward(...)`, `super().forward(...)`, `Class.forward(self, ...)` and wrappers that delegate in their own
+`forward` are not reported.
 
 ## Fix safety
 Safe where the model is made in the same file from plain layers, handed to nothing that could hook or wrap it; unsafe
@@ -39,7 +39,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Severity
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
-from torchlint.semantics import Class, Kind, Value
+from torchlint.semantics import Class, Function, Kind, Value
 from torchlint.source import dotted, find
 
 RULE = Rule(
@@ -81,7 +81,7 @@ def check(call: cst.Call, context: Context) -> Iterator[Finding]:
 
 
 def _is_module(value: Value, context: Context) -> bool:
-    """Whether the receiver certainly is a Module: made from torch's, or from a class of this file that derives from it."""
+    """Whether the receiver certainly is a Module: one of torch's, or of a class of this file that derives from it."""
     if value.origin.startswith("~."):
         return value.evidence != "used"
     return value.origin.startswith("torch.nn.") or value.evidence in ("made", "annotated", "used") or bool(value.origin)
@@ -89,13 +89,15 @@ def _is_module(value: Value, context: Context) -> bool:
 
 def _delegates(call: cst.Call, receiver: cst.BaseExpression, context: Context) -> bool:
     """Whether this is a class talking about its own forward, or a wrapper handing it on."""
-    function = context.sem.function(call)
-    root = (dotted(receiver) or "").partition(".")[0]
-    if dotted(receiver) is None:
+    name = dotted(receiver)
+    if name is None:
         return True
-    if function.cls is not None and function.params and root == function.params[0]:
-        if dotted(receiver) == root or function.name in ("forward", "__call__") or function.name.startswith("forward"):
-            return True
+    root = name.partition(".")[0]
+    function: Function | None = context.sem.function(call)
+    while function is not None:
+        if function.is_method and root == function.params[0]:
+            return name == root or function.name == "__call__" or function.name.startswith("forward")
+        function = function.parent
     return False
 
 
@@ -114,9 +116,9 @@ def _hookless(value: Value, receiver: cst.BaseExpression, context: Context) -> b
     """Whether no hook can exist: made in this function from a plain class of this file, and the file knows no hooks."""
     cls = context.sem.class_of(value.origin)
     name = receiver.value if isinstance(receiver, cst.Name) else None
-    if cls is None or name is None or value.node is None or _HOOKING.search(context.file.text):
+    if cls is None or name is None or value.node is None or not _plain(cls, context):
         return False
-    if not _plain(cls, context):
+    if any(_HOOKING.search(n.value) for n in find(context.file.tree, cst.Name)):
         return False
     made = context.sem.function(value.node)
     if made is not context.sem.function(receiver):

@@ -38,6 +38,7 @@ from collections.abc import Iterator, Sequence
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
+from torchlint.edits import move_after
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, TrainingLoop, flow
 
@@ -106,5 +107,4 @@ def _fix(step: Event, first: Event, last: Event, context: Context) -> Fix | None
     old, target = flow.lone_line(context.sem, step), flow.line_of(context.sem, flow.call_of(last))
     if old is None or target is None or step.via is not last.via or step.loops != last.loops:
         return None
-    text = context.file.code(flow.call_of(step))
-    return unsafe("Move the step behind the backward", context.file.delete(old), context.file.insert_after(target, text))
+    return unsafe("Move the step behind the backward", *move_after(context.file, old, target))

@@ -4,8 +4,8 @@
 Reports `zero_grad()` between a `backward()` and the `step()` of the same parameters, with no other backward in between.
 
 ## Why is this bad
-The step finds no gradients. With plain SGD nothing is learned at all; with momentum or weight decay the parameters still
-move, which hides the mistake.
+The step finds no gradients. With plain SGD nothing is learned at all; with momentum or weight decay the
+parameters still move, which hides the mistake.
 
 ## Example
 ```python
@@ -37,6 +37,7 @@ from collections.abc import Iterator, Sequence
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
+from torchlint.edits import move_after
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, TrainingLoop, flow
 
@@ -65,7 +66,7 @@ def in_function(node: cst.FunctionDef, context: Context) -> Iterator[Finding]:
 
 def _check(body: cst.CSTNode, events: Sequence[Event], context: Context) -> Iterator[Finding]:
     for at, step in enumerate(events):
-        if step.effect is not Effect.STEP or step.detail == "engine" or step.via is not None and step.inner_loop:
+        if step.effect is not Effect.STEP or step.detail == "engine" or step.inner_loop:
             continue
         clear_at = next((i for i in range(at - 1, -1, -1) if _clears(events[i], step)), None)
         if clear_at is None:
@@ -119,5 +120,4 @@ def _fix(clear: Event, step: Event, context: Context) -> Fix | None:
     same = clear.via is step.via and clear.loops == step.loops
     if old is None or target is None or not same or flow.call_of(clear) is flow.call_of(step):
         return None
-    text = context.file.code(flow.call_of(clear))
-    return unsafe("Move the clear behind the step", context.file.delete(old), context.file.insert_after(target, text))
+    return unsafe("Move the clear behind the step", *move_after(context.file, old, target))

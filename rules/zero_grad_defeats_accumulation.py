@@ -32,7 +32,7 @@ Unsafe: training takes another course. The clear moves behind the guarded step, 
 already.
 
 ## Verified by
-A gradient ledger: at every step, `.grad` must equal the sum of the gradients of all micro-batches since the step before.
+A gradient ledger: at every step, `.grad` must equal the sum over all micro-batches since the step before.
 
 ## References
 - https://huggingface.co/docs/accelerate/usage_guides/gradient_accumulation
@@ -45,6 +45,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
+from torchlint.edits import move_after
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, TrainingLoop, flow
 
@@ -68,13 +69,16 @@ def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
             continue
         clears = [z for z in loop.of(Effect.ZERO_GRAD) if flow.surely_clears(z, step)]
         early = [z for z in clears if _every_turn(group, z)]
-        if not early:
+        late = [z for z in clears if not early and _just_before(group, z, context)]
+        if not early and not late:
             continue
         n = context.file.code(group.steps)
+        when = "in every turn" if early else "ahead of the last backward of a group"
+        early = early or late
         yield Finding(
             flow.call_of(early[0]),
-            f"gradients are cleared in every turn, but `{step.subject}` steps only in every `{n}`-th",
-            "accumulation does nothing: all but the last micro-batch of a group are computed and dropped",
+            f"gradients are cleared {when}, but `{step.subject}` steps only in every `{n}`-th",
+            "accumulation does nothing: all micro-batches of a group but one are computed and dropped",
             "clear only after the step, under the same `if`",
             fix=_fix(group, early, clears, step, context),
         )
@@ -87,18 +91,44 @@ def _every_turn(group: flow.Accumulation, clear: Event) -> bool:
     return not group.guards(clear) and all(flow.always_before(loop, clear, b) for b in group.backwards)
 
 
-def _fix(group: flow.Accumulation, early: list[Event], clears: list[Event], step: Event, context: Context) -> Fix | None:
+def _just_before(group: flow.Accumulation, clear: Event, context: Context) -> bool:
+    """Whether the clear runs in the very turn that steps, ahead of its backward, under an `if` of the same test."""
+    own = group.loop.guards(clear)
+    if len(own) != 1 or not own[0].taken or not group.guard.taken or own[0].node is group.guard.node:
+        return False
+    same = context.file.code(own[0].test) == context.file.code(group.guard.test)
+    return same and all(clear.order < b.order for b in group.backwards)
+
+
+def _fix(
+    group: flow.Accumulation, early: list[Event], clears: list[Event], step: Event, context: Context
+) -> Fix | None:
     lines = [flow.lone_line(context.sem, z) for z in early]
     if any(z.via is not None or line is None for z, line in zip(early, lines)):
         return None
     if any(loop is not group.loop.node for z in early for loop in z.loops[-1:]):
         return None
-    edits = [context.file.delete(line) for line in lines if line is not None]
-    if not any(group.guards(z) for z in clears):
-        target = flow.line_of(context.sem, flow.call_of(step))
-        call = flow.call_of(early[0])
-        if target is None or not isinstance(call, cst.Call):
-            return None
-        edits.append(context.file.insert_after(target, context.file.code(call)))
-        return unsafe("Move the clear behind the guarded step", *edits)
-    return unsafe("Take out the clear that runs in every turn", *edits)
+    target = flow.line_of(context.sem, flow.call_of(step))
+    first = lines[0]
+    if any(group.guards(z) for z in clears):
+        edits = [context.file.delete(_with_its_if(line, context)) for line in lines if line is not None]
+        return unsafe("Take out the clear that runs in every turn", *edits)
+    if target is None or first is None:
+        return None
+    if _with_its_if(first, context) is first:
+        edits = [*move_after(context.file, first, target)]
+    else:
+        around = context.file.delete(_with_its_if(first, context))
+        edits = [around, context.file.insert_after(target, context.file.code(flow.call_of(early[0])))]
+    edits += [context.file.delete(_with_its_if(line, context)) for line in lines[1:] if line is not None]
+    return unsafe("Move the clear behind the guarded step", *edits)
+
+
+def _with_its_if(line: cst.SimpleStatementLine, context: Context) -> cst.CSTNode:
+    """The line, or the `if` that holds nothing else (and no comment to lose)."""
+    around = context.file.enclosing(line, cst.If)
+    if around is not None and around.orelse is None and len(around.body.body) == 1 and around.body.body[0] is line:
+        start, end = context.file.line_start(around), context.file.line_end(around)
+        if "#" not in context.file.text[start:end]:
+            return around
+    return line

@@ -42,6 +42,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
+from torchlint.edits import move_after
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, TrainingLoop, flow
 
@@ -95,8 +96,8 @@ def _fix(clear: Event, step: Event, context: Context) -> Fix | None:
     call = flow.call_of(clear)
     if line is None or step.via is not None or clear.via is not None or not isinstance(call, cst.Call):
         return None
-    write = context.file.insert_after(line, context.file.code(call))
     old = flow.lone_line(context.sem, clear)
     if old is None or clear.guarded:
+        write = context.file.insert_after(line, context.file.code(call))
         return unsafe("Clear the gradients after the step", write)
-    return unsafe("Move the clear behind the step", context.file.delete(old), write)
+    return unsafe("Move the clear behind the step", *move_after(context.file, old, line))

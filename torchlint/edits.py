@@ -155,6 +155,17 @@ def wrap_in_with(file: File, statements: Sequence[cst.CSTNode], context: str) ->
     return file.reindent(statements, f"with {context}:")
 
 
+def move_after(file: File, line: cst.SimpleStatementLine, target: cst.CSTNode) -> tuple[Edit, Edit]:
+    """Put a one-statement line, with the comment behind it, below another statement and at that one's indentation."""
+    start, end = file.line_start(line), file.line_end(line)
+    code_start, code_end = file.caret(line)
+    text = file.text[code_start:code_end] + file.text[code_end:end].rstrip()
+    parent = file.parent(line)
+    alone = isinstance(parent, cst.IndentedBlock) and len(parent.body) == 1
+    left = file.indent(line) + "pass" + file.newline if alone else ""
+    return Edit(start, end, left), file.insert_after(target, text)
+
+
 def add_decorator(file: File, function: cst.FunctionDef, decorator: str) -> Edit:
     """`@decorator` directly above `def`, below the decorators that are there (`@staticmethod`, `@property` …)."""
     start, _ = file.caret(function)

@@ -22,7 +22,8 @@ from torchlint.semantics.names import OWN
 from torchlint.source import dotted, find, literal, walk
 
 CLEARING = re.compile(
-    r"(zero|clear|reset|empty|clean|flush|discard|none|null|free|wipe)\w*grad|grad\w*(zero|clear|reset|none|clean)", re.I
+    r"(zero|clear|reset|empty|clean|flush|discard|none|null|free|wipe)\w*grad|grad\w*(zero|clear|reset|none|clean)",
+    re.I,
 )
 _HANDLING = re.compile(
     r"grad|optim|backward|backprop|hook|callback|closure|fire_event|learn|(^|_)train(_|$)|(^|_)(train|fit|do|run|one|closure)_?step|^step"
@@ -37,9 +38,11 @@ _HARMLESS = re.compile(
 )
 # Libraries whose functions are known not to touch gradients: asking the project about them would find nothing.
 _INERT = frozenset(
-    """torch torchvision torchaudio torchtext numpy math random time os sys re json copy logging collections itertools
-    functools tqdm wandb tensorboard tensorboardX matplotlib pandas scipy sklearn PIL cv2 einops typing pickle shutil
-    pathlib datetime gc warnings string argparse yaml h5py psutil subprocess glob mlflow""".split()
+    (
+        "torch torchvision torchaudio torchtext numpy math random time os sys re json copy logging collections itertools "
+        "functools tqdm wandb tensorboard tensorboardX matplotlib pandas scipy sklearn PIL cv2 einops typing pickle "
+        "shutil pathlib datetime gc warnings string argparse yaml h5py psutil subprocess glob mlflow"
+    ).split()
 )
 
 
@@ -77,7 +80,6 @@ def surely_clears(clear: Event, step: Event) -> bool:
         return True
     mine = owners(step)
     if clear.value.kind is Kind.OPTIMIZER:
-        theirs = owners(clear)
         return bool(mine) and clear.value.node is step.value.node
     return bool(mine) and clear.value.kind is Kind.MODULE and all(_under(owner, clear.subject) for owner in mine)
 
@@ -85,8 +87,8 @@ def surely_clears(clear: Event, step: Event) -> bool:
 def may_clear(clear: Event, step: Event, steps: Iterable[Event]) -> bool:
     """Whether the clear could drop the gradients that the step applies. False only where it certainly is another's.
 
-    A clear is another's if it names an optimizer that takes steps of its own here and shares no module with this one, or a
-    module whose parameters went to another optimizer and not to this one.
+    A clear is another's if it names an optimizer that takes steps of its own here and shares no module with this one,
+    or a module whose parameters went to another optimizer and not to this one.
     """
     if clear.subject in ("", "parameters", step.subject) or not step.subject:
         return True
