@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import libcst as cst
+import pytest
 
+from torchlint import prefilter
 from torchlint.diagnostic import Applicability, Edit, Severity
 from torchlint.rule import Category, Context, Finding, Rule, safe, suggestion, unsafe
+
+
+@pytest.fixture(autouse=True)
+def everything_concerns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These rules are not about PyTorch, and neither are the texts that they are tested on."""
+    monkeypatch.setattr(prefilter, "concerns", lambda text: True)
 
 
 def rename_rule(code: str = "TL901", name: str = "old-name", **more: object) -> Rule:
@@ -16,7 +24,7 @@ def rename_rule(code: str = "TL901", name: str = "old-name", **more: object) -> 
         code,
         Category.TRAINING,
         Severity.WARNING,
-        triggers=("old",),
+        triggers=("",),
         since="0.1",
         fixes=(Applicability.SAFE, Applicability.UNSAFE, Applicability.SUGGESTION),
         name=name,
@@ -40,7 +48,7 @@ def rename_rule(code: str = "TL901", name: str = "old-name", **more: object) -> 
 
 
 def crashing_rule() -> Rule:
-    rule = Rule("TL902", Category.TRAINING, Severity.WARNING, triggers=("x",), since="0.1", name="engine")
+    rule = Rule("TL902", Category.TRAINING, Severity.WARNING, triggers=("",), since="0.1", name="engine")
 
     @rule.on
     def check(node: cst.Module, context: Context) -> Iterator[Finding]:
@@ -52,7 +60,7 @@ def crashing_rule() -> Rule:
 
 def importing_rule() -> Rule:
     """Each call of `f` wants the same import: the edit is shared."""
-    rule = Rule("TL903", Category.TRAINING, Severity.WARNING, triggers=("f",), since="0.1", name="wants-import")
+    rule = Rule("TL903", Category.TRAINING, Severity.WARNING, triggers=("",), since="0.1", name="wants-import")
 
     @rule.on
     def check(node: cst.Call, context: Context) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import codecs
 
 import pytest
 
-from tests.engine import SYNTAX, crashing_rule, rename_rule
+from tests.engine import SYNTAX, crashing_rule, everything_concerns, rename_rule  # noqa: F401
 from torchlint.check import check_text
 from torchlint.config import Config
 from torchlint.diagnostic import Severity

@@ -5,7 +5,7 @@ from __future__ import annotations
 import libcst as cst
 import pytest
 
-from tests.engine import importing_rule, rename_rule
+from tests.engine import everything_concerns, importing_rule, rename_rule  # noqa: F401
 from torchlint.config import Config
 from torchlint.diagnostic import Applicability, Diagnostic, Edit, Fix, Severity
 from torchlint.fix import accept, fix_text

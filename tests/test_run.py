@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine import SYNTAX, rename_rule
+from tests.engine import SYNTAX, everything_concerns, rename_rule  # noqa: F401
 from torchlint import pool, run
 from torchlint.cache import digest
 from torchlint.config import Config

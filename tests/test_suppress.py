@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.engine import rename_rule
+from tests.engine import everything_concerns, rename_rule  # noqa: F401
 from torchlint.check import check_text
 from torchlint.config import Config
 from torchlint.diagnostic import Diagnostic
