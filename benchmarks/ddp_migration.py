@@ -2,7 +2,8 @@
 
 For every script the original runs as it is; the migrated text runs alone, under `torchrun --nproc_per_node=1` and under
 `--nproc_per_node=2`, on CPU with gloo. The parameters that each run saves are compared with the original's. A shuffling
-original visits the samples in the sampler's order (`torch.randperm` seeded with the epoch), so that runs see the same batches.
+original visits the samples in the sampler's order (`torch.randperm` seeded with the epoch), so that runs see the same
+batches.
 
     python benchmarks/ddp_migration.py            prints the table and writes benchmarks/results/ddp_migration.json
 """
@@ -56,7 +57,7 @@ print(json.dumps(result))
 """
 
 # Scripts in which two processes learn something else than one by design; the migration says which.
-_DESIGN = '''
+_DESIGN = """
 import torch
 import torch.nn as nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -73,7 +74,7 @@ for epoch in range(2):
         criterion(model(x), y).backward()
         optimizer.step()
 torch.save(model.state_dict(), "model.pt")
-'''
+"""
 DESIGN = {
     "mean loss": dict(samples=64, layer="nn.Tanh()", reduction="mean"),
     "sum loss": dict(samples=64, layer="nn.Tanh()", reduction="sum"),

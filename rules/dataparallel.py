@@ -3,13 +3,13 @@
 ## What it does
 Reports `nn.DataParallel(model)` where the model is trained: a backward pass is reached with it in the same function, in
 one that it calls, in the class that keeps the model, or in a caller that gets it returned, this file or another one.
-Inference on several GPUs, frozen feature extractors, checkpoint conversion, `isinstance` checks, and the fallback branch
-of a script that uses DistributedDataParallel are not reported.
+Inference on several GPUs, frozen feature extractors, checkpoint conversion, `isinstance` checks, and the fallback
+branch of a script that uses DistributedDataParallel are not reported.
 
 ## Why is this bad
-In every step one Python process copies the model to each GPU, scatters the batch, runs all replicas in threads under one
-interpreter lock, and gathers outputs and gradients on the first GPU, which fills up before the others. PyTorch's own
-documentation recommends DistributedDataParallel instead, on a single machine too: one process per GPU, gradients
+In every step one Python process copies the model to each GPU, scatters the batch, runs all replicas in threads under
+one interpreter lock, and gathers outputs and gradients on the first GPU, which fills up before the others. PyTorch's
+own documentation recommends DistributedDataParallel instead, on a single machine too: one process per GPU, gradients
 averaged while backward still runs.
 
 ## Example
@@ -35,17 +35,19 @@ dist.destroy_process_group()
 ```
 
 ## Fix safety
-Unsafe, and it changes the whole script: process group, sampler, `set_epoch`, device of this process, printing and saving
-by the first process only. The new script runs without torchrun too, as one process on one GPU. The global batch stays
-what it was; batch sizes that the number of processes does not divide are rounded down. With a mean loss, the
-gradients are those of the single process. What differs by design: a summed loss steps 1/world_size as far (the
-fix is then only a suggestion), BatchNorm and dropout act per process, the last ragged batch is padded with repeated samples,
-and printed training metrics are those of the first process's share. Parameters that take no part in the loss make DDP stop
-with an error that says so. A script whose shape is not understood is left alone, and the message says why.
+Unsafe, and it changes the whole script: process group, sampler, `set_epoch`, device of this process, printing and
+saving by the first process only. The new script runs without torchrun too, as one process on one GPU. The global
+batch stays what it was; batch sizes that the number of processes does not divide are rounded down. With a mean loss,
+the gradients are those of the single process. What differs by design: a summed loss steps 1/world_size as far (the
+fix is then only a suggestion), BatchNorm and dropout act per process, the last ragged batch is padded with repeated
+samples, and printed training metrics are those of the first process's share. Parameters that take no part in the loss
+make DDP stop with an error that says so. A script whose shape is not understood is left alone, and the message says
+why.
 
 ## Verified by
-Running migrated scripts in several shapes alone, under torchrun with one process and with two (gloo on CPU), and comparing
-the parameters after training with the original's: `benchmarks/ddp_migration.py` and `tests/test_ddp_migration.py`.
+Running migrated scripts in several shapes alone, under torchrun with one process and with two (gloo on CPU), and
+comparing the parameters after training with the original's: `benchmarks/ddp_migration.py` and
+`tests/test_ddp_migration.py`.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.DataParallel.html

@@ -4,9 +4,10 @@
 trains under `nn.DataParallel` into one that runs one process per GPU, or says in words why it cannot.
 """
 
+from torchlint.migrate import sharding
 from torchlint.migrate.ddp import Migration, to_ddp
-from torchlint.migrate.evidence import Trained, trained
 from torchlint.migrate.epochs import NotUnderstood
+from torchlint.migrate.evidence import Trained, trained
 from torchlint.migrate.script import Script
 
-__all__ = ["Migration", "NotUnderstood", "Script", "Trained", "to_ddp", "trained"]
+__all__ = ["Migration", "NotUnderstood", "Script", "Trained", "sharding", "to_ddp", "trained"]

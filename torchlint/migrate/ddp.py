@@ -19,7 +19,7 @@ import libcst as cst
 from torchlint.diagnostic import Edit
 from torchlint.migrate import epochs, text
 from torchlint.migrate.epochs import NotUnderstood
-from torchlint.migrate.script import DATA_PARALLEL, LOADER, Script, Scope
+from torchlint.migrate.script import DATA_PARALLEL, LOADER, Scope, Script
 from torchlint.source import argument, dotted, has_star, literal, walk, walk_scope
 
 _MOVES = ("cuda", "to", "half", "float", "double", "bfloat16")
@@ -134,8 +134,14 @@ class _Plan:
         """Whether the call runs code of the project that is not in this file."""
         root = name.lstrip(".").partition(".")[0]
         if not name:
-            return isinstance(call.func, cst.Name) and not self.script.assigned(call.func) and call.func.value not in _BUILTINS
-        return not name.startswith("~.") and root not in sys.stdlib_module_names and root not in ("torch", "torchvision")
+            return (
+                isinstance(call.func, cst.Name)
+                and not self.script.assigned(call.func)
+                and call.func.value not in _BUILTINS
+            )
+        return (
+            not name.startswith("~.") and root not in sys.stdlib_module_names and root not in ("torch", "torchvision")
+        )
 
     def writes_file(self, call: cst.Call) -> bool:
         if dotted(call.func) == "open":
@@ -265,10 +271,14 @@ class _Plan:
             return
         if guard.orelse is not None:
             raise NotUnderstood("the unwrapped model has a branch of its own")
-        if any(isinstance(n, cst.Call) and (dotted(n.func) or "").partition(".")[0] != "torch" for n in walk(guard.test)):
+        if any(
+            isinstance(n, cst.Call) and (dotted(n.func) or "").partition(".")[0] != "torch" for n in walk(guard.test)
+        ):
             raise NotUnderstood(f"the model is wrapped only if {test}")
         test = _FIRST_GPU.sub('f"cuda:{LOCAL_RANK}"', test)
-        wrapping = f"if ({test}) or {world}:" if isinstance(guard.test, cst.BooleanOperation) else f"if {test} or {world}:"
+        wrapping = (
+            f"if ({test}) or {world}:" if isinstance(guard.test, cst.BooleanOperation) else f"if {test} or {world}:"
+        )
         if not others:
             self.edits.append(self.file.replace(guard.test, wrapping.removeprefix("if ").removesuffix(":")))
             self.edits.append(self.file.replace(outer, new))
@@ -603,7 +613,9 @@ class _Plan:
             if isinstance(small, cst.Import)
             for alias in small.names
         }
-        missing = [f"import {m}" for m in ("contextlib", "os") if m not in bound and (m == "os" or "first" in self.helpers)]
+        missing = [
+            f"import {m}" for m in ("contextlib", "os") if m not in bound and (m == "os" or "first" in self.helpers)
+        ]
         first = next((i for i in imports if "__future__" not in self.file.code(i)), imports[0])
         if missing:
             word = self.file.code(first).split()[1].partition(".")[0]

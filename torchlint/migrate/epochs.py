@@ -20,20 +20,22 @@ def counts_once(loop: Loop) -> bool:
     ] == ["1"]  # fmt: skip
 
 
-def set_epoch(script: Script, loop: Loop, via: cst.CSTNode, loader: cst.BaseExpression, optional: bool = False) -> list[Edit]:
+def set_epoch(
+    script: Script, loop: Loop, via: cst.CSTNode, loader: cst.BaseExpression, optional: bool = False
+) -> list[Edit]:
     """The edits that announce each epoch to the loader's sampler. `via`: what in the loop's body trains.
 
     With `optional`, the sampler may be another one that knows no epochs.
     """
     file = script.file
-    if not isinstance(loop, cst.For) or not isinstance(loop.target, cst.Name):
+    if not isinstance(loop, cst.For) or not isinstance(loop.target, (cst.Name, cst.Attribute, cst.Subscript)):
         raise NotUnderstood(f"the epoch loop at line {file.row(loop)} counts in an unknown way")
     if not isinstance(loop.body, cst.IndentedBlock):
         raise NotUnderstood("the epoch loop stands on one line")
     if script.loops_around(loop):
         raise NotUnderstood("training happens in more than two nested loops")
     edits: list[Edit] = []
-    counter = loop.target.value
+    counter = file.code(loop.target)
     if counter == "_":
         if any(isinstance(n, cst.Name) and n.value == "epoch" for n in script.nodes):
             raise NotUnderstood("the epoch loop has no counter")

@@ -21,7 +21,16 @@ from torchlint.source import dotted, walk, walk_scope
 NOT_TRAINED = "not-trained"
 _TRAINER = re.compile(r"train(?!ing_data|_?loader|_?set)|fit$|solver|learner", re.I)
 # Libraries that take a model and distribute it themselves.
-_FRAMEWORKS = ("transformers", "pytorch_lightning", "lightning", "accelerate", "fastai", "skorch", "catalyst", "allennlp")
+_FRAMEWORKS = (
+    "transformers",
+    "pytorch_lightning",
+    "lightning",
+    "accelerate",
+    "fastai",
+    "skorch",
+    "catalyst",
+    "allennlp",
+)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ Loop = cst.For | cst.While
 LOADER = "torch.utils.data.DataLoader"
 DATA_PARALLEL = "torch.nn.DataParallel"
 DISTRIBUTED_SAMPLER = "torch.utils.data.DistributedSampler"
-_REPLICATES = re.compile(r"(DDP|FSDP|DistributedDataParallel\w*|FullyShardedDataParallel|fully_shard|init_process_group)$")
+_REPLICATES = re.compile(
+    r"(DDP|FSDP|DistributedDataParallel\w*|FullyShardedDataParallel|fully_shard|init_process_group)$"
+)
 
 # Wrappers around an iterable that hand on its items, one by one.
-_PASSES_ITEMS = ("enumerate", "tqdm", "trange", "iter", "list", "track", "islice", "ProgressBar", "progress_bar")
+PASSES_ITEMS = ("enumerate", "tqdm", "trange", "iter", "list", "track", "islice", "ProgressBar", "progress_bar")
 
 
 class Script:
@@ -266,7 +268,7 @@ class Script:
         expr = loop.iter
         while isinstance(expr, cst.Call) and expr.args and not expr.args[0].star:
             name = (dotted(expr.func) or "").rpartition(".")[2]
-            if name not in _PASSES_ITEMS:
+            if name not in PASSES_ITEMS:
                 break
             expr = expr.args[0].value
         return expr

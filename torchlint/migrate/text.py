@@ -31,19 +31,19 @@ def is_main():
     return int(os.environ.get("RANK", 0)) == 0
 '''
 
-PRINT = '''
+PRINT = """
 
 def print_on_main(*args, **kwargs):
     if is_main():
         print(*args, **kwargs)
-'''
+"""
 
-SAVE = '''
+SAVE = """
 
 def save_on_main(*args, **kwargs):
     if is_main():
         torch.save(*args, **kwargs)
-'''
+"""
 
 MAIN_FIRST = '''
 
@@ -60,4 +60,12 @@ def main_process_first():
 LAUNCH = "On all GPUs of one machine: torchrun --nproc_per_node=gpu {script}"
 
 # Names that the text above defines: a script that uses one of them already is left alone.
-DEFINES = ("LOCAL_RANK", "setup_distributed", "distributed", "is_main", "print_on_main", "save_on_main", "main_process_first")
+DEFINES = (
+    "LOCAL_RANK",
+    "setup_distributed",
+    "distributed",
+    "is_main",
+    "print_on_main",
+    "save_on_main",
+    "main_process_first",
+)

@@ -1,0 +1,105 @@
+"""Every process of a DistributedDataParallel script goes over the whole dataset.
+
+## What it does
+Reports a shuffling DataLoader that a script trains a DistributedDataParallel model on, where nothing divides the data
+among the processes: no sampler, no batch sampler, no dataset made with the rank, no IterableDataset, no framework that
+prepares the loader. Evaluation loaders are not reported: each process may evaluate everything.
+
+## Why is this bad
+DDP divides nothing: it only averages gradients. N processes that each draw from the whole dataset do N times the work
+of an epoch, and with equal seeds all of them compute the very same batches, so that more GPUs bring nothing.
+
+## Example
+```python
+model = DistributedDataParallel(model, device_ids=[rank])
+loader = DataLoader(train_set, batch_size=64, shuffle=True)
+```
+Use instead:
+```python
+model = DistributedDataParallel(model, device_ids=[rank])
+loader = DataLoader(train_set, batch_size=64, sampler=DistributedSampler(train_set, shuffle=True))
+for epoch in range(epochs):
+    loader.sampler.set_epoch(epoch)
+```
+
+## Fix safety
+Unsafe: an epoch gets shorter by the number of processes and the order of samples changes, which is the point. The fix
+needs the process group to exist where the loader is made; where that is not certain it is only a suggestion.
+
+## Verified by
+Making the loader as two processes would: before, both see every sample; after, their shares are disjoint and cover
+the dataset.
+
+## References
+- https://pytorch.org/docs/stable/data.html#torch.utils.data.distributed.DistributedSampler
+- https://pytorch.org/tutorials/intermediate/ddp_tutorial.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import libcst as cst
+
+from torchlint.diagnostic import Applicability, Edit, Fix, Question, Severity
+from torchlint.edits import torch_name
+from torchlint.migrate import NotUnderstood, Script, sharding
+from torchlint.migrate.epochs import set_epoch
+from torchlint.rule import Category, Context, Finding, Rule, suggestion, unsafe
+from torchlint.source import argument, dotted, literal
+
+RULE = Rule(
+    "TL802",
+    Category.DISTRIBUTED,
+    Severity.WARNING,
+    triggers=(r"\bDistributedDataParallel\b",),
+    since="0.1",
+    fixes=(Applicability.UNSAFE, Applicability.SUGGESTION),
+)
+
+
+@RULE.on
+def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
+    if "DistributedDataParallel" not in ctx.file.text:
+        return
+    script = Script(ctx.file, ctx.sem.qualified)
+    wraps = script.made_by("torch.nn.parallel.DistributedDataParallel")
+    reported: set[cst.CSTNode] = set()
+    for trained in sharding.trained_loaders(script) if wraps else ():
+        for loader in sharding.loaders(script, trained):
+            if loader in reported or sharding.prepared(script, loader):
+                continue
+            if shuffles_everything(script, loader):
+                reported.add(loader)
+                yield Finding(
+                    loader,
+                    "This loader shuffles the whole dataset in every process",
+                    "DistributedDataParallel averages gradients but divides no data, so each process repeats the others' epoch",
+                    "give it a DistributedSampler and call its `set_epoch`",
+                    divide(script, trained, loader, ctx),
+                    (Question("not-trained", trained.elsewhere),) if trained.elsewhere else (),
+                )
+
+
+def shuffles_everything(script: Script, loader: cst.Call) -> bool:
+    if any(argument(loader, name) for name in ("sampler", "batch_sampler")) or any(a.star for a in loader.args):
+        return False
+    shuffle = argument(loader, "shuffle", 2)
+    return shuffle is not None and literal(shuffle.value) is True and not sharding.sharded_by_hand(script, loader)
+
+
+def divide(script: Script, trained: sharding.Trained, loader: cst.Call, ctx: Context) -> Fix | None:
+    """`shuffle=True` becomes a DistributedSampler, and every epoch is announced to it."""
+    shuffle, data = argument(loader, "shuffle"), argument(loader, "dataset", 0)
+    if shuffle is None or shuffle.keyword is None or data is None or dotted(data.value) is None:
+        return None
+    made, imports = torch_name(ctx.file, ctx.sem, "torch.utils.data.DistributedSampler", loader)
+    start, end = ctx.file.caret(shuffle.keyword)[0], ctx.file.span(shuffle.value)[1]
+    edits = [*imports, Edit(start, end, f"sampler={made}({ctx.file.code(data.value)}, shuffle=True)")]
+    try:
+        for loop, via in sharding.several_epochs(trained):
+            edits += set_epoch(script, loop, via, trained.loader)
+    except NotUnderstood:
+        return None
+    build = unsafe if sharding.group_exists(script, loader) else suggestion
+    return build("Divide the data with a DistributedSampler", *dict.fromkeys(edits))

@@ -1,0 +1,195 @@
+"""How the processes of a distributed script share data: which loaders train, with which sampler, in which epochs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import libcst as cst
+
+from torchlint.migrate.epochs import counts_once
+from torchlint.migrate.script import DISTRIBUTED_SAMPLER, LOADER, PASSES_ITEMS, Loop, Script
+from torchlint.source import argument, dotted, has_star, literal, walk, walk_scope
+
+# Methods and functions that take a loader and hand back one that is sharded and announces its epochs.
+_PREPARES = re.compile(
+    r"(^|[._])(prepare\w*|setup_dataloaders?|auto_dataloader|ParallelLoader|MpDeviceLoader|make_private\w*)$"
+)
+_SHARDS = re.compile(r"rank|world_?size|shard|num_replicas|process_index|num_processes|split_dataset_by_node", re.I)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A loop over a training loader. `around`: the loops over epochs, each with what in its body leads to the batches.
+
+    `elsewhere` names the function of another file that goes over the loader, where this file only has the epoch loop.
+    """
+
+    loop: Loop
+    loader: cst.BaseExpression
+    made: tuple[cst.BaseExpression, ...]
+    around: tuple[tuple[Loop, cst.CSTNode], ...]
+    elsewhere: str = ""
+
+
+def trained_loaders(script: Script) -> Iterator[Trained]:
+    """Every loader that training goes over, as far as this file shows."""
+    for loop in script.training_loops():
+        expr = _drawn(script, loop) or script.iterated(loop)
+        if expr is not None:
+            yield Trained(loop, expr, tuple(script.origins(expr)), tuple(script.loops_around(loop)))
+    yield from _handed_over(script)
+
+
+def _drawn(script: Script, loop: Loop) -> cst.BaseExpression | None:
+    """The loader of `batches = iter(loader); for step in …: batch = next(batches)`."""
+    for node in walk_scope(loop.body):
+        if isinstance(node, cst.Call) and dotted(node.func) == "next" and node.args:
+            for origin in script.origins(node.args[0].value):
+                if isinstance(origin, cst.Call) and dotted(origin.func) == "iter" and origin.args:
+                    return origin.args[0].value
+    return None
+
+
+def _handed_over(script: Script) -> Iterator[Trained]:
+    """`for epoch in …: train_one_epoch(model, loader, …)` where the function is imported."""
+    for loop in script.nodes:
+        if not isinstance(loop, cst.For) or not isinstance(loop.iter, cst.Call) or script.trains(loop.body):
+            continue
+        if not (dotted(loop.iter.func) or "").endswith("range"):
+            continue
+        for call in (n for n in walk_scope(loop.body) if isinstance(n, cst.Call)):
+            target = script.qualified(call.func)
+            if target is None or "train" not in target.rpartition(".")[2] or script.callee(call) is not None:
+                continue
+            for arg in call.args:
+                made = tuple(script.origins(arg.value))
+                if any(isinstance(m, cst.Call) and script.qualified(m.func) == LOADER for m in made):
+                    yield Trained(loop, arg.value, made, ((loop, call),), target)
+
+
+def loaders(script: Script, trained: Trained) -> list[cst.Call]:
+    """The DataLoader calls behind a training loop, those in dicts and comprehensions included."""
+    found = []
+    for origin in trained.made:
+        for node in walk(origin) if not isinstance(origin, cst.Call) else [origin]:
+            if isinstance(node, cst.Call) and script.qualified(node.func) == LOADER:
+                found.append(node)
+        if isinstance(origin, cst.Subscript):
+            for value in script.origins(origin.value):
+                found += [n for n in walk(value) if isinstance(n, cst.Call) and script.qualified(n.func) == LOADER]
+    return found
+
+
+def samplers(script: Script, loader: cst.Call) -> list[cst.Call]:
+    """The DistributedSampler calls that a loader may draw its order from."""
+    arg = argument(loader, "sampler", 3) or argument(loader, "batch_sampler", 4)
+    if arg is None:
+        return []
+    found = []
+    for origin in script.origins(arg.value):
+        values = script.origins(origin.value) if isinstance(origin, cst.Subscript) else [origin]
+        for value in values:
+            found += [
+                n for n in walk(value) if isinstance(n, cst.Call) and script.qualified(n.func) == DISTRIBUTED_SAMPLER
+            ]
+    return found
+
+
+def shuffles(sampler: cst.Call) -> bool:
+    """Whether a DistributedSampler certainly shuffles: by default, or with a literal True."""
+    shuffle = argument(sampler, "shuffle", 3)
+    return not has_star(sampler, "**") and (shuffle is None or literal(shuffle.value) is True)
+
+
+def several_epochs(trained: Trained) -> list[tuple[Loop, cst.CSTNode]]:
+    """The loops around a training loop that may turn more than once."""
+    return [(loop, via) for loop, via in trained.around if not counts_once(loop)]
+
+
+def prepared(script: Script, loader: cst.Call) -> bool:
+    """Whether a framework takes the loader over: `loader = accelerator.prepare(loader)`."""
+    for call in script.calls:
+        func = call.func.attr if isinstance(call.func, cst.Attribute) else call.func
+        if _PREPARES.search(dotted(func) or "") and call is not loader:
+            if any(arg.value is loader or loader in script.origins(arg.value) for arg in call.args):
+                return True
+    return False
+
+
+def handed_to_strangers(script: Script, trained: Trained) -> list[str]:
+    """Functions of other files that get the loader: they may call `set_epoch` on it."""
+    name = dotted(trained.loader)
+    found = []
+    for call in script.calls:
+        target = script.qualified(call.func)
+        if target is None or target.startswith(("~.", "torch.")) or target.rpartition(".")[2] in PASSES_ITEMS:
+            continue
+        if name and any(dotted(a.value) == name for a in call.args):
+            found.append(target)
+    return found
+
+
+def sharded_by_hand(script: Script, loader: cst.Call) -> bool:
+    """Whether the dataset was already divided: made with the rank, or an IterableDataset, which shards itself."""
+    data = argument(loader, "dataset", 0)
+    if data is None:
+        return True
+    queue: list[cst.BaseExpression] = [data.value]
+    seen: set[cst.CSTNode] = set()
+    while queue:
+        expr = queue.pop()
+        if expr in seen:
+            continue
+        seen.add(expr)
+        for origin in script.origins(expr):
+            if _SHARDS.search(script.file.code(origin)) or _is_iterable(script, origin):
+                return True
+            queue += [n for n in walk(origin) if isinstance(n, (cst.Name, cst.Attribute)) and script.assigned(n)]
+    return bool(_SHARDS.search(script.file.code(data.value)))
+
+
+def _is_iterable(script: Script, origin: cst.BaseExpression) -> bool:
+    name = (script.qualified(origin.func) or "") if isinstance(origin, cst.Call) else ""
+    cls = script.classes.get(name.removeprefix("~."))
+    return "Iterable" in name or (cls is not None and any("Iterable" in (dotted(b.value) or "") for b in cls.bases))
+
+
+def optional(script: Script, loader: cst.Call) -> bool:
+    """Whether the loader has a DistributedSampler in some runs only (`… if distributed else None`)."""
+    arg = argument(loader, "sampler", 3)
+    made = script.origins(arg.value) if arg is not None else []
+    return not made or not all(
+        isinstance(m, cst.Call) and script.qualified(m.func) == DISTRIBUTED_SAMPLER for m in made
+    )
+
+
+def group_exists(script: Script, loader: cst.Call) -> bool:
+    """Whether the process group certainly exists when the loader is made: started above it, in its function, unguarded.
+
+    A function of this file that starts the group counts where it is called.
+    """
+    scope = script.scope(loader)
+    for call in script.calls:
+        if (
+            script.scope(call) is scope
+            and script.file.row(call) < script.file.row(loader)
+            and _starts_group(script, call, 0)
+        ):
+            if script.file.enclosing(call, (cst.If, cst.For, cst.While, cst.FunctionDef)) in (None, scope):
+                return True
+    return False
+
+
+def _starts_group(script: Script, call: cst.Call, depth: int) -> bool:
+    if (script.qualified(call.func) or "") == "torch.distributed.init_process_group":
+        return True
+    function = script.callee(call)
+    if function is None or depth > 3:
+        return False
+    inner = (n for n in walk_scope(function.body) if isinstance(n, cst.Call))
+    return any(
+        _starts_group(script, n, depth + 1) and script.file.enclosing(n, (cst.If, cst.FunctionDef)) is function
+        for n in inner
+    )
