@@ -10,12 +10,13 @@ import collections
 import contextlib
 import hashlib
 import io
+import math
 import random
 import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,6 +41,14 @@ class TensorLeaf:
     inference: bool
     contiguous: bool
     container: str  # "Tensor", "Parameter", "ndarray", …
+
+
+@dataclass(frozen=True, slots=True)
+class DigestLeaf:
+    """A tensor by the digest of its values, where carrying them would be too much."""
+
+    digest: str
+    facts: tuple[Any, ...]
 
 
 @dataclass(slots=True)
@@ -166,6 +175,24 @@ def leaf(value: Any) -> Any:
     return repr(value)
 
 
+def digested(record: Observation, keep: frozenset[str] = frozenset()) -> Observation:
+    """The record with digests in place of the tensors, but for the paths in `keep`; without the result itself."""
+    leaves = {
+        path: _digest_leaf(value) if isinstance(value, TensorLeaf) and path not in keep else value
+        for path, value in record.leaves.items()
+    }
+    return replace(record, leaves=leaves, result=None)
+
+
+def _digest_leaf(leaf: TensorLeaf) -> DigestLeaf:
+    value = leaf.value
+    if value.is_floating_point():
+        value = value.masked_fill(value.isnan(), math.nan)  # all NaNs are one
+    data = value.contiguous().flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b""
+    facts = (leaf.shape, leaf.dtype, leaf.device, leaf.requires_grad, leaf.inference, leaf.container)
+    return DigestLeaf(_digest(data), facts)
+
+
 def _tensor_leaf(tensor: torch.Tensor) -> TensorLeaf:
     with torch.no_grad():
         dense = tensor.detach()
@@ -278,7 +305,7 @@ def restore_flags(flags: Mapping[str, Any]) -> None:
 
 
 def observe(
-    entry: Callable[..., Any], inputs: Mapping[str, Any], *, backward: bool = True, earlier: Any = None
+    entry: Callable[..., Any], inputs: Mapping[str, Any], /, *, backward: bool = True, earlier: Any = None
 ) -> Observation:
     """Call `entry(**inputs)` and record everything that a caller could notice. The caller's flags are restored.
 

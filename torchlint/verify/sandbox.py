@@ -28,7 +28,8 @@ _PATH_BENEATH = 1
 _WRITE_FILE, _TRUNCATE, _REFER = 1 << 1, 1 << 14, 1 << 13
 _WRITES = _WRITE_FILE | sum(1 << bit for bit in range(4, 13))  # remove_* and make_*
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+_CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
+_MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 1 << 5, 1 << 12, 1 << 14, 1 << 18
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 
 GRACE_SECONDS = 2.0
@@ -111,6 +112,40 @@ def leave_network() -> bool:
     return True
 
 
+def overlay(directory: str, scratch: str) -> bool:
+    """From now on what this process changes in `directory` goes to scratch instead. False if not allowed."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0 or any(c in directory + scratch for c in ",:\\"):
+        return False
+    libc = _libc()
+    upper, work = os.path.join(scratch, "changed"), os.path.join(scratch, "work")
+    os.makedirs(upper, exist_ok=True)
+    os.makedirs(work, exist_ok=True)
+    if libc.unshare(_CLONE_NEWNS) or libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None):
+        return False
+    options = f"lowerdir={directory},upperdir={upper},workdir={work}"
+    return bool(libc.mount(b"overlay", os.fsencode(directory), b"overlay", 0, os.fsencode(options)) == 0)
+
+
+def enclose(scratch: str, project: str) -> bool:
+    """For a whole command: `project` as an overlay, scratch and /dev writable, everything else read-only.
+
+    Landlock would keep the command's own children from making overlays of theirs, so this is done by mounts. False if
+    not allowed; then nothing was changed.
+    """
+    if not overlay(project, scratch):
+        return False
+    libc = _libc()
+    libc.mount(os.fsencode(scratch), os.fsencode(scratch), None, _MS_BIND, None)
+    kept = (os.path.realpath(scratch), os.path.realpath(project), "/dev", "/proc", "/sys")
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        points = [line.split()[4].encode().decode("unicode_escape") for line in file]
+    for point in points:
+        if not any(point == k or point.startswith(k + "/") for k in kept):
+            libc.mount(None, os.fsencode(point), None, _MS_REMOUNT | _MS_BIND | _MS_RDONLY, None)
+    os.chdir(project)
+    return True
+
+
 def limit_resources(seconds: float, memory: int | None, file_bytes: int = 4 << 30) -> None:
     """CPU seconds, address space, file size; no core dumps. Never raises a limit that is lower already."""
     for kind, value in (
@@ -132,18 +167,21 @@ def memory_budget() -> int:
     return int(total * 0.75) + (8 << 30)
 
 
-def confine(scratch: str, *, seconds: float, memory: int | None, writable: Sequence[str] = ()) -> Isolation:
-    """Shut this process in. Everything that it writes must lie beneath `scratch`, `writable` or /dev."""
+def confine(scratch: str, *, seconds: float, memory: int | None, project: str | None = None) -> Isolation:
+    """Shut this process in. What it writes must lie beneath `scratch` or /dev, or in `project`, then as an overlay."""
     active: list[str] = []
     missing: list[str] = []
-    for name, done in (
-        ("no network", leave_network()),
-        (
-            f"landlock v{landlock_version()}" if landlock_version() else "landlock",
-            restrict_writes([scratch, "/dev", *writable]),
-        ),
-    ):
-        (active if done else missing).append(name)
+    writable = [scratch, "/dev"]
+    if project is not None:
+        if overlay(project, scratch):
+            active.append("overlay")
+            writable.append(project)
+        else:
+            missing.append("overlay")
+        os.chdir(project)
+    network, landlock = leave_network(), restrict_writes(writable)
+    (active if network else missing).append("no network")
+    (active if landlock else missing).append(f"landlock v{landlock_version()}" if landlock else "landlock")
     limit_resources(seconds, memory)
     active.append("rlimits")
     os.environ["TMPDIR"] = os.environ["TORCH_EXTENSIONS_DIR"] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
@@ -166,15 +204,18 @@ def run_forked(
     seconds: float,
     memory: int | None = None,
     confined: bool = True,
+    project: str | None = None,
 ) -> Outcome:
-    """Call `function` in a forked, confined child in a scratch directory and return what it returns (pickled).
+    """Call `function` in a forked, confined child and return what it returns (pickled).
+
+    The child works in a scratch directory, or in `project`, which it sees as it is and cannot really change.
 
     The child gets no stdin, its output goes nowhere, it dies with this process, and what it started dies with it.
     """
     with scratch_directory() as scratch, tempfile.TemporaryFile() as channel:
         pid = os.fork()
         if pid == 0:
-            _child(function, scratch, channel.fileno(), seconds, memory, confined)
+            _child(function, scratch, channel.fileno(), seconds, memory, confined, project)
         status = _wait(pid, seconds + GRACE_SECONDS)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
@@ -198,6 +239,7 @@ def _child(
     seconds: float,
     memory: int | None,
     confined: bool,
+    project: str | None,
 ) -> None:
     code = 1
     try:
@@ -211,7 +253,7 @@ def _child(
         os.chdir(scratch)
         isolation = Isolation((), ("confinement was switched off",))
         if confined:
-            isolation = confine(scratch, seconds=seconds, memory=memory)
+            isolation = confine(scratch, seconds=seconds, memory=memory, project=project)
         try:
             answer = ("value", function(isolation))
         except MemoryError:

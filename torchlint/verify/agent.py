@@ -1,0 +1,87 @@
+"""What runs inside the user's process during a verified run: it compiles the edited files with both versions in them.
+
+Started by `inject/sitecustomize.py`. It writes no bytecode, changes no file, and leaves every other module alone.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import json
+import os
+import runpy
+import sys
+from types import CodeType
+from typing import Any
+
+from torchlint.verify.lines import edited_lines, evidence_lines
+from torchlint.verify.shadow import Limits, Shadow, install, shifted
+from torchlint.verify.weave import weave
+
+_codes: dict[str, str] = {}  # path → original text; what is compiled is its weave
+_plan: dict[str, Any] = {}
+
+
+def start(plan_path: str) -> None:
+    """Read the plan and put the loaders in place."""
+    with open(plan_path, encoding="utf-8") as file:
+        _plan.update(json.load(file))
+    limits = Limits(**_plan["limits"])
+    shadows: dict[str, list[Shadow]] = {}
+    for path, texts in _plan["files"].items():
+        woven = weave(texts["before"], texts["after"])
+        old, new = edited_lines(texts["before"], texts["after"])
+        shadows[path] = []
+        for function in woven.functions:
+            before = {line for line in old if function.before[0] <= line <= function.before[1]}
+            after = {line for line in new if function.after[0] <= line <= function.after[1]}
+            statements = [
+                *evidence_lines(texts["before"], before),
+                *map(shifted, evidence_lines(texts["after"], after)),
+            ]
+            shadows[path].append(Shadow(path, function, statements, _plan["out"], limits))
+    install(shadows)
+    _patch_loaders()
+
+
+def _compile(path: str) -> CodeType | None:
+    """The woven code of an edited file; None for any other file, or if it changed since the plan was made."""
+    real = os.path.realpath(path)
+    texts = _plan["files"].get(real)
+    if texts is None:
+        return None
+    woven = weave(texts["before"], texts["after"])
+    if woven.tree is None:
+        return None
+    return compile(woven.tree, real, "exec", dont_inherit=True)
+
+
+def _patch_loaders() -> None:
+    loader: Any = importlib.machinery.SourceFileLoader
+    get_code = loader.get_code
+
+    def woven_code(self: Any, fullname: str) -> CodeType | None:
+        # get_code and not get_data: bytecode of the woven text must neither be read nor written.
+        found = _compile(self.path)
+        result: CodeType | None = found if found is not None else get_code(self, fullname)
+        return result
+
+    loader.get_code = woven_code
+    module: Any = runpy
+    from_file = module._get_code_from_file
+
+    def woven_from_file(*arguments: Any) -> Any:
+        found = _compile(arguments[-1])
+        if found is None:
+            return from_file(*arguments)
+        return (found, arguments[-1]) if sys.version_info < (3, 12) else found
+
+    module._get_code_from_file = woven_from_file
+
+
+def main_code(script: str) -> CodeType:
+    """The code of a script that is to run as `__main__`. Raises what opening or compiling it raises."""
+    found = _compile(script)
+    if found is not None:
+        return found
+    with open(script, "rb") as file:
+        return compile(file.read(), script, "exec", dont_inherit=True)

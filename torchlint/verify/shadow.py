@@ -1,0 +1,347 @@
+"""Tier 2, inside the user's own process: at a real call of an edited function, fork children that run both versions.
+
+All children start from the identical state: the original, the original again, the fix, each observed in a sandbox. The
+parent goes on untouched and makes the real call. Nothing is pickled but results; no harness is needed.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import gc
+import inspect
+import json
+import os
+import random
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from torchlint.verify.weave import HOOK, SHIFT, Edited
+
+if TYPE_CHECKING:
+    from torchlint.verify.compare import Comparison
+    from torchlint.verify.judge import Run
+    from torchlint.verify.observe import Observation
+
+NUDGES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much is spent on one function: calls that are verified, seconds per child, seconds in all."""
+
+    calls: int = 3
+    child_seconds: float = 60.0
+    total_seconds: float = 300.0
+
+
+@dataclass
+class Shadow:
+    """One edited function: what has been seen of it so far. `statements` are the line sets that count as evidence."""
+
+    path: str
+    function: Edited
+    statements: list[set[int]]
+    out: str
+    limits: Limits
+    calls: int = 0
+    spent: float = 0.0
+    runs: list[Run] = field(default_factory=list)
+    properties: list[tuple[str | None, str | None]] = field(default_factory=list)
+    self_check: Comparison | None = None
+    executed: set[int] = field(default_factory=set)
+    unable: str | None = None
+    sandbox: str = ""
+
+    def wants(self) -> bool:
+        return (
+            self.unable is None and len(self.runs) < self.limits.calls and self.spent < self.limits.total_seconds
+        )  # fmt: skip
+
+    def publish(self) -> None:
+        """Write the verdict so far: a program that is killed later has still been seen."""
+        from torchlint.verify.judge import judge_behaviour, judge_property
+        from torchlint.verify.verdict import Behaviour, as_json
+
+        ran = not self.statements or any(s & self.executed for s in self.statements)
+        verdict = judge_behaviour(
+            self.runs, self_check=self.self_check, executed=ran, unable=None if self.runs else self.unable
+        )
+        if verdict.kind is Behaviour.DIFFERENT and self.properties:
+            intended = judge_property(
+                [before for before, _ in self.properties], [after for _, after in self.properties], executed=ran
+            )
+            if intended.kind is Behaviour.INTENDED:
+                verdict = intended
+        data = {"path": self.path, "function": asdict(self.function), "verdict": as_json(verdict),
+                "calls": self.calls, "verified": len(self.runs), "sandbox": self.sandbox}  # fmt: skip
+        name = f"{os.getpid()}-{self.function.name}-{self.function.before[0]}.json"
+        temporary = os.path.join(self.out, "." + name)
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(data, file)
+        os.replace(temporary, os.path.join(self.out, name))
+
+
+_inside = False  # true in a shadow's children, and while one is being made
+
+
+def install(shadows: Mapping[str, list[Shadow]]) -> None:
+    """Provide the hook that woven modules call; `shadows` maps a path to its functions, in weaving order."""
+
+    def hook(number: int, original: Any, fixed: Any) -> Any:
+        path = os.path.realpath(inspect.currentframe().f_back.f_code.co_filename)  # type: ignore[union-attr]
+        return _wrap(shadows[path][number], original, fixed)
+
+    setattr(builtins, HOOK, hook)
+
+
+def _wrap(shadow: Shadow, original: Any, fixed: Any) -> Any:
+    if isinstance(original, (staticmethod, classmethod)):
+        if type(original) is not type(fixed):
+            shadow.unable = "the kind of method changes"
+            return original
+        return type(original)(_wrap(shadow, original.__func__, fixed.__func__))
+    fixed.__name__, fixed.__qualname__ = original.__name__, original.__qualname__
+
+    @functools.wraps(original)
+    def shadowed(*args: Any, **kwargs: Any) -> Any:
+        if not _inside:
+            shadow.calls += 1
+            if shadow.wants():
+                _verify(shadow, original, fixed, args, kwargs)
+        return original(*args, **kwargs)
+
+    return shadowed
+
+
+def _verify(shadow: Shadow, original: Any, fixed: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Never raises: the user's program must run as if this were not here."""
+    global _inside
+    _inside = True
+    started = time.monotonic()
+    try:
+        shadow.unable = _unforkable(args, kwargs)
+        if shadow.unable is None:
+            _Call(shadow, original, fixed, args, kwargs).judge()
+    except Exception as error:
+        shadow.unable = f"verifying failed: {type(error).__name__}: {error}"
+        if os.environ.get("TORCHLINT_VERIFY_DEBUG"):
+            traceback.print_exc(file=sys.__stderr__)
+    finally:
+        shadow.spent += time.monotonic() - started
+        _inside = False
+        shadow.publish()
+
+
+def _unforkable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    import torch
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return "CUDA is initialised: a fork cannot use it"
+    for value in (*args, *kwargs.values()):
+        if inspect.isgenerator(value) or type(value).__name__ == "_MultiProcessingDataLoaderIter":
+            return "an argument is an iterator that the children would use up"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one child did: the observation (values of tensors only where asked for), the lines of the file it ran."""
+
+    record: Observation
+    lines: frozenset[int]
+    sandbox: str
+
+
+class _Call:
+    """The comparison at one call."""
+
+    def __init__(
+        self, shadow: Shadow, original: Any, fixed: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self.shadow, self.original, self.fixed = shadow, original, fixed
+        self.label = f"call {shadow.calls} of {shadow.function.name}"
+        self.args, self.kwargs = args, kwargs
+        self.random = random.getstate()  # CPython reseeds `random` in a forked child
+        self.inputs: dict[str, Any] = {"args": args, "kwargs": kwargs, **_world(original)}
+
+    def judge(self) -> None:
+        from torchlint.verify.compare import Level, compare
+        from torchlint.verify.judge import Run
+
+        shadow = self.shadow
+        first = self._child(self.original)
+        again = self._child(self.original, trace=True)
+        if isinstance(first, str) or isinstance(again, str):
+            shadow.unable = f"original: {first if isinstance(first, str) else again}"
+            return
+        shadow.sandbox = first.sandbox
+        refused = first.record.exception
+        if refused is not None and "PermissionError" in refused:
+            shadow.unable = f"external write: {refused}"
+            return
+        check = compare(first.record, again.record)
+        if shadow.self_check is None or check.level is not Level.BITWISE:
+            shadow.self_check = check
+        fixed = self._child(self.fixed, trace=True)
+        if isinstance(fixed, str):
+            from torchlint.verify.compare import Comparison
+
+            comparison = Comparison()
+            comparison.differ("the fixed function", "end", "returns", fixed)
+            shadow.runs.append(Run(self.label, comparison))
+            return
+        shadow.executed |= again.lines | fixed.lines
+        comparison = compare(first.record, fixed.record)
+        raised = first.record.exception
+        if comparison.level is Level.DIFFERENT and check.level is Level.BITWISE:
+            comparison = self._closely(first.record, fixed.record)
+            if comparison.level is Level.DIFFERENT:
+                shadow.properties.append(self._properties())
+        shadow.runs.append(Run(self.label, comparison, raised))
+
+    def _closely(self, a: Observation, b: Observation) -> Comparison:
+        """Compare again with the values of what differs, measured by nudged runs of the original."""
+        from torchlint.verify.compare import Comparison, Yardstick, compare
+        from torchlint.verify.observe import nudge
+
+        wanted = frozenset(
+            path for path in {**a.leaves, **b.leaves} if a.leaves.get(path, _ABSENT) != b.leaves.get(path, _ABSENT)
+        )
+        seen = [self._child(f, wanted=wanted) for f in (self.original, self.fixed)]
+        nudged = [
+            self._child(self.original, wanted=wanted, prepare=functools.partial(nudge, seed=k)) for k in range(NUDGES)
+        ]
+        records = [s.record for s in (*seen, *nudged) if isinstance(s, _Seen)]
+        if len(records) < 2 + NUDGES:
+            result = Comparison()
+            result.differ(
+                "the function", "end", "returns", str(next(s for s in (*seen, *nudged) if isinstance(s, str)))
+            )
+            return result
+        return compare(records[0], records[1], Yardstick(tuple(records[2:])))
+
+    def _properties(self) -> tuple[str | None, str | None]:
+        """The first property that is broken before, with its state after; (None, None) where none is broken.
+
+        Each version is called twice, with gradients cleared before: the state in which the original has left this
+        process (stale gradients above all) must not count against the fix, and its own aftermath must.
+        """
+        from torchlint.verify import properties
+
+        for check in (properties.gradient_ledger, properties.accumulation_scaled, properties.train_mode_restored):
+            before = self._property(check, self.original)
+            if before is not None and not before.startswith("no "):
+                return before, self._property(check, self.fixed)
+        return None, None
+
+    def _property(self, check: Callable[..., str | None], function: Any) -> str | None:
+        import torch
+
+        from torchlint.verify.measure import quiet
+        from torchlint.verify.observe import walk_state
+
+        def twice(**_: Any) -> None:
+            function(*self.args, **self.kwargs)
+            function(*self.args, **self.kwargs)
+
+        def work(_: Any) -> str | None:
+            self._begin()
+            for _path, value in walk_state(self.inputs, ""):
+                if isinstance(value, torch.Tensor) and value.is_leaf:
+                    value.grad = None
+            with quiet():
+                return check(twice, self.inputs)
+
+        outcome = self._fork(work)
+        return outcome.value if outcome.reason is None else f"no result: {outcome.reason}"
+
+    def _child(
+        self,
+        function: Any,
+        *,
+        trace: bool = False,
+        wanted: frozenset[str] = frozenset(),
+        prepare: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> _Seen | str:
+        from torchlint.verify.lines import traced
+        from torchlint.verify.observe import digested, observe
+
+        def work(isolation: Any) -> _Seen:
+            self._begin()
+            if prepare is not None:
+                prepare(self.inputs)
+            lines: set[int] = set()
+            if trace:
+                with traced(_code_file(function)) as lines:
+                    record = observe(lambda **_: function(*self.args, **self.kwargs), self.inputs)
+            else:
+                record = observe(lambda **_: function(*self.args, **self.kwargs), self.inputs)
+            return _Seen(digested(record, wanted), frozenset(lines), str(isolation))
+
+        outcome = self._fork(work)
+        if outcome.reason is not None:
+            return str(outcome.reason)
+        seen: _Seen = outcome.value
+        if wanted:
+            kept = {path: seen.record.leaves[path] for path in seen.record.leaves if path in wanted}
+            return replace(seen, record=replace(seen.record, leaves=kept))
+        return seen
+
+    def _begin(self) -> None:
+        import torch
+
+        random.setstate(self.random)
+        torch.set_num_threads(1)
+
+    def _fork(self, work: Callable[[Any], Any]) -> Any:
+        from torchlint.verify.sandbox import memory_budget, run_forked
+
+        return run_forked(work, seconds=self.shadow.limits.child_seconds, memory=memory_budget(), project=os.getcwd())
+
+
+_ABSENT = object()
+
+
+def _world(function: Any) -> dict[str, Any]:
+    """Everything that a call could change besides its arguments: live models and optimizers, the module's own data."""
+    import torch
+
+    # By type and not by isinstance: that would ask proxies for their __class__, and wake what they stand for.
+    objects = gc.get_objects()
+    modules: list[Any] = [o for o in objects if issubclass(type(o), torch.nn.Module)]
+    children = {id(c) for m in modules for c in m.children()}
+    world: dict[str, Any] = {}
+    for i, module in enumerate(m for m in modules if id(m) not in children):
+        world[f"model {i}"] = module
+    for i, optimizer in enumerate(o for o in objects if issubclass(type(o), torch.optim.Optimizer)):
+        world[f"optimizer {i}"] = optimizer
+    data = (torch.Tensor, int, float, str, list, dict, set)
+    space = getattr(function, "__globals__", {})
+    world["globals"] = {
+        name: value for name, value in list(space.items()) if isinstance(value, data) and not name.startswith("__")
+    }
+    cells = getattr(function, "__closure__", None) or ()
+    world["closure"] = [cell.cell_contents for cell in cells if _filled(cell)]
+    return world
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 (raises where the variable is not bound yet)
+    except ValueError:
+        return False
+    return True
+
+
+def _code_file(function: Any) -> str:
+    return str(inspect.unwrap(function).__code__.co_filename)
+
+
+def shifted(lines: set[int]) -> set[int]:
+    """Lines of the fixed text as a trace of the woven module reports them."""
+    return {line + SHIFT for line in lines}

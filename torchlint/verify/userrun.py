@@ -1,0 +1,158 @@
+"""Tier 2 from outside: runs the user's own command with both versions of each edited function in place."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torchlint.verify.sandbox import enclose, scratch_directory
+from torchlint.verify.shadow import Limits
+from torchlint.verify.verdict import Behaviour, BehaviourVerdict, Difference
+from torchlint.verify.weave import Edited, Weave, weave
+
+INJECT = Path(__file__).with_name("inject")
+_PYTHON = re.compile(r"python(\d+(\.\d+)?)?(\.exe)?")
+_ORDER = list(Behaviour)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionVerdict:
+    """What the run showed of one edited function. `calls` were seen, `verified` of them were compared."""
+
+    path: str
+    function: Edited
+    verdict: BehaviourVerdict
+    calls: int = 0
+    verified: int = 0
+
+
+@dataclass
+class UserRun:
+    """The result of one run: verdicts by function, files that could not be judged by function, and how it ended."""
+
+    functions: list[FunctionVerdict] = field(default_factory=list)
+    whole_files: dict[str, str] = field(default_factory=dict)  # path → why
+    weaves: dict[str, Weave] = field(default_factory=dict)
+    ended: str = ""  # "" after exit code 0
+    sandbox: str = ""
+
+
+def prepared(command: Sequence[str]) -> list[str]:
+    """The command, a Python script started through our launcher so that its own text can be replaced in memory."""
+    if not command or not _PYTHON.fullmatch(os.path.basename(command[0])):
+        return list(command)
+    takes_value = {"-W", "-X", "--check-hash-based-pycs"}
+    at = 1
+    while at < len(command):
+        word = command[at]
+        if word in ("-m", "-c", "-"):
+            return list(command)
+        if not word.startswith("-"):
+            return [*command[:at], str(INJECT / "launch.py"), *command[at:]]
+        at += 2 if word in takes_value else 1
+    return list(command)
+
+
+def verify_run(
+    files: Mapping[str, tuple[str, str]],
+    command: Sequence[str],
+    *,
+    limits: Limits | None = None,
+    timeout: float = 3600.0,
+    cwd: str | None = None,
+) -> UserRun:
+    """Run `command` once and judge every edited function of `files` (path → text before, text after) by its real calls.
+
+    The command runs with the original code. Where the system allows, the directory it runs in is an overlay and the
+    rest is read-only, so that it changes no file; `sandbox` says so, or that it could not be done.
+    """
+    result = UserRun()
+    plan: dict[str, Any] = {"files": {}, "limits": asdict(limits or Limits())}
+    for path, (before, after) in files.items():
+        woven = result.weaves[path] = weave(before, after)
+        if woven.reason is not None:
+            result.whole_files[path] = woven.reason
+        else:
+            plan["files"][os.path.realpath(path)] = {"before": before, "after": after}
+    if plan["files"]:
+        with scratch_directory() as out:
+            result.ended, enclosed = _execute(command, {**plan, "out": out}, out, timeout, os.path.abspath(cwd or "."))
+            seen = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(Path(out).glob("[!.]*-*.json"))]
+            result.sandbox = "the run changes no file" if enclosed else "the run itself was not sandboxed"
+    else:
+        seen = []
+    children = next((s["sandbox"] for s in seen if s["sandbox"]), "")
+    result.sandbox += f"; compared calls: {children}" if children else ""
+    for path in sorted(files.keys() - result.whole_files.keys()):
+        for function in result.weaves[path].functions:
+            mine = [s for s in seen if s["path"] == os.path.realpath(path) and s["function"]["name"] == function.name
+                    and tuple(s["function"]["before"]) == function.before]  # fmt: skip
+            result.functions.append(_joined(path, function, mine, result.ended))
+    return result
+
+
+def _execute(
+    command: Sequence[str], plan: Mapping[str, Any], scratch: str, timeout: float, cwd: str
+) -> tuple[str, bool]:
+    """How the command ended ("" is well), and whether it was kept from changing files."""
+    plan_path = os.path.join(scratch, ".plan")
+    with open(plan_path, "w", encoding="utf-8") as file:
+        json.dump(plan, file)
+    environment = dict(os.environ)
+    environment["TORCHLINT_VERIFY"] = plan_path
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(INJECT), environment.get("PYTHONPATH", "")]))
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    environment["TMPDIR"] = os.path.join(scratch, "tmp")
+    os.mkdir(environment["TMPDIR"])
+    enclosed = os.path.join(scratch, ".enclosed")
+
+    def before_exec() -> None:
+        if enclose(scratch, cwd):
+            open(enclosed, "w").close()
+
+    try:
+        process = subprocess.Popen(
+            prepared(command), env=environment, cwd=cwd, stdin=subprocess.DEVNULL, start_new_session=True,
+            preexec_fn=before_exec,
+        )  # fmt: skip
+    except OSError as error:
+        return f"the command cannot be started: {error.strerror}: {command[0]}", False
+    try:
+        code = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return f"timeout after {timeout:g} s", os.path.exists(enclosed)
+    finally:
+        _end_group(process)
+    return "" if code == 0 else f"the command ended with exit code {code}", os.path.exists(enclosed)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End the command and everything that it started and left behind."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _joined(path: str, function: Edited, seen: Sequence[Mapping[str, Any]], ended: str) -> FunctionVerdict:
+    """The worst of what the processes of the run saw."""
+    if function.unable:
+        return FunctionVerdict(path, function, BehaviourVerdict(Behaviour.NOT_VERIFIABLE, function.unable))
+    if not seen:
+        why = f"never called{f'; {ended}' if ended else ''}"
+        return FunctionVerdict(path, function, BehaviourVerdict(Behaviour.NOT_VERIFIABLE, why))
+    verdicts = [_verdict(s["verdict"]) for s in seen]
+    worst = max(verdicts, key=lambda v: _ORDER.index(v.kind))
+    return FunctionVerdict(path, function, worst, sum(s["calls"] for s in seen), sum(s["verified"] for s in seen))
+
+
+def _verdict(data: Mapping[str, Any]) -> BehaviourVerdict:
+    differences = tuple(Difference(**d) for d in data["differences"])
+    return BehaviourVerdict(Behaviour(data["kind"]), data["detail"], tuple(data["plausible"]), differences)
