@@ -29,7 +29,8 @@ d[:] = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 Safe for arithmetic between two vectors' entries, written into a table made here. Unsafe where a dimension is
 summed over (the order of additions may differ in the last bit). `cdist` is told not to use its matrix-product form,
-which errs by 2e-3 between close points. No fix where the numbers of dimensions are not known from the source.
+which errs by 2e-3 between close points; on a CPU it has no kernel for half precisions and raises there. No fix where
+the numbers of dimensions are not known from the source.
 
 ## Verified by
 

@@ -31,7 +31,8 @@ loop whose comment says that it saves memory.
 Safe for arithmetic and other operations that IEEE 754 fixes to the last bit, written into a tensor made here, and for
 `.item()` per row. Unsafe for reductions and transcendental functions (the order of additions and the vectorised kernels
 may differ in the last bit), for stacked lists (`torch.stack([])` raises, an empty batch does not), and wherever
-`torch.vmap` is used. Where no template applies, the finding comes without a fix.
+`torch.vmap` is used, which is slower than the loop below some twenty rows. Where no template
+applies, the finding comes without a fix.
 
 ## Verified by
 

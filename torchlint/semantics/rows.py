@@ -10,12 +10,15 @@ import libcst as cst
 
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
-from torchlint.source import literal, walk, walk_scope
+from torchlint.source import find, literal, walk, walk_scope
 
 Loop = cst.For | cst.CompFor
 
 # Wrappers that hand out the same items in the same order.
 _PROGRESS = frozenset(("tqdm.tqdm", "tqdm.trange", "tqdm.auto.tqdm", "rich.progress.track"))
+
+# Factories whose first argument is the size, or begins it.
+_SIZED = frozenset(f"torch.{n}" for n in ("zeros", "ones", "empty", "full", "rand", "randn"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +74,32 @@ def _counted(node: Loop, call: cst.Call, target: cst.CSTNode | None, sem: Semant
         args = args[1:]
     if len(args) != 1:
         return None
-    found = extent(args[0].value, sem)
+    found = extent(args[0].value, sem) or _made_with(args[0].value, node, target.value, sem)
     if found is None:
         return None
     return RowLoop(node, target.value, {}, found[0], found[1], sem.file.code(args[0].value))
+
+
+def _made_with(
+    length: cst.BaseExpression, loop: Loop, counter: str, sem: Semantics
+) -> tuple[cst.BaseExpression, int] | None:
+    """The tensor made with that many rows (`out = torch.zeros(n, d)`) that the loop indexes by its counter."""
+    for item in find(loop, cst.Subscript) if isinstance(loop, cst.For) else ():
+        first = item.slice[0].slice
+        if not isinstance(item.value, cst.Name) or not isinstance(first, cst.Index):
+            continue
+        if not isinstance(first.value, cst.Name) or first.value.value != counter:
+            continue
+        made = definition_of(item.value.value, item, sem)
+        if made is None or not isinstance(made[1], cst.Call) or not made[1].args:
+            continue
+        if (sem.qualified(made[1].func) or "") in _SIZED:
+            size = made[1].args[0].value
+            if isinstance(size, (cst.Tuple, cst.List)) and size.elements:
+                size = size.elements[0].value
+            if size.deep_equals(length):
+                return item.value, 0
+    return None
 
 
 def _zipped(node: Loop, call: cst.Call, target: cst.CSTNode | None, index: str, sem: Semantics) -> RowLoop | None:

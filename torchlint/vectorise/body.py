@@ -394,7 +394,10 @@ class Purity:
     def _is_pure_item(self, node: cst.Subscript) -> bool:
         own = self.is_own_row(node)
         if own:
-            if self.sem.value(node.value).is_tensor or node.value.deep_equals(self.rows.over):
+            value = self.sem.value(node.value)
+            # Neither a list nor a tuple takes several indices, so a batch that does is a tensor.
+            certain = value.is_tensor or (value.kind is Kind.BATCH and len(node.slice) > 1)
+            if certain or node.value.deep_equals(self.rows.over):
                 self.rows_seen = True
             elif not may_be_tensor(node.value, self.sem):
                 return False

@@ -15,7 +15,7 @@ from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import RowLoop, definition_of, fresh_name, reads
 from torchlint.source import argument, dotted, find, literal, walk
 from torchlint.vectorise.body import Body, Purity, Step, StepKind
-from torchlint.vectorise.lift import Lifted, Lifter, NotLifted, row_rank
+from torchlint.vectorise.lift import Lifted, Lifter, NotLifted, row_rank, steady
 
 _FRESH = frozenset(f"torch.{n}{like}" for n in ("zeros", "ones", "empty", "full") for like in ("", "_like"))
 # Functions that a vmapped function must not call: they leave the tensor, or their shape depends on values.
@@ -99,9 +99,12 @@ class _Writer:
 
     def aligned(self, tensor: cst.BaseExpression) -> bool:
         """Whether the tensor has exactly one row per turn."""
-        if tensor.deep_equals(self.rows.over):
-            return True
-        if not isinstance(tensor, cst.Name):
+        over = self.rows.over
+        fixed = isinstance(over, cst.Name) and steady(over.value, over, self.sem)
+        if tensor.deep_equals(over):
+            # `range(x.shape[0])` asks at the loop; `range(n)` asked earlier, and `x` may be another tensor by now.
+            return fixed or not self.rows.length.isidentifier()
+        if not isinstance(tensor, cst.Name) or not fixed:
             return False
         found = definition_of(tensor.value, tensor, self.sem)
         if (

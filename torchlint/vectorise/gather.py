@@ -41,6 +41,8 @@ def list_fix(g: Growth, sem: Semantics) -> Fix | None:
             )
         )
         return Fix(tuple(edits), Applicability.UNSAFE, _MESSAGE)
+    if _may_start_as_none(g, sem):
+        return None
     edits.append(sem.file.insert_before(g.loop, f"{parts} = [{g.name}]"))
     for step in steps:
         edits.append(_append(step.node, step, parts, sem))
@@ -167,6 +169,12 @@ def _tests_the_first_turn(test: cst.BaseExpression, g: Growth, sem: Semantics) -
     )
 
 
+def _may_start_as_none(g: Growth, sem: Semantics) -> bool:
+    """Whether the name was ever set to None: a loop without turns would then join None."""
+    made = bindings(g.name, sem.function(g.loop).body)
+    return any(isinstance(b, cst.Assign) and dotted(b.value) == "None" for b in made)
+
+
 def _starts_as_tensor(g: Growth, arguments: str, sem: Semantics) -> bool:
     """Whether the name surely holds a tensor in front of the loop, and one that `cat` alone
     accepts when no turn is run."""
@@ -176,6 +184,9 @@ def _starts_as_tensor(g: Growth, arguments: str, sem: Semantics) -> bool:
     before = [b for b in bindings(g.name, sem.function(g.loop).body) if sem.file.caret(b)[0] < start]
     if not before or not all(isinstance(b, cst.Assign) for b in before):
         return False
+    block = sem.file.parent(sem.file.statement(before[-1]))
+    if not any(block is a for a in sem.file.ancestors(g.loop)):
+        return False  # set in one branch only
     value = sem.value(before[-1].value) if isinstance(before[-1], cst.Assign) else None
     if value is None or value.kind is not Kind.TENSOR or not isinstance(before[-1], cst.Assign):
         return False

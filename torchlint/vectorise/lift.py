@@ -342,7 +342,7 @@ def _is_extent(node: cst.BaseExpression) -> bool:
 
 def _unpacked_rank(node: cst.Name, sem: Semantics) -> int | None:
     """The rank that `n, d = x.shape` asserts of a name that is never rebound."""
-    if not _steady(node.value, node, sem):
+    if not steady(node.value, node, sem):
         return None
     for assign in find(sem.function(node).body, cst.Assign):
         target = assign.targets[0].target
@@ -354,7 +354,7 @@ def _unpacked_rank(node: cst.Name, sem: Semantics) -> int | None:
     return None
 
 
-def _steady(name: str, at: cst.CSTNode, sem: Semantics) -> bool:
+def steady(name: str, at: cst.CSTNode, sem: Semantics) -> bool:
     """Whether the name means one tensor throughout its function."""
     function = sem.function(at)
     count = len(list(bindings(name, function.body)))
@@ -378,5 +378,5 @@ def row_rank(tensor: cst.BaseExpression, sem: Semantics) -> Rank | None:
                 like = call.func.value
             if isinstance(like, cst.Name) and like.value != tensor.value:
                 return row_rank(like, sem)
-        return (tensor.value, 0) if _steady(tensor.value, tensor, sem) else None
+        return (tensor.value, 0) if steady(tensor.value, tensor, sem) else None
     return None

@@ -12,7 +12,7 @@ from torchlint.semantics.rows import RowLoop, definition_of, row_loop
 from torchlint.source import argument, find, literal
 from torchlint.vectorise.body import Step, StepKind, read_body
 from torchlint.vectorise.emit import _comments, _outlives
-from torchlint.vectorise.lift import Lifted, Lifter, NotLifted, row_rank, total_rank
+from torchlint.vectorise.lift import Lifted, Lifter, NotLifted, row_rank, steady, total_rank
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +89,8 @@ def pairs_fix(pairs: Pairs, sem: Semantics) -> Fix | None:
     loop = pairs.outer.node
     comments = _comments(loop, sem) if isinstance(loop, cst.For) else None
     rank = total_rank(pairs.table, sem)
+    if not all(isinstance(o, cst.Name) and steady(o.value, o, sem) for o in (pairs.outer.over, pairs.inner.over)):
+        return None
     if (
         comments is None
         or rank is None
