@@ -64,7 +64,7 @@ class Ignores:
             except ValueError:
                 continue  # git, too, passes over a line that it cannot read
             for pattern in patterns:
-                if pattern.include is None:
+                if pattern.include is None or pattern.regex is None:
                     continue
                 source = re.sub(r"\(\?P<\w+>", "(?:", pattern.regex.pattern)
                 if not groups or groups[-1][0] != pattern.include:
