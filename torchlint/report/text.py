@@ -17,6 +17,7 @@ from torchlint.report.terminal import (
     BOLD_GREEN,
     BOLD_RED,
     BOLD_YELLOW,
+    CYAN,
     DIM,
     GREEN,
     RED,
@@ -174,6 +175,8 @@ class _Block:
         label, style = _FIX_LABEL[fix.applicability]
         out = self.note(label, clean(fix.message), style)
         left = DIFF_LINES
+        if self.hunks:
+            out.append(self.rail("|"))
         for i, hunk in enumerate(self.hunks):
             if i and left > 0:
                 out.append(self.paint(" " * self.gutter + " :", DIM))
@@ -185,7 +188,9 @@ class _Block:
         return out
 
     def changed(self, change: Change) -> str:
+        if change.sign == "…":
+            return self.paint(f"{' ' * self.gutter} … {change.text}", DIM)
         text, _ = expand(change.text)
-        style = {"-": RED, "+": GREEN}.get(change.sign, DIM)
+        style = {"-": RED, "+": GREEN, "~": CYAN}.get(change.sign, DIM)
         number = self.paint(f"{change.row:>{self.gutter}}", DIM)
         return f"{number} {self.paint(f'{change.sign} {self.cropped(text, 0)}'.rstrip(), style)}"
