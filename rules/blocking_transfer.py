@@ -2,8 +2,8 @@
 
 ## What it does
 
-Finds `.to(device)` and `.cuda()` of a batch, or of an item of it, without `non_blocking=True`, where the batch comes from a
-`DataLoader` with `pin_memory`.
+Finds `.to(device)` and `.cuda()` of a batch, or of an item of it, without `non_blocking=True`, where the batch comes
+from a `DataLoader` with `pin_memory`.
 
 ## Why is this bad
 
@@ -25,13 +25,14 @@ for images, labels in loader:
     images, labels = images.cuda(non_blocking=True), labels.to(device, non_blocking=True)
 ```
 
-Silent for modules, for tensors that are computed from the batch first (the result is not pinned), for copies to the host,
-and for loaders that do not pin.
+Silent for modules, for tensors that are computed from the batch first (the result is not pinned), for copies to the
+host, and for loaders that do not pin.
 
 ## Fix safety
 
-Safe for loaders that collate with PyTorch's own function, whose batches hold tensors: kernels queued later wait for the copy
-on the device. Unsafe with a `collate_fn`, because the batch may then be an object whose `.to` takes no `non_blocking`.
+Safe for loaders that collate with PyTorch's own function, whose batches hold tensors: kernels queued later wait for the
+copy on the device. Unsafe with a `collate_fn`, because the batch may then be an object whose `.to` takes no
+`non_blocking`.
 
 ## Verified by
 
@@ -59,7 +60,7 @@ RULE = Rule(
     "TL304",
     Category.DATA,
     Severity.WARNING,
-    triggers=(r"\bpin_memory\b",),
+    triggers=(r"\bpin_memory\b", r"\.\s*(?:to|cuda)\s*\("),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )
@@ -73,7 +74,7 @@ def check(tree: cst.Module, ctx: Context) -> Iterator[Finding]:
     for move in batch_moves(ctx.sem):
         if not move.direct or move.helper or not may_be_cuda(ctx.sem, move.device):
             continue
-        if argument(move.call, "non_blocking", 1) is not None or any(a.star for a in move.call.args):
+        if any(a.star for a in move.call.args) or _said(move.call):
             continue
         sources = _sources(move.loader, loaders)
         if not sources or not all(_pins(loader) for loader in sources):
@@ -89,6 +90,12 @@ def check(tree: cst.Module, ctx: Context) -> Iterator[Finding]:
             "pass `non_blocking=True`",
             build("pass `non_blocking=True`", add_argument(ctx.file, move.call, "non_blocking=True")),
         )
+
+
+def _said(call: cst.Call) -> bool:
+    """Whether the call gives `non_blocking`: by name, as the second argument of `.cuda`, or the third of `.to`."""
+    bare = isinstance(call.func, cst.Attribute) and call.func.attr.value == "cuda"
+    return argument(call, "non_blocking", 1 if bare else 2) is not None
 
 
 def _sources(value: Value, loaders: list[LoaderCall]) -> list[LoaderCall]:

@@ -3,8 +3,8 @@
 ## What it does
 
 Finds factory calls (`torch.zeros`, `ones`, `full`, `arange`, `eye`, `empty`, `rand`, `randn`, `randperm`, …) without
-`device=` whose result goes straight through `.to(device)` or `.cuda()`: in the same expression, through methods that only
-change shape or dtype, through arithmetic with numbers, or in a later statement that is the first to use the name.
+`device=` whose result goes straight through `.to(device)` or `.cuda()`: in the same expression, through methods that
+only change shape or dtype, through arithmetic with numbers, or in a later statement, the first to use the name.
 
 ## Why is this bad
 
@@ -30,9 +30,9 @@ reported, nor is a tensor that is filled on the CPU before it moves, nor a `pin_
 
 ## Fix safety
 
-Safe for constants: the values are the same on every device. Unsafe for random factories, because each device has its own
-random stream, and for `arange` of floats, `linspace` and windows, whose last bit may differ. No fix where `device=` could mean
-something else than the move did: `.to(other_tensor)`, `.cuda(index)` with an index that may be None, the old
+Safe for constants: the values are the same on every device. Unsafe for random factories, because each device has its
+own random stream, and for `arange` of floats, `linspace` and windows, whose last bit may differ. No fix where `device=`
+could mean something else than the move did: `.to(other_tensor)`, `.cuda(index)` with an index that may be None, the old
 constructors such as `torch.FloatTensor(n)`, which take no device.
 
 ## Verified by
@@ -132,8 +132,13 @@ def _finding(at: cst.CSTNode, move: _Move, made: _Made, edits: tuple[Edit, ...] 
         why = "the number takes a detour through a CPU tensor"
     severity = None if _repeated(at, ctx) and not made.scalar else Severity.INFO
     return Finding(
-        at, f"`{name}` makes this tensor on the CPU and then it is moved", why, do, _fix(move, made, edits, ctx), (), severity
-    )  # fmt: skip
+        at,
+        f"`{name}` makes this tensor on the CPU and then it is moved",
+        why,
+        do,
+        _fix(move, made, edits, ctx),
+        severity=severity,
+    )
 
 
 def _fix(move: _Move, made: _Made, edits: tuple[Edit, ...] | None, ctx: Context) -> Fix | None:
@@ -277,8 +282,11 @@ def _is_size(node: cst.BaseExpression, ctx: Context) -> bool:
     """Whether an argument of an old constructor is a size; a list or an array would be the data itself."""
     if isinstance(node, cst.List):
         return not node.elements
-    value = ctx.sem.value(node)
-    return value.kind is Kind.NUMBER or (value.kind is Kind.TUPLE and value.origin == "shape")
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute) and node.func.attr.value == "size":
+        return True  # numpy's and Python's sizes are no methods
+    if isinstance(node, cst.Attribute) and node.attr.value == "shape":
+        return True
+    return ctx.sem.value(node).kind is Kind.NUMBER
 
 
 def _method(node: cst.Call, func: cst.Attribute, ctx: Context) -> _Made | None:
@@ -379,10 +387,7 @@ def _named(move: _Move, name: cst.Name, ctx: Context) -> Iterator[Finding]:
     mentions = [n for n in find(here, cst.Name) if n.value == name.value and n is not name]
     edits: tuple[Edit, ...] | None = None
     if _is_rebinding(here, name.value, move.call):
-        if not move.kept and "#" not in _with_comments(here, file):
-            edits = (file.delete(here),)
-        elif not mentions[1:]:
-            edits = _drop_move(move, file)
+        edits = _drop_move(move, file) if move.kept else (file.delete(here),)
     elif not mentions and _only_use(name, maker, ctx):
         edits = _drop_move(move, file)
     elif not _only_use(name, maker, ctx):
@@ -390,14 +395,7 @@ def _named(move: _Move, name: cst.Name, ctx: Context) -> Iterator[Finding]:
     yield _finding(made.factories[0], move, made, edits, ctx)
 
 
-def _with_comments(statement: cst.CSTNode, file: File) -> str:
-    start, end = file.span(statement)
-    return file.text[start:end]
-
-
-def _maker(
-    before: list[cst.CSTNode] | tuple[cst.CSTNode, ...] | object, name: str, move: _Move, ctx: Context
-) -> cst.SimpleStatementLine | None:
+def _maker(before: Sequence[cst.CSTNode], name: str, move: _Move, ctx: Context) -> cst.SimpleStatementLine | None:
     """The statement that makes the name, if nothing between it and the move mentions the name or rebinds the device."""
     needed = set(re.findall(r"[A-Za-z_]\w*", move.device or ""))
     for statement in reversed(before):

@@ -2,13 +2,13 @@
 
 ## What it does
 
-Finds `DataLoader(...)` calls without `pin_memory` whose batches reach a CUDA device: moved in the loop over the loader, in
-a function or method that is given the batch, or, for a loader that a function returns, by its callers.
+Finds `DataLoader(...)` calls without `pin_memory` whose batches reach a CUDA device: moved in the loop over the loader,
+in a function or method that is given the batch, or, for a loader that a function returns, by its callers.
 
 ## Why is this bad
 
-CUDA can copy only from page-locked memory while the host goes on. From ordinary memory each batch is first copied into a
-staging buffer, and the host waits. With `pin_memory` the loader's own thread does that copy ahead of time.
+CUDA can copy only from page-locked memory while the host goes on. From ordinary memory each batch is first copied into
+a staging buffer, and the host waits. With `pin_memory` the loader's own thread does that copy ahead of time.
 
 ## Example
 
@@ -24,13 +24,13 @@ Use instead:
 loader = DataLoader(dataset, batch_size=64, shuffle=True, num_workers=4, pin_memory=torch.cuda.is_available())
 ```
 
-Silent for loaders whose batches stay on the CPU or go to another kind of device, for data that already lies on the GPU, for
-tensors and lists held in memory, where `pin_memory` is given in any form, and where a `**kwargs` may give it.
+Silent for loaders whose batches stay on the CPU or go to another kind of device, for data that already lies on the GPU,
+for tensors and lists held in memory, where `pin_memory` is given in any form, and where a `**kwargs` may give it.
 
 ## Fix safety
 
 Safe: the batches hold the same values, and where there is no CUDA device the argument is False. Where a `torch.device`
-variable is bound before the call, the fix asks it instead. Not offered where the call passes `pin_memory` in a way that cannot be read.
+variable is bound before the call, the fix asks it instead. Not offered where the call passes `*args`.
 
 ## Verified by
 
@@ -60,7 +60,7 @@ RULE = Rule(
     "TL301",
     Category.DATA,
     Severity.WARNING,
-    triggers=(r"DataLoader\b",),
+    triggers=(r"DataLoader\b", r"\.\s*(?:to|cuda)\s*\("),
     since="0.1",
     fixes=(Applicability.SAFE,),
 )
@@ -72,7 +72,7 @@ _COLLATE_POSITION, _PIN_POSITION = 6, 7  # in DataLoader's signature
 def check(loader: LoaderCall, ctx: Context) -> Iterator[Finding]:
     if loader.value.origin != "torch.utils.data.DataLoader" or loader.open or ctx.target_device == "cpu":
         return
-    if "pin_memory" in loader.given or len(loader.node.args) > _PIN_POSITION and not has_star(loader.node):
+    if "pin_memory" in loader.given or (len(loader.node.args) > _PIN_POSITION and not has_star(loader.node)):
         return
     if _on_device_already(loader, ctx) or _in_memory(loader, ctx) or _is_unit_test(loader, ctx):
         return
@@ -116,7 +116,7 @@ def _may_be(value: Value) -> bool:
 
 
 def _leaves(loader: LoaderCall, ctx: Context) -> bool:
-    """Whether the loader goes on from where it is made: passed, returned, put into a container or an attribute, global."""
+    """Whether the loader goes on from where it is made: passed, returned, stored, or global."""
     parent = ctx.file.parent(loader.node)
     if not isinstance(parent, (cst.Assign, cst.AnnAssign)):
         return not isinstance(parent, cst.Expr)
@@ -195,12 +195,12 @@ def _on_device_already(loader: LoaderCall, ctx: Context) -> bool:
 
 
 def _in_memory(loader: LoaderCall, ctx: Context) -> bool:
-    """Tensors or a list written out in the file: a toy that a few small copies do not slow down."""
+    """Tensors or a list that the file itself holds in memory: toys, and often on the device already."""
     dataset = argument(loader.node, "dataset", 0)
     if dataset is None:
         return False
     value = ctx.sem.value(dataset.value)
-    return value.origin == "torch.utils.data.TensorDataset" or value.is_tensor or isinstance(value.node, cst.List)
+    return value.origin == "torch.utils.data.TensorDataset" or value.is_tensor or value.kind is Kind.LIST
 
 
 def _is_unit_test(loader: LoaderCall, ctx: Context) -> bool:

@@ -1,6 +1,7 @@
 """Where tensors go: the target of a `.to` or `.cuda` call, and the moves that a loader's batches make.
 
-A batch is followed from the loop over its loader through unpacking, subscripts, plain methods and the file's own functions.
+A batch is followed from the loop over its loader through unpacking, subscripts, plain methods and the file's own
+functions.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class BatchMove:
 
     `loader`: the value of the iterated loader; its `node` is the DataLoader call where that is certain.
     `direct`: the batch, an item or an attribute of it is moved as the loader gave it, not a result computed from it.
-    `device`: the device argument, None for a bare `.cuda()`. `helper`: a foreign function does it, given batch and device.
+    `device`: the device argument, None for a bare `.cuda()`. `helper`: a foreign function does it, given both.
     """
 
     call: cst.Call = field(repr=False)
@@ -91,6 +92,8 @@ def _names_cuda(sem: Semantics, node: cst.BaseExpression) -> bool | None:
     for n in walk(node):
         if isinstance(n, cst.SimpleString) and isinstance(n.evaluated_value, str):
             named.add(n.evaluated_value.partition(":")[0])
+        elif isinstance(n, cst.FormattedStringText):
+            named.add(n.value.partition(":")[0])
         elif isinstance(n, (cst.Name, cst.Attribute)):
             name = sem.qualified(n) or ""
             if name.startswith("torch.cuda"):
@@ -107,9 +110,13 @@ def _names_cuda(sem: Semantics, node: cst.BaseExpression) -> bool | None:
 def _assigned(sem: Semantics, name: str) -> Iterator[cst.BaseExpression]:
     """Everything that the file assigns to a dotted name, in any function."""
     for node in walk(sem.file.tree):
-        if isinstance(node, cst.Assign) and any(dotted(t.target) == name for t in node.targets):
-            yield node.value
-        elif isinstance(node, cst.AnnAssign) and node.value is not None and dotted(node.target) == name:
+        if isinstance(node, cst.Assign):
+            targets: list[cst.CSTNode] = [t.target for t in node.targets]
+        elif isinstance(node, cst.AnnAssign):
+            targets = [node.target]
+        else:
+            continue
+        if node.value is not None and any(dotted(t) == name for t in targets):
             yield node.value
 
 
@@ -117,7 +124,7 @@ def _assigned(sem: Semantics, name: str) -> Iterator[cst.BaseExpression]:
 
 
 def loader_value(sem: Semantics, node: cst.BaseExpression, depth: int = 0) -> Value | None:
-    """The loader that an iterated expression goes over: through `enumerate`, `tqdm`, `zip`, `iter`; None if it is none."""
+    """The loader that an iterated expression goes over, through `enumerate`, `tqdm`, `iter`; None if it is none."""
     node = unwrap_iteration(node)
     value = sem.value(node)
     if value.kind is Kind.LOADER:
@@ -144,6 +151,10 @@ def _batch_moves(sem: Semantics) -> list[BatchMove]:
             if isinstance(node, cst.For):
                 for target, loader in _loaders(sem, node.target, node.iter):
                     _follow(sem, node.body, _names(target), loader, moves, 0)
+            elif isinstance(node, (cst.ListComp, cst.SetComp, cst.GeneratorExp, cst.DictComp)):
+                for clause in find(node, cst.CompFor):
+                    for target, loader in _loaders(sem, clause.target, clause.iter):
+                        _follow(sem, node, _names(target), loader, moves, 0)
             elif isinstance(node, cst.Assign) and (taken := _next_of(sem, node.value)) is not None:
                 names = {n for t in node.targets for n in _names(t.target)}
                 _follow(sem, function.body, names, taken, moves, 0)
@@ -194,24 +205,39 @@ def _follow(
     """Collect the moves of what these names hold in a body; names that get (parts of) it are followed, too."""
     held = set(names)
     computed: set[str] = set()
+    seen: set[cst.Call] = set()
+
+    def look_at(call: cst.Call) -> None:
+        if call not in seen:
+            seen.add(call)
+            _moved(sem, call, held, computed, loader, moves)
+            if depth < _MAX_DEPTH:
+                _follow_call(sem, call, held | computed, loader, moves, depth)
+
     for node in walk(body, into=_stays_in):
         if isinstance(node, cst.Assign):
+            # What is assigned is computed before the names mean something else: `x = x.cuda()`.
+            for call in find(node.value, cst.Call):
+                look_at(call)
             for target in node.targets:
-                _hand_on(node.value, _names(target.target), held, computed)
+                _hand_on(node.value, target.target, held, computed)
         elif isinstance(node, (cst.ListComp, cst.SetComp, cst.GeneratorExp, cst.DictComp)):
             # The element is written ahead of the clause that binds its names.
             for clause in find(node, cst.CompFor):
-                _hand_on(unwrap_iteration(clause.iter), _names(clause.target), held, computed)
+                _hand_on(unwrap_iteration(clause.iter), clause.target, held, computed)
         elif isinstance(node, cst.For):
-            _hand_on(unwrap_iteration(node.iter), _names(node.target), held, computed)
+            _hand_on(unwrap_iteration(node.iter), node.target, held, computed)
         elif isinstance(node, cst.Call):
-            _moved(sem, node, held, computed, loader, moves)
-            if depth < _MAX_DEPTH:
-                _follow_call(sem, node, held | computed, loader, moves, depth)
+            look_at(node)
 
 
-def _hand_on(source: cst.BaseExpression, names: set[str], held: set[str], computed: set[str]) -> None:
+def _hand_on(source: cst.BaseExpression, target: cst.CSTNode, held: set[str], computed: set[str]) -> None:
     """Names that are bound to the batch hold it; names bound to something made from it by methods are computed."""
+    if isinstance(source, cst.Tuple) and isinstance(target, cst.Tuple) and len(source.elements) == len(target.elements):
+        for part, name in zip(source.elements, target.elements):
+            _hand_on(part.value, name.value, held, computed)
+        return
+    names = _names(target)
     root, direct = _root(source)
     if root in held or root in computed:
         if direct and root in held:
