@@ -268,9 +268,8 @@ class File:
     def code(self, node: cst.CSTNode) -> str:
         """The node's source text, as a reader sees it, parentheses of its own included."""
         if isinstance(node, (cst.BaseExpression, cst.Arg)):
-            start, end = self.span(node)
-        else:
-            start, end = self.caret(node)
+            return self._print(node, "")  # cheaper than the index, which most files never need
+        start, end = self.caret(node)
         return self.text[start:end]
 
     def indent(self, node: cst.CSTNode) -> str:
