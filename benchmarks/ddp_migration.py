@@ -76,11 +76,11 @@ for epoch in range(2):
 torch.save(model.state_dict(), "model.pt")
 """
 DESIGN = {
-    "mean loss": dict(samples=64, layer="nn.Tanh()", reduction="mean"),
-    "sum loss": dict(samples=64, layer="nn.Tanh()", reduction="sum"),
-    "BatchNorm": dict(samples=64, layer="nn.BatchNorm1d(8)", reduction="mean"),
-    "dropout": dict(samples=64, layer="nn.Dropout(0.5)", reduction="mean"),
-    "ragged last batch": dict(samples=67, layer="nn.Tanh()", reduction="mean"),
+    "mean loss": {"samples": 64, "layer": "nn.Tanh()", "reduction": "mean"},
+    "sum loss": {"samples": 64, "layer": "nn.Tanh()", "reduction": "sum"},
+    "BatchNorm": {"samples": 64, "layer": "nn.BatchNorm1d(8)", "reduction": "mean"},
+    "dropout": {"samples": 64, "layer": "nn.Dropout(0.5)", "reduction": "mean"},
+    "ragged last batch": {"samples": 67, "layer": "nn.Tanh()", "reduction": "mean"},
 }
 
 

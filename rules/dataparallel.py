@@ -25,9 +25,10 @@ Use instead, started by `torchrun --nproc_per_node=gpu train.py`:
 ```python
 setup_distributed()
 model = distributed(model.cuda())
-loader = DataLoader(train_set, batch_size=256 // dist.get_world_size(), sampler=DistributedSampler(train_set, shuffle=True))
+sampler = DistributedSampler(train_set, shuffle=True)
+loader = DataLoader(train_set, batch_size=256 // dist.get_world_size(), sampler=sampler)
 for epoch in range(epochs):
-    loader.sampler.set_epoch(epoch)
+    sampler.set_epoch(epoch)
     for x, y in loader:
         ...
 save_on_main(model.module.state_dict(), "model.pt")

@@ -74,7 +74,7 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
                 yield Finding(
                     loader,
                     "This loader shuffles the whole dataset in every process",
-                    "DistributedDataParallel averages gradients but divides no data, so each process repeats the others' epoch",
+                    "DistributedDataParallel averages gradients and divides no data, so processes repeat each other",
                     "give it a DistributedSampler and call its `set_epoch`",
                     divide(script, trained, loader, ctx),
                     (Question("not-trained", trained.elsewhere),) if trained.elsewhere else (),

@@ -102,7 +102,7 @@ def _argument_name(wrap: cst.Call) -> str:
 
 
 def _frozen(script: Script, name: str) -> bool:
-    """Only ever put into eval mode, and its parameters are never asked for: a teacher, a metric, a feature extractor."""
+    """Only ever put into eval mode, its parameters never asked for: a teacher, a metric, a feature extractor."""
     used = {}
     for call in script.calls:
         if isinstance(call.func, cst.Attribute):

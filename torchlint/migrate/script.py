@@ -294,7 +294,7 @@ class Script:
         return False
 
     def loops_around(self, node: cst.CSTNode) -> list[tuple[Loop, cst.CSTNode]]:
-        """The nearest loop outside `node`, followed through the callers of its function; with the node or call inside."""
+        """The nearest loops outside `node`, also in callers of its function, each with the node or call inside it."""
         found: list[tuple[Loop, cst.CSTNode]] = []
         queue, seen = [node], set()
         while queue:

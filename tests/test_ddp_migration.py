@@ -1,0 +1,150 @@
+"""TL801's migration, run for real: alone and under torchrun, in one process and two, against the original."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import libcst as cst
+import pytest
+
+from torchlint.migrate import Script, to_ddp
+from torchlint.semantics import Semantics
+from torchlint.source import File, splice
+
+ROOT = Path(__file__).parents[1]
+SHAPES = [f"bad{shape}.py" for shape in ("", "_flat", "_main", "_chained", "_guarded")]
+
+
+def _benchmark() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("ddp_migration", ROOT / "benchmarks" / "ddp_migration.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+bench = _benchmark()
+
+
+def _text(name: str) -> str:
+    return (ROOT / "fixtures" / "dataparallel" / name).read_text()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_one_and_two_processes_learn_what_the_original_learned(name: str) -> None:
+    pytest.importorskip("torch")
+    outcome = bench.compare(name, _text(name))
+    assert not outcome.refused
+    # Alone and in a group of one the arithmetic is the same; two processes add the same numbers in another order.
+    assert outcome.alone == 0.0
+    assert outcome.one == 0.0
+    assert outcome.two is not None
+    assert outcome.two < bench.TOLERANCE
+
+
+def test_only_the_first_process_prints() -> None:
+    pytest.importorskip("torch")
+    outcome = bench.compare("bad_chained.py", _text("bad_chained.py"), processes=(2,))
+    assert outcome.output.count("epoch 0") == 1
+
+
+@pytest.mark.parametrize("name", ["sum loss", "BatchNorm", "dropout"])
+def test_what_differs_by_design_is_said(name: str) -> None:
+    migration, _ = bench.migrate("train.py", bench._DESIGN.format(**bench.DESIGN[name]))
+    assert len(migration.cautions) == 1
+    assert migration.rescaled is (name == "sum loss")
+
+
+@pytest.mark.parametrize("name", [*SHAPES, "bad_summed.py"])
+def test_the_migrated_text_has_nothing_left_to_migrate(name: str) -> None:
+    _, after = bench.migrate(name, _text(name))
+    compile(after, name, "exec")
+    again, _ = bench.migrate(name, after)
+    assert again.refused  # its own helpers are there: a second migration would write them twice
+    assert "DataParallel(" not in after.replace("DistributedDataParallel(", "")
+
+
+SCRIPT = """
+import torch
+import torch.nn as nn
+from torch.utils.data import DataLoader
+
+def run(train_set):
+    loader = DataLoader(train_set, batch_size=8, shuffle=True)
+    model = nn.DataParallel(nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for epoch in range(3):
+        for i, (x, y) in enumerate(loader):
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(model(x), y)
+            loss.backward()
+            optimizer.step()
+
+run(torch.utils.data.TensorDataset(torch.randn(16, 4), torch.randn(16, 1)))
+"""
+
+
+def _migrated(text: str) -> tuple[str, str]:
+    file = File.parse("train.py", text)
+    migration = to_ddp(Script(file, Semantics(file).qualified))
+    return migration.refused, splice(text, migration.edits)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (("loss.backward()", "loss.backward()\n            if loss.item() < 0.1: break"), "in one process only"),
+        (
+            ("            optimizer.step()", "            optimizer.step()\n        if loss < 1: return"),
+            "end training early",
+        ),
+        (("batch_size=8", "batch_size=1"), "batches of one"),
+        (("batch_size=8, shuffle=True", "batch_size=8, sampler=other"), "has a sampler"),
+        (("nn.Linear(4, 1))", "nn.Linear(4, 1), dim=1)"), "another dimension"),
+        (("import torch\n", "import torch\nimport torch.distributed as td\n"), "branch of its own"),
+        (("    for epoch", "    log = open('log.txt', 'w')\n    for epoch"), "every process would write"),
+        (
+            ("    for epoch", "    plan = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)\n    for epoch"),
+            "Plateau",
+        ),
+        (("for i, (x, y) in enumerate(loader)", "for x, y in elsewhere(loader)"), "not in this file"),
+        (("def run(", "def is_main(): pass\n\ndef run("), "is_main is already used"),
+        (("nn.DataParallel(nn.Linear(4, 1))", "nn.DataParallel(nn.Linear(4, 1)).cuda(run.gpu)"), ""),
+        (("model(x)", "model(x.cuda(2))"), "picks a GPU"),
+        (("    for epoch in range(3):", "    epoch = 0\n    while epoch < 3:"), "counts in an unknown way"),
+    ],
+)
+def test_a_shape_that_is_not_understood_is_left_alone(change: tuple[str, str], reason: str) -> None:
+    text = SCRIPT.replace(*change)
+    assert text != SCRIPT
+    refused, after = _migrated(text)
+    if reason:
+        assert reason in refused
+        assert after == text
+    else:
+        assert not refused
+
+
+def test_a_known_shape_is_migrated() -> None:
+    refused, after = _migrated(SCRIPT)
+    assert not refused
+    for part in (
+        "setup_distributed()",
+        "loader.sampler.set_epoch(epoch)",
+        "8 // dist.get_world_size()",
+        "destroy_process_group",
+    ):
+        assert part in after
+    cst.parse_module(after)
+
+
+def test_names_of_the_script_are_not_shadowed() -> None:
+    refused, after = _migrated(SCRIPT.replace("loss", "dist"))
+    assert not refused
+    assert "torch.distributed.get_world_size()" in after
+    assert "as dist" not in after

@@ -1,0 +1,135 @@
+"""The data: each process takes its share of every training batch, in an order that changes with the epoch."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from torchlint.diagnostic import Edit
+from torchlint.migrate import epochs
+from torchlint.migrate.epochs import NotUnderstood
+from torchlint.migrate.plan import Step, downloads
+from torchlint.migrate.script import LOADER
+from torchlint.source import argument, dotted, has_star, literal, walk, walk_scope
+
+
+class Shares(Step):
+    def run(self) -> None:
+        self.epochs(self.loaders())
+
+    def loaders(self) -> list[tuple[cst.For, cst.BaseExpression]]:
+        """Give each training loader a sampler; returns the loops over them with the loader's name there."""
+        loops: list[tuple[cst.For, cst.BaseExpression]] = []
+        done: set[cst.CSTNode] = set()
+        for loop in self.script.training_loops():
+            expr = self.script.iterated(loop)
+            made = self.script.origins(expr) if expr is not None else []
+            if not isinstance(loop, cst.For) or expr is None or not made:
+                raise NotUnderstood(f"the training loop at line {self.file.row(loop)} is no loop over a DataLoader")
+            for origin in made:
+                if not (isinstance(origin, cst.Call) and self.script.qualified(origin.func) == LOADER):
+                    raise NotUnderstood(f"where `{self.file.code(expr)}` is made is not in this file")
+                if origin not in done:
+                    done.add(origin)
+                    self.loader(origin)
+            self.agree(loop)
+            loops.append((loop, expr))
+        if not loops:
+            raise NotUnderstood("the training loop is in another file")
+        self.lengths(done)
+        return loops
+
+    def loader(self, call: cst.Call) -> None:
+        """`shuffle` moves into a DistributedSampler; the batch is divided among the processes."""
+        if has_star(call) or argument(call, "sampler", 3) or argument(call, "batch_sampler", 4):
+            raise NotUnderstood(f"the loader at line {self.file.row(call)} has a sampler or unpacked arguments")
+        batch = argument(call, "batch_size", 1)
+        data = argument(call, "dataset", 0)
+        if batch is None or data is None or literal(batch.value) == 1:
+            raise NotUnderstood("batches of one cannot be divided among processes")
+        self.refuse_iterable(data.value)
+        self.anchors.append(call)
+        self.plan.sampler_needed = True
+        divided = self.file.code(batch.value)
+        if not isinstance(batch.value, (cst.Name, cst.Attribute, cst.Integer, cst.Call, cst.Subscript)):
+            divided = f"({divided})"
+        name = self.dataset_name(call, data)
+        shuffle = argument(call, "shuffle", 2)
+        given = self.file.code(shuffle.value) if shuffle is not None else "False"
+        sampler = f"sampler=DistributedSampler({name}, shuffle={given})"
+        share = f"{divided} // {self.dist}.get_world_size()"
+        last = call.args[-1]
+        if shuffle is None and last is batch:
+            share += f", {sampler}"
+        self.edits.append(self.file.replace(batch.value, share))
+        if shuffle is None:
+            if last is not batch:
+                end = self.file.span(last.value)[1]
+                self.edits.append(Edit(end, end, f", {sampler}"))
+            return
+        following = call.args[list(call.args).index(shuffle) + 1 :]
+        if shuffle.keyword is None and any(a.keyword is None for a in following):
+            raise NotUnderstood(f"the loader at line {self.file.row(call)} has too many positional arguments")
+        start = self.file.caret(shuffle.keyword)[0] if shuffle.keyword is not None else self.file.span(shuffle.value)[0]
+        self.edits.append(Edit(start, self.file.span(shuffle.value)[1], sampler))
+
+    def refuse_iterable(self, data: cst.BaseExpression) -> None:
+        for origin in self.script.origins(data):
+            name = self.script.qualified(origin.func) if isinstance(origin, cst.Call) else None
+            for node in self.script.nodes:
+                if isinstance(node, cst.ClassDef) and name == f"~.{node.name.value}":
+                    if any((dotted(b.value) or "").endswith("IterableDataset") for b in node.bases):
+                        raise NotUnderstood("an IterableDataset has to shard itself")
+
+    def dataset_name(self, call: cst.Call, data: cst.Arg) -> str:
+        """A name for the loader's dataset, which the sampler needs too; a dataset made in place gets one."""
+        if isinstance(data.value, (cst.Name, cst.Attribute)):
+            return self.file.code(data.value)
+        statement = self.file.statement(call)
+        if not isinstance(statement, cst.SimpleStatementLine) or not isinstance(
+            self.file.parent(statement), (cst.IndentedBlock, cst.Module)
+        ):
+            raise NotUnderstood("the training set is made inside an expression")
+        name = "train_dataset"
+        while name in self.words:
+            name += "_"
+        self.words.add(name)
+        if any(isinstance(n, cst.Call) and downloads(n) for n in walk(data.value)):
+            raise NotUnderstood("the training set is downloaded inside an expression")
+        self.edits.append(self.file.insert_before(statement, f"{name} = {self.file.code(data.value)}"))
+        self.edits.append(self.file.replace(data.value, name))
+        return name
+
+    def agree(self, loop: cst.For) -> None:
+        """Processes wait for each other in backward, so none may leave or skip a turn on its own."""
+        index: set[str] = set()
+        if isinstance(loop.target, cst.Tuple) and loop.target.elements:
+            index.add(dotted(loop.target.elements[0].value) or "")
+        for node in walk_scope(loop.body):
+            if isinstance(node, (cst.Break, cst.Continue, cst.Return)):
+                guard = self.file.enclosing(node, cst.If)
+                names = {n.value for n in walk(guard.test) if isinstance(n, cst.Name)} if guard is not None else set()
+                if not names & index:
+                    raise NotUnderstood(f"line {self.file.row(node)} may leave or skip a step in one process only")
+
+    def lengths(self, loaders: set[cst.CSTNode]) -> None:
+        """`len(loader.dataset)` counts everybody's samples; a process sees `len(loader.sampler)`."""
+        for call in self.script.calls:
+            if dotted(call.func) == "len" and len(call.args) == 1:
+                what = call.args[0].value
+                if isinstance(what, cst.Attribute) and what.attr.value == "dataset":
+                    made = self.script.origins(what.value)
+                    if made and all(m in loaders for m in made):
+                        self.edits.append(self.file.replace(what.attr, "sampler"))
+
+    def epochs(self, loops: list[tuple[cst.For, cst.BaseExpression]]) -> None:
+        """`set_epoch` at the top of each epoch loop, so that every epoch is shuffled anew."""
+        for loop, expr in loops:
+            around = self.script.loops_around(loop)
+            function = self.script.scope(loop)
+            if not around and isinstance(function, cst.FunctionDef) and not self.script.call_sites.get(function):
+                raise NotUnderstood("the training function is called from another file")
+            for epoch_loop, via in around:
+                leaving = epochs.leaves_early(self.script, epoch_loop)
+                if leaving is not None:
+                    raise NotUnderstood(f"line {self.file.row(leaving)} may end training early in one process only")
+                self.edits += epochs.set_epoch(self.script, epoch_loop, via, expr)
