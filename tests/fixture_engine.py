@@ -1,24 +1,27 @@
-"""The engine as the fixture tests drive it: the files of one case in, findings and fixed texts out."""
+"""The engine as the fixture tests drive it: a case's files lie in a folder and go the whole way of a real run."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 from fixture_case import Case
 
-from torchlint import config, suppress
+from torchlint import config, run
 from torchlint.check import check_text
 from torchlint.config import Config
-from torchlint.diagnostic import Applicability, Diagnostic, Severity
+from torchlint.diagnostic import Applicability, Diagnostic
 from torchlint.encoding import decode
 from torchlint.rule import Rule, load
-from torchlint.source import splice
+from torchlint.source import File
 
 SAFE = frozenset({Applicability.SAFE})
 ALL_FIXES = frozenset({Applicability.SAFE, Applicability.UNSAFE})
-_ROUNDS = 10
+
+Contents = tuple[tuple[str, bytes], ...]
 
 
 @cache
@@ -27,48 +30,53 @@ def rules() -> dict[str, Rule]:
     return {rule.name: rule for rule in load()}
 
 
-@cache
-def _settings(case: Case) -> Config:
+def _settings(case: Case, root: str) -> Config:
     path = case.settings
-    root = str(case.path.parent if case.path.is_file() else case.path)
     if path is None:
-        return Config(root=root)
-    return replace(config.from_table(config.parse_toml(str(path), path.read_bytes()), str(path), root))
+        return Config(root=root, jobs=1)
+    own = config.from_table(config.parse_toml(str(path), path.read_bytes()), str(path), root)
+    return replace(own, jobs=1)
 
 
 @cache
-def _check(case: Case, files: tuple[tuple[str, bytes], ...], rule: Rule) -> tuple[Diagnostic, ...]:
-    found: list[Diagnostic] = []
-    for name, data in files:
-        text = decode(data).text
-        per_file = check_text(name, text, [rule], _settings(case))
-        unused = Severity.WARNING if rule.code == "TL003" else None
-        found += suppress.apply(name, per_file, suppress.scan(text), {rule.code: rule.name}, unused)
-    return tuple(found)
+def _run(case: Case, files: Contents, rule: Rule, unsafe: bool | None) -> tuple[tuple[Diagnostic, ...], Contents]:
+    """The findings, and the files after one `fix --apply` (`--unsafe` if so; None fixes nothing)."""
+    # An unused suppression is one that no rule of the run has a use for, so TL003 needs the others beside it.
+    chosen = [r for r in rules().values() if r.default] if rule.code == "TL003" else [rule]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder).resolve()
+        for name, data in files:
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(data)
+        paths = [str(root / name) for name, _ in files]
+        settings = _settings(case, str(root))
+        selection = run.selection_of(list(rules().values()), chosen, settings)
+        result = run.check(paths, settings, selection, lambda: paths)
+        assert not result.problems, result.problems
+        found = tuple(replace(d, path=Path(d.path).relative_to(root).as_posix()) for d in result.diagnostics)
+        current = dict(files)
+        if unsafe is not None:
+            fixed, problems = run.fix(result, settings, selection, unsafe)
+            assert not problems, problems
+            for one in fixed:
+                assert not one.notes, one.notes
+                name = Path(one.path).relative_to(root).as_posix()
+                current[name] = decode(current[name]).encode(one.text)
+        return found, tuple(current.items())
 
 
 def check(case: Case, files: Mapping[str, bytes], rule: Rule) -> list[Diagnostic]:
     """The findings of one rule in the case's files, checked together."""
-    return list(_check(case, tuple(files.items()), rule))
+    return list(_run(case, tuple(files.items()), rule, None)[0])
 
 
 def fix(case: Case, files: Mapping[str, bytes], rule: Rule, wanted: frozenset[Applicability]) -> dict[str, bytes]:
-    """The files after every fix of the wanted classes, repeated until nothing changes."""
-    current = dict(files)
-    for _ in range(_ROUNDS):
-        before = dict(current)
-        for name, data in before.items():
-            source = decode(data)
-            accepted: list[tuple[int, int, str]] = []
-            edits = set()
-            for d in check(case, current, rule):
-                if d.path != name or d.fix is None or d.fix.applicability not in wanted:
-                    continue
-                spans = [(e.start, e.end, e.text) for e in d.fix.edits]
-                if all(s == a or s[1] < a[0] or a[1] < s[0] for s in spans for a in accepted):
-                    accepted += spans
-                    edits.update(d.fix.edits)
-            current[name] = source.encode(splice(source.text, edits))
-        if current == before:
-            return current
-    raise AssertionError(f"fixes of {rule.code} do not come to rest in {_ROUNDS} rounds")
+    """The files after `torchlint fix --apply`, with `--unsafe` where unsafe fixes are wanted."""
+    return dict(_run(case, tuple(files.items()), rule, Applicability.UNSAFE in wanted)[1])
+
+
+def check_alone(case: Case, name: str, rule: Rule, *, prefilter: bool) -> list[Diagnostic]:
+    """The findings in one file by itself, with or without the prefilter; open questions stay open."""
+    text = decode(case.files[name]).text
+    tree = None if prefilter else File.parse(name, text)
+    return check_text(name, text, [rule], _settings(case, "."), tree=tree)

@@ -14,6 +14,7 @@ import pytest
 from fixture_case import Case, all_cases, cases, rule_folders
 
 from torchlint.diagnostic import Applicability, Diagnostic
+from torchlint.prefilter import concerns
 from torchlint.report.concise import line as concise_line
 from torchlint.report.terminal import Paint
 from torchlint.report.text import split_message
@@ -236,6 +237,16 @@ def test_newlines_and_byte_order_mark_change_nothing(case: Case, variant: Callab
     plain = engine.fix(case, case.files, rule, engine.ALL_FIXES)
     fixed = engine.fix(case, files, rule, engine.ALL_FIXES)
     assert fixed == {name: variant(data) for name, data in plain.items()}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_prefilter_changes_nothing(case: Case) -> None:
+    rule = rule_of(case)
+    for name in case.files:
+        # A text that never names PyTorch is passed over by design, whatever a whole reading would see in it.
+        if rule.checks and concerns(case.texts[name]):
+            whole = engine.check_alone(case, name, rule, prefilter=False)
+            assert engine.check_alone(case, name, rule, prefilter=True) == whole
 
 
 def test_applicability_values_are_all_known() -> None:
