@@ -7,8 +7,8 @@ gradients of its parameters. Clears count in every form: `optimizer.zero_grad()`
 each needs its own clear.
 
 ## Why is this bad
-`backward()` adds to `.grad`. Without a clear, each step applies the sum of the gradients of all turns so far: old gradients, computed at parameters that no longer exist, dominate the update, and training slows, oscillates or
-diverges without an error.
+`backward()` adds to `.grad`. Without a clear, each step applies the sum of the gradients of all turns so far. Gradients
+computed at parameters that no longer exist dominate the update: training slows or diverges, without an error.
 
 ## Example
 ```python

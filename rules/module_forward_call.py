@@ -4,9 +4,9 @@
 Reports `model.forward(x)` where `model` is known to be an `nn.Module`.
 
 ## Why is this bad
-`model(x)` runs forward and backward hooks, DistributedDataParallel's gradient synchronisation, weight and spectral norm,
- pruning, FSDP's gathering, `torch.compile`'s compiled code. `model.forward(x)` runs none of them: results
-differ, or gradients silently stay unsynchronised, as soon as one of them is added.
+`model(x)` runs forward and backward hooks, DistributedDataParallel's gradient synchronisation, weight and spectral
+norm, pruning, FSDP's gathering, `torch.compile`'s compiled code. `model.forward(x)` runs none of them: results differ,
+or gradients silently stay unsynchronised, as soon as one of them is added.
 
 ## Example
 ```python

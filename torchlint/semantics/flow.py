@@ -37,12 +37,10 @@ _HARMLESS = re.compile(
     re.I,
 )
 # Libraries whose functions are known not to touch gradients: asking the project about them would find nothing.
-_INERT = frozenset(
-    (
-        "torch torchvision torchaudio torchtext numpy math random time os sys re json copy logging collections itertools "
-        "functools tqdm wandb tensorboard tensorboardX matplotlib pandas scipy sklearn PIL cv2 einops typing pickle "
-        "shutil pathlib datetime gc warnings string argparse yaml h5py psutil subprocess glob mlflow"
-    ).split()
+_INERT = re.compile(
+    r"^(torch|torchvision|torchaudio|torchtext|numpy|math|random|time|os|sys|re|json|copy|logging|collections|itertools"
+    r"|functools|tqdm|wandb|tensorboard|tensorboardX|matplotlib|pandas|scipy|sklearn|PIL|cv2|einops|typing|pickle|shutil"
+    r"|pathlib|datetime|gc|warnings|string|argparse|yaml|h5py|psutil|subprocess|glob|mlflow)\."
 )
 
 
@@ -247,7 +245,7 @@ def strangers(sem: Semantics, events: Iterable[Event], ask: str, named: frozense
 
 
 def _inert(event: Event) -> bool:
-    return event.target.partition(".")[0] in _INERT
+    return _INERT.match(event.target) is not None
 
 
 def _holds(sem: Semantics, call: cst.CSTNode, named: frozenset[str]) -> bool:
