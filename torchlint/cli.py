@@ -34,6 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
+    if argv[:1] == ["verify"]:
+        from torchlint.verify.command import main as verify
+
+        return verify(argv[1:])
+    if argv[:1] == ["fix"] and any(word.partition("=")[0] == "--verify" for word in argv):
+        from torchlint.verify.proving import main as prove
+
+        return prove(argv[1:])
     try:
         arguments = parse(argv)
     except UsageError as error:

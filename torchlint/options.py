@@ -53,6 +53,7 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
             "--apply": Option("", "write the fixes"),
             "--unsafe": Option("", "the unsafe fixes too: those that change numerics, randomness or training"),
             "--diff": Option("", "print the diff (the default without --apply)"),
+            "--verify": Option("run", "only fixes proven by running your code; put `-- COMMAND...` at the end"),
             "--exit-zero": Option("", "exit 0 even if findings are left"),
             "--stdin-filename": Option("NAME", "fix standard input (PATH is -) to standard output"),
             **SELECTION,
@@ -69,6 +70,9 @@ torchlint finds mistakes and waste in PyTorch training code, and fixes what it c
   torchlint check src/            report findings (exit 1 if there are any)
   torchlint fix src/              show every fix as a diff, write nothing
   torchlint fix src/ --apply      write the safe fixes (--unsafe for the rest)
+  torchlint fix src/ --apply --verify=run -- python train.py
+                                  write only the fixes that your own run proves (needs torch)
+  torchlint verify TL201          run a rule's cases before and after its fix (needs torch)
   torchlint rule TL201            explain a rule; --all lists them
 
 Silence one line with `# torchlint: ignore[TL201] why`; settings live in [tool.torchlint] of pyproject.toml.

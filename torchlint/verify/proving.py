@@ -33,12 +33,6 @@ class Proof:
     choice: Choice | None
 
 
-def wants(argv: Sequence[str]) -> bool:
-    """Whether a `fix` command line asks for this."""
-    own = argv[: argv.index("--")] if "--" in argv else argv
-    return any(word == "--verify" or word.startswith("--verify=") for word in own)
-
-
 def main(argv: Sequence[str]) -> int:
     """Exit code 0: every fix was proven (and, with --apply, written); 1: some were not; 2: it could not be run."""
     from torchlint.options import UsageError

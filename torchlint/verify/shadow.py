@@ -6,9 +6,12 @@ parent goes on untouched and makes the real call. Nothing is pickled but results
 
 from __future__ import annotations
 
+import atexit
 import builtins
+import contextlib
 import functools
 import gc
+import importlib
 import inspect
 import json
 import os
@@ -56,6 +59,7 @@ class Shadow:
     executed: set[int] = field(default_factory=set)
     unable: str | None = None
     sandbox: str = ""
+    pid: int = 0  # of the process that counted the calls
 
     def wants(self) -> bool:
         return (
@@ -96,7 +100,13 @@ def install(shadows: Mapping[str, list[Shadow]]) -> None:
         path = os.path.realpath(inspect.currentframe().f_back.f_code.co_filename)  # type: ignore[union-attr]
         return _wrap(shadows[path][number], original, fixed)
 
+    def finish() -> None:
+        for shadow in (s for group in shadows.values() for s in group):
+            if shadow.calls and shadow.pid == os.getpid():
+                shadow.publish()
+
     setattr(builtins, HOOK, hook)
+    atexit.register(finish)
 
 
 def _wrap(shadow: Shadow, original: Any, fixed: Any) -> Any:
@@ -110,6 +120,8 @@ def _wrap(shadow: Shadow, original: Any, fixed: Any) -> Any:
     @functools.wraps(original)
     def shadowed(*args: Any, **kwargs: Any) -> Any:
         if not _inside:
+            if shadow.pid != os.getpid():  # a forked worker inherits what its parent has seen
+                shadow.pid, shadow.calls = os.getpid(), 0
             shadow.calls += 1
             if shadow.wants():
                 _verify(shadow, original, fixed, args, kwargs)
@@ -140,6 +152,9 @@ def _verify(shadow: Shadow, original: Any, fixed: Any, args: tuple[Any, ...], kw
 def _unforkable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     import torch
 
+    # numpy seeds itself from the system when it is first imported: that must not happen in each child anew.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("numpy.random")
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return "CUDA is initialised: a fork cannot use it"
     for value in (*args, *kwargs.values()):
@@ -181,7 +196,7 @@ class _Call:
             return
         shadow.sandbox = first.sandbox
         refused = first.record.exception
-        if refused is not None and "PermissionError" in refused:
+        if refused is not None and ("PermissionError" in refused or "Read-only file system" in refused):
             shadow.unable = f"external write: {refused}"
             return
         check = compare(first.record, again.record)

@@ -1,0 +1,202 @@
+"""Tier 2: the user's own run decides; bad programs end with the right reason, in bounded time, with nothing changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torchlint.verify.sandbox import landlock_version  # noqa: E402
+from torchlint.verify.shadow import Limits  # noqa: E402
+from torchlint.verify.userrun import FunctionVerdict, UserRun, prepared, verify_run  # noqa: E402
+from torchlint.verify.verdict import Behaviour  # noqa: E402
+from torchlint.verify.weave import Choice, merge, weave  # noqa: E402
+
+PROGRAM = """\
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+def rows(x):
+    out = []
+    for i in range(x.shape[0]):
+        out.append(torch.softmax(x[i], dim=0))
+    return torch.stack(out)
+
+class Trainer:
+    def __init__(self):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3))
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.1)
+
+    def step(self, x, y):
+        loss = F.cross_entropy(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def test(self, x):
+        return rows(self.model(x)).sum().item()
+
+def main():
+    trainer = Trainer()
+    for i in range(4):
+        trainer.step(torch.randn(6, 4), torch.randint(0, 3, (6,)))
+        print(i, trainer.test(torch.randn(5, 4)))
+    torch.save(trainer.model.state_dict(), "last.pt")
+
+if __name__ == "__main__":
+    main()
+"""
+SOFTMAX = ("    return torch.stack(out)", "    return torch.softmax(x, dim=1)")
+QUICK = Limits(calls=2, child_seconds=5)
+
+
+def run(tmp_path: Path, *edits: tuple[str, str], program: str = PROGRAM, timeout: float = 60) -> UserRun:
+    path = tmp_path / "train.py"
+    path.write_text(program)
+    after = program
+    for old, new in edits:
+        assert old in after
+        after = after.replace(old, new)
+    command = [sys.executable, "train.py"]
+    return verify_run({str(path): (program, after)}, command, limits=QUICK, timeout=timeout, cwd=str(tmp_path))
+
+
+def only(result: UserRun) -> FunctionVerdict:
+    (verdict,) = result.functions
+    return verdict
+
+
+def tree(path: Path) -> dict[str, str]:
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(path.rglob("*")) if p.is_file()}
+
+
+def test_functions_are_judged_one_by_one(tmp_path: Path) -> None:
+    result = run(
+        tmp_path,
+        SOFTMAX,
+        ("        return loss.item()", "        self.optimizer.zero_grad()\n        return loss.item()"),
+        ("        return rows(", "        self.model.eval()\n        return rows("),
+    )
+    assert result.ended == ""
+    kinds = {v.function.name: v.verdict.kind for v in result.functions}
+    assert kinds == {
+        "rows": Behaviour.BITWISE,
+        "Trainer.step": Behaviour.INTENDED,
+        "Trainer.test": Behaviour.DIFFERENT,
+    }
+    assert all(v.calls == 4 and v.verified == 2 for v in result.functions)
+
+
+def test_no_file_is_changed(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(PROGRAM)
+    (tmp_path / "last.pt").write_bytes(b"precious")
+    before = tree(tmp_path)
+    result = run(tmp_path, SOFTMAX)
+    assert only(result).verdict.kind is Behaviour.BITWISE
+    if "changes no file" not in result.sandbox:
+        pytest.skip(f"no overlay here: {result.sandbox}")
+    assert tree(tmp_path) == before
+
+
+def test_module_level_edits_are_said_to_be_out_of_reach(tmp_path: Path) -> None:
+    result = run(tmp_path, ("import torch\n", "import torch\ntorch.manual_seed(1)\n"))
+    assert not result.functions
+    assert "module-level edit" in next(iter(result.whole_files.values()))
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (("        trainer.step(", "        raise SystemExit(3)\n        trainer.step("), "exit code 3"),
+        (("    trainer = Trainer()", "    import sys; sys.exit(0)"), "never called"),
+        (("    out = []", "    input()\n    out = []"), "crash in the original: EOFError"),
+        (("    out = []", "    import os; os._exit(7)"), "ended itself with code 7"),
+        (("    out = []", "    while True: pass"), "timeout"),
+        (("    out = []", "    import time; out = [torch.full((3,), time.time() % 9)]"), "nondeterministic"),
+        (("    out = []", "    torch.empty(10**14)"), "crash in the original"),
+        (("    out = []", "    torch.zeros(3, device='cuda')"), "crash in the original"),
+        (("    out = []", "    open('/etc/torchlint-test', 'w')\n    out = []"), "external write"),
+        (("def rows(x):", "def unused(x):"), "never called"),
+    ],
+)
+def test_bad_programs_end_with_a_reason(tmp_path: Path, edit: tuple[str, str], reason: str) -> None:
+    if reason == "external write" and not landlock_version():
+        pytest.skip("no Landlock on this kernel")
+    program = PROGRAM.replace(*edit)
+    if "unused" in program:
+        program = program.replace("return rows(self.model(x))", "return (self.model(x))")
+    started = time.monotonic()
+    result = run(tmp_path, SOFTMAX, program=program, timeout=20)
+    verdict = only(result)
+    text = f"{verdict.verdict} {result.ended}"
+    assert reason in text, text
+    if reason != "exit code 3":
+        assert verdict.verdict.kind is Behaviour.NOT_VERIFIABLE
+    assert time.monotonic() - started < 60
+    assert not os.path.exists("/etc/torchlint-test")
+
+
+def test_a_program_may_delete_and_change_directory(tmp_path: Path) -> None:
+    program = PROGRAM.replace(
+        "    out = []",
+        "    import os, shutil\n    shutil.rmtree('data', ignore_errors=True)\n    os.chdir('/')\n    out = []",
+    )
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.bin").write_bytes(b"a")
+    result = run(tmp_path, SOFTMAX, program=program)
+    if "changes no file" not in result.sandbox:
+        pytest.skip(f"no overlay here: {result.sandbox}")
+    assert (tmp_path / "data" / "a.bin").read_bytes() == b"a"
+    assert only(result).verdict.kind in (Behaviour.BITWISE, Behaviour.NOT_VERIFIABLE)
+
+
+def test_workers_and_spawn(tmp_path: Path) -> None:
+    program = PROGRAM.replace(
+        "    trainer = Trainer()",
+        "    from torch.utils.data import DataLoader\n"
+        "    data = torch.randn(8, 4)\n"
+        "    for batch in DataLoader(data, batch_size=4, num_workers=2, multiprocessing_context='spawn'):\n"
+        "        rows(batch)\n"
+        "    trainer = Trainer()",
+    )
+    result = run(tmp_path, SOFTMAX, program=program)
+    assert result.ended == ""
+    assert only(result).verdict.kind is Behaviour.BITWISE
+
+
+def test_merging_takes_the_proven_functions_and_their_imports() -> None:
+    before = '"""Doc."""\nimport os\n\n\ndef f(x):\n    return x\n\n\nclass A:\n    def g(self):\n        return 1\n'
+    after = before.replace("import os\n", "import os\nimport torch\n").replace("return x", "return torch.relu(x)")
+    after = after.replace("return 1", "return 2")
+    woven = weave(before, after)
+    assert [f.name for f in woven.functions] == ["f", "A.g"]
+    f, g = (Choice(function, after, woven.imports) for function in woven.functions)
+    assert merge(before, [f, g]) == after
+    assert merge(before, [g]) == before.replace("return 1", "return 2")
+
+
+@pytest.mark.parametrize(
+    ("command", "at"),
+    [
+        (["python", "a.py", "--x"], 1),
+        (["/usr/bin/python3.11", "-u", "-W", "ignore", "a.py"], 4),
+        (["python", "-m", "a"], None),
+        (["pytest", "tests"], None),
+    ],
+)
+def test_scripts_start_through_the_launcher(command: list[str], at: int | None) -> None:
+    new = prepared(command)
+    if at is None:
+        assert new == command
+    else:
+        assert new[at].endswith("launch.py")
+        assert new[:at] + new[at + 1 :] == command
