@@ -56,6 +56,7 @@ from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import add_argument
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import Kind
+from torchlint.semantics.transfers import is_device
 from torchlint.source import File, argument, dotted, find, literal, walk
 
 RULE = Rule(
@@ -176,27 +177,12 @@ def _move(node: cst.Call, ctx: Context) -> _Move | None:
 
 def _is_device(node: cst.BaseExpression, ctx: Context) -> bool:
     """Whether the first argument of `.to` names a device other than the CPU (or a tensor that lies on one)."""
-    text = literal(node)
-    if isinstance(text, str):
-        return text != "cpu"
-    if isinstance(text, int):
-        return True
     value = ctx.sem.value(node)
-    if value.kind is Kind.DEVICE:
-        made_by = value.node
-        device = made_by.args[0].value if isinstance(made_by, cst.Call) and made_by.args else None
-        return bool(literal(device) != "cpu")
     if value.kind is Kind.TENSOR:
         return value.evidence != "" and value.device != "cpu"
-    if value.kind in (Kind.UNKNOWN, Kind.STRING, Kind.NUMBER, Kind.BATCH):
-        # `.to` takes a device, a dtype or a tensor: the name only decides between these.
-        name = (dotted(node) or "").rpartition(".")[2]
-        if isinstance(node, cst.Attribute):
-            name = node.attr.value
-        elif isinstance(node, cst.Call):
-            name = (dotted(node.func) or "").rpartition(".")[2]
-        return "device" in name.lower()
-    return False
+    made_by = value.node if value.kind is Kind.DEVICE else None
+    text = literal(made_by.args[0].value if isinstance(made_by, cst.Call) and made_by.args else node)
+    return is_device(ctx.sem, node) and text != "cpu"
 
 
 def _cuda_index(node: cst.BaseExpression, ctx: Context) -> str | None:
