@@ -146,7 +146,7 @@ def test_long_diffs_are_cut() -> None:
         ("\tx = model(y)\n", "    x = model(y)", "        ^^^^^^^^"),
         ("名前 = model(y)\n", "名前 = model(y)", "       ^^^^^^^^"),
         ("e\u0301 = model(y)\n", "e\u0301 = model(y)", "    ^^^^^^^^"),
-        ('s = "\x1b[2J"; model(y)\n', 's = "\u241b[2J"; model(y)', "             ^^^^^^^^"),
+        ('s = "\x1b[2J"; model(y)\n', 's = "\u241b[2J"; model(y)', "            ^^^^^^^^"),
         ("s = '\u202e'; model(y)\n", "s = '\ufffd'; model(y)", "         ^^^^^^^^"),
     ],
     ids=["tab", "wide", "combining", "escape", "bidirectional"],
