@@ -25,7 +25,9 @@ from torchlint.semantics import Semantics
 from torchlint.source import File, splice
 
 ROOT = Path(__file__).resolve().parent.parent
-SHAPES = sorted((ROOT / "fixtures" / "dataparallel").glob("bad*.py"))
+SHAPES = [
+    ROOT / "fixtures" / "dataparallel" / f"bad{shape}.py" for shape in ("", "_flat", "_main", "_chained", "_guarded")
+]
 TOLERANCE = 1e-6
 
 # Runs a script as __main__ with the sample order that DistributedSampler would choose.

@@ -46,13 +46,14 @@ from torchlint.edits import torch_name
 from torchlint.migrate import NotUnderstood, Script, sharding
 from torchlint.migrate.epochs import set_epoch
 from torchlint.rule import Category, Context, Finding, Rule, suggestion, unsafe
+from torchlint.semantics import Semantics
 from torchlint.source import argument, dotted, literal
 
 RULE = Rule(
     "TL802",
     Category.DISTRIBUTED,
     Severity.WARNING,
-    triggers=(r"\bDistributedDataParallel\b",),
+    triggers=(r"\bDistributedDataParallel\b", r"\bDataLoader\("),
     since="0.1",
     fixes=(Applicability.UNSAFE, Applicability.SUGGESTION),
 )
@@ -62,21 +63,22 @@ RULE = Rule(
 def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
     if "DistributedDataParallel" not in ctx.file.text:
         return
-    script = Script(ctx.file, ctx.sem.qualified)
+    script = Script.whole(ctx.file, ctx.sem)
     wraps = script.made_by("torch.nn.parallel.DistributedDataParallel")
     reported: set[cst.CSTNode] = set()
     for trained in sharding.trained_loaders(script) if wraps else ():
         for loader in sharding.loaders(script, trained):
             if loader in reported or sharding.prepared(script, loader):
                 continue
-            if shuffles_everything(script, loader):
+            at = script.twin(loader, ctx.file)
+            if at is not None and shuffles_everything(script, loader):
                 reported.add(loader)
                 yield Finding(
-                    loader,
+                    at,
                     "This loader shuffles the whole dataset in every process",
                     "DistributedDataParallel averages gradients and divides no data, so processes repeat each other",
                     "give it a DistributedSampler and call its `set_epoch`",
-                    divide(script, trained, loader, ctx),
+                    divide(script, trained, loader),
                     (Question("not-trained", trained.elsewhere),) if trained.elsewhere else (),
                 )
 
@@ -88,14 +90,15 @@ def shuffles_everything(script: Script, loader: cst.Call) -> bool:
     return shuffle is not None and literal(shuffle.value) is True and not sharding.sharded_by_hand(script, loader)
 
 
-def divide(script: Script, trained: sharding.Trained, loader: cst.Call, ctx: Context) -> Fix | None:
+def divide(script: Script, trained: sharding.Trained, loader: cst.Call) -> Fix | None:
     """`shuffle=True` becomes a DistributedSampler, and every epoch is announced to it."""
     shuffle, data = argument(loader, "shuffle"), argument(loader, "dataset", 0)
     if shuffle is None or shuffle.keyword is None or data is None or dotted(data.value) is None:
         return None
-    made, imports = torch_name(ctx.file, ctx.sem, "torch.utils.data.DistributedSampler", loader)
-    start, end = ctx.file.caret(shuffle.keyword)[0], ctx.file.span(shuffle.value)[1]
-    edits = [*imports, Edit(start, end, f"sampler={made}({ctx.file.code(data.value)}, shuffle=True)")]
+    file = script.file
+    made, imports = torch_name(file, Semantics(file), "torch.utils.data.DistributedSampler", loader)
+    start, end = file.caret(shuffle.keyword)[0], file.span(shuffle.value)[1]
+    edits = [*imports, Edit(start, end, f"sampler={made}({file.code(data.value)}, shuffle=True)")]
     try:
         for loop, via in sharding.several_epochs(trained):
             edits += set_epoch(script, loop, via, trained.loader)

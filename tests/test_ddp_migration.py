@@ -15,7 +15,6 @@ from torchlint.semantics import Semantics
 from torchlint.source import File, splice
 
 ROOT = Path(__file__).parents[1]
-SHAPES = [f"bad{shape}.py" for shape in ("", "_flat", "_main", "_chained", "_guarded")]
 
 
 def _benchmark() -> ModuleType:
@@ -29,6 +28,7 @@ def _benchmark() -> ModuleType:
 
 
 bench = _benchmark()
+SHAPES = [path.name for path in bench.SHAPES]
 
 
 def _text(name: str) -> str:

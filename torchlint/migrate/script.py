@@ -9,10 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import TypeVar
 
 import libcst as cst
 
-from torchlint.source import File, dotted, walk, walk_scope
+from torchlint.semantics import Semantics
+from torchlint.source import File, dotted, find, walk, walk_scope
+
+N = TypeVar("N", bound=cst.CSTNode)
 
 Scope = cst.FunctionDef | cst.Module
 Loop = cst.For | cst.While
@@ -35,6 +39,21 @@ class Script:
         self.file = file
         self.qualified = qualified
         self._trains: dict[cst.CSTNode, bool] = {}
+
+    @classmethod
+    def whole(cls, file: File, sem: Semantics) -> Script:
+        """The script behind a file whose tree may be thinned: here the prints and loops of every function matter."""
+        if file.tree.code != file.text:
+            file = File.parse(file.path, file.text)
+            sem = Semantics(file)
+        return cls(file, sem.qualified)
+
+    def twin(self, node: N, file: File) -> N | None:
+        """The node of another tree of the same text at this script's node's place; None if it is blanked there."""
+        if self.file is file:
+            return node
+        place = self.file.caret(node)
+        return next((n for n in find(file.tree, type(node)) if file.caret(n) == place), None)
 
     # -- what there is ----------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ class Wrapping(Step):
         model = value_of(argument(wrap, "module", 0))
         if model is None:
             raise NotUnderstood("the wrapped model is not a plain argument")
+        self.only_if = ""  # the condition under which the model is moved behind the wrap
         moves, outer = self.moves_on(wrap)
         statement = self.file.statement(wrap)
         target = self.target(statement)
@@ -40,7 +41,12 @@ class Wrapping(Step):
         inner = self.file.code(model)
         if moves and not isinstance(model, (cst.Name, cst.Attribute, cst.Call, cst.Subscript)):
             inner = f"({inner})"
-        new = f"distributed({inner}{''.join(dict.fromkeys(moves))})"
+        moved = inner + "".join(dict.fromkeys(moves))
+        if self.only_if:
+            if len(moves) != 1 or not isinstance(model, cst.Name):
+                raise NotUnderstood(f"the model is moved only if {self.only_if}")
+            moved = f"{moved} if {self.only_if} else {inner}"
+        new = f"distributed({moved})"
         guard = self.guard(statement)
         if guard is None:
             self.edits.append(self.file.replace(outer, new))
@@ -93,7 +99,27 @@ class Wrapping(Step):
                     if made and min(made) > row:
                         raise NotUnderstood(f"the model is moved to {name.value}, which is made after the wrap")
             moves.append(self.move_text(call))
+            self.condition(call, statement)
         return moves
+
+    def condition(self, move: cst.Call, wrap: cst.CSTNode) -> None:
+        """Notes the `if` around a later move, which does not hold for the wrap itself."""
+        shared = set(self.file.ancestors(wrap))
+        own = [
+            a
+            for a in self.file.ancestors(move)
+            if isinstance(a, (cst.If, cst.Else, cst.For, cst.While)) and a not in shared
+        ]
+        if not own:
+            return
+        guard = own[0]
+        if len(own) > 1 or not isinstance(guard, cst.If) or guard.orelse is not None:
+            raise NotUnderstood("the model is moved under nested conditions")
+        for name in (n for n in walk(guard.test) if isinstance(n, cst.Name)):
+            made = [self.file.row(v) for v, _ in self.script.assigned(name)]
+            if made and min(made) > self.file.row(wrap):
+                raise NotUnderstood(f"the model is moved only if {name.value}, which is made after the wrap")
+        self.only_if = _FIRST_GPU.sub('f"cuda:{LOCAL_RANK}"', self.file.code(guard.test))
 
     def guard(self, statement: cst.CSTNode) -> cst.If | None:
         """The `if` whose branch the wrap stands in, None where all branches wrap or there is none."""
