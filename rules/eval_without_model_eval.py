@@ -53,7 +53,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, EvalRegion, Event
-from torchlint.semantics.evaluation import framework_questions, goes_over_data, handed_to, same_module, trained_here
+from torchlint.semantics.evaluation import EVALUATION_NAMES, framework_questions, goes_over_data, handed_to, same_module, trained_here
 from torchlint.semantics.modules import minds_mode
 from torchlint.source import walk_scope
 
@@ -61,7 +61,8 @@ RULE = Rule(
     "TL203",
     Category.EVALUATION,
     Severity.WARNING,
-    triggers=(r"no_grad", r"inference_mode", r"def \w*(eval|test|val|infer|pred|accuracy|metrics)\w*\("),
+    triggers=(r"no_grad", r"inference_mode", EVALUATION_NAMES),
+    requires=(r"\.backward\(",),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )

@@ -51,14 +51,14 @@ from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.edits import add_decorator, torch_name, wrap_in_with
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, EvalRegion
-from torchlint.semantics.evaluation import escaping, framework_questions, grad_mode, is_frozen
+from torchlint.semantics.evaluation import EVALUATION_NAMES, escaping, framework_questions, grad_mode, is_frozen
 from torchlint.source import walk_scope
 
 RULE = Rule(
     "TL201",
     Category.EVALUATION,
     Severity.WARNING,
-    triggers=(r"\.eval\(", r"\.train\(\s*(mode\s*=\s*)?False", r"def \w*(eval|test|val|infer|pred|benchmark|accuracy|metrics)\w*\("),
+    triggers=(r"\.eval\(", r"\.train\(\s*(mode\s*=\s*)?False", EVALUATION_NAMES),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )

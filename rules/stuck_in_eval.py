@@ -58,6 +58,7 @@ RULE = Rule(
     Category.EVALUATION,
     Severity.ERROR,
     triggers=(r"\.eval\(", r"\.train\(\s*(mode\s*=\s*)?False"),
+    requires=(r"\.backward\(",),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )

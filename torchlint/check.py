@@ -33,12 +33,13 @@ def check_text(
     ignored = settings.ignored_for(path)
     if ignored:
         rules = [r for r in rules if not any(_names(selector, r) for selector in ignored)]
+    active = [r for r in rules if r.checks and r.may_find(text)]
     if tree is None:
         broken = syntax.examine(text)
         if broken is not None:
             return [syntax_error(path, text, broken, rules)] if _selected(rules, "TL001") else []
         try:
-            tree = prefilter.load(path, text, rules, _triggers(tuple(rules)))
+            tree = prefilter.load(path, text, active, _triggers(tuple(active)))
         except cst.ParserSyntaxError as error:
             # Valid for this Python, not for the parser that rules need.
             trouble = syntax.Trouble(
@@ -51,14 +52,14 @@ def check_text(
             return []
     found: dict[Diagnostic, None] = {}
     try:
-        for diagnostic in _apply(tree, rules, settings):
+        for diagnostic in _apply(tree, active, settings):
             found.setdefault(diagnostic)
     except RecursionError:
         return [syntax_error(path, text, syntax.TOO_DEEP, rules)]
     return sorted(found, key=lambda d: d.sort_key)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=512)
 def _triggers(rules: tuple[Rule, ...]) -> re.Pattern[str]:
     return prefilter.triggers(rules)
 

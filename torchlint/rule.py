@@ -81,7 +81,7 @@ class Rule:
 
     `triggers` are regular expressions; a stretch of source that none of them matches cannot hold a finding of this rule.
     They decide what is parsed at all, so the more selective the faster. `fixes` lists the classes of fix that it may
-    offer, empty if it never does.
+    offer, empty if it never does. `requires` are regular expressions that must each match somewhere in the file.
     """
 
     code: str
@@ -94,6 +94,7 @@ class Rule:
     options: Mapping[str, Any] = field(default_factory=dict)  # option name → default value
     name: str = ""
     doc: str = ""
+    requires: tuple[str, ...] = ()
     checks: list[tuple[type, Check]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -112,6 +113,12 @@ class Rule:
         for kind in typing.get_args(subject) or (subject,):
             self.checks.append((kind, check))
         return check
+
+    def may_find(self, text: str) -> bool:
+        """Whether the triggers allow for a finding in this text."""
+        return all(re.search(r, text, re.MULTILINE) for r in self.requires) and any(
+            re.search(t, text, re.MULTILINE) for t in self.triggers
+        )
 
     @property
     def summary(self) -> str:

@@ -109,6 +109,8 @@ class Evaluator:
         self._class_uses: dict[str, dict[str, set[str]]] = {}
         self._depth = 0
         self._collecting = True
+        self._unknown_parameters: set[tuple[Function, str]] = set()
+        self._missed: set[tuple[str, str]] = set()
         self._collect_uses()
 
     # -- running ---------------------------------------------------------------------------------------------------
@@ -133,8 +135,10 @@ class Evaluator:
             self.summary(function)
 
     def _learned(self) -> bool:
-        """Whether a second pass could know more: parameters got values, or methods read attributes set after them."""
-        return any(v.kind is not Kind.UNKNOWN for v in self.arguments.values()) or bool(self.attributes)
+        """Whether a second pass could know more: parameters got values, or attributes were read before they were set."""
+        return any(
+            self.arguments[key].kind is not Kind.UNKNOWN and key in self._unknown_parameters for key in self.arguments
+        ) or any(key in self._missed for key in self.attributes)
 
     def summary(self, function: Function) -> Summary:
         """The function's summary; an unfinished one (recursion) is empty so far."""
@@ -210,8 +214,16 @@ class Evaluator:
             value = UNKNOWN
             if param.annotation is not None:
                 value = self._annotation(param.annotation.annotation, function)
+            if param.star == "*":
+                env[name] = Value(Kind.TUPLE, element=value)
+                continue
+            if param.star == "**":
+                env[name] = Value(Kind.DICT, element=value)
+                continue
             if value.kind is Kind.UNKNOWN:
                 value = self.arguments.get((function, name), UNKNOWN)
+                if value.kind is Kind.UNKNOWN:
+                    self._unknown_parameters.add((function, name))
             if value.kind in (Kind.UNKNOWN, Kind.NONE) and param.default is not None:
                 default = literal(param.default)
                 if isinstance(default, (bool, int, float)):
@@ -748,6 +760,7 @@ class Evaluator:
         for owner in self.names.mro(cls):
             if (value := self.attributes.get((owner.qualname, name))) is not None and value.kind is not Kind.UNKNOWN:
                 return value
+            self._missed.add((owner.qualname, name))
         if "." not in name and (method := self.names.method(cls, name)) is not None:
             if isinstance(method.node, cst.FunctionDef) and any(dotted(d.decorator) == "property" for d in method.node.decorators):
                 return self.summary(method).returns
@@ -762,6 +775,7 @@ class Evaluator:
         for owner in self.names.mro(cls):
             if (value := self.attributes.get((owner.qualname, attr))) is not None:
                 return value
+            self._missed.add((owner.qualname, attr))
         method = self.names.method(cls, attr)
         return Value(Kind.FUNCTION, method.own, node=method.node) if method is not None else None
 

@@ -26,9 +26,13 @@ if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
 
 DIFFERENTIATES = (Effect.BACKWARD, Effect.GRAD, Effect.STEP)
-_EVALUATES = re.compile(
-    r"(^|_)(eval|evaluate|evaluation|evaluator|test|tests|testing|val|vali|valid|validate|validation|infer|inference|predict|prediction|predictions|benchmark|accuracy|metrics)(_|\d|$)"
+_WORDS = (
+    "eval|evaluate|evaluation|evaluator|test|tests|testing|val|vali|valid|validate|validation|infer|inference|predict"
+    "|prediction|predictions|benchmark|accuracy|metrics"
 )
+_EVALUATES = re.compile(rf"(^|_)({_WORDS})(_|\d|$)")
+# The headers of functions whose names say that they evaluate, as a trigger for rules.
+EVALUATION_NAMES = rf"def (?i:\w+_)?(?i:{_WORDS})(_\w*|\d\w*)?\("
 _TRAINS = re.compile(r"(^|_)(train|training|fit|finetune|optimize|attack|search|adapt)(_|\d|$)")
 _GRADIENT_WORDS = re.compile(r"attack|adversar|pgd|fgsm|explain|attribut|saliency|perturb|grad|refine|invert|guidance|jacobian", re.IGNORECASE)
 _NEVER = frozenset(("forward", "__call__", "training_step", "compute_loss", "loss", "__init__", "closure"))

@@ -76,14 +76,12 @@ class LoaderCall:
     targets: tuple[str, ...] = ()  # the names it is bound to
 
 
-def recognise(sem: Semantics) -> dict[type, list[object]]:
+def recognise(sem: Semantics, kind: type) -> list[object]:
+    """All objects of one semantic class. Raises KeyError for a class that is none."""
     from torchlint.semantics.evaluation import eval_regions
 
-    return {
-        TrainingLoop: list(training_loops(sem)),
-        EvalRegion: list(eval_regions(sem)),
-        LoaderCall: list(loader_calls(sem)),
-    }
+    recognisers = {TrainingLoop: training_loops, EvalRegion: eval_regions, LoaderCall: loader_calls}
+    return list(recognisers[kind](sem))
 
 
 # -- training ---------------------------------------------------------------------------------------------------------
@@ -176,7 +174,7 @@ def _modulus(test: cst.BaseExpression, taken: bool) -> cst.BinaryOperation | Non
 
 
 def loader_calls(sem: Semantics) -> Iterator[LoaderCall]:
-    for call in find(sem.file.tree, cst.Call):
+    for call in sem.evaluator.function_at:
         value = sem.value(call)
         if value.kind is not Kind.LOADER or value.node is not call or not value.origin:
             continue

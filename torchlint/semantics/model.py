@@ -27,6 +27,7 @@ class Semantics:
         self.file = file
         self._grad_disabling = tuple(grad_disabling)
         self._loader_names = tuple(loader_names)
+        self._objects: dict[type, list[object]] = {}
 
     @cached_property
     def names(self) -> Names:
@@ -103,13 +104,11 @@ class Semantics:
 
     # -- recognised objects -------------------------------------------------------------------------------------------
 
-    @cached_property
-    def _objects(self) -> dict[type, list[object]]:
-        from torchlint.semantics import loops
-
-        return loops.recognise(self)
-
     def objects(self, kind: type[T]) -> Iterator[T]:
         """Every recognised object of a semantic class (`TrainingLoop`, `EvalRegion`, `LoaderCall`), in source order."""
-        for item in self._objects.get(kind, ()):
+        from torchlint.semantics import loops
+
+        if kind not in self._objects:
+            self._objects[kind] = loops.recognise(self, kind)
+        for item in self._objects[kind]:
             yield item  # type: ignore[misc]
