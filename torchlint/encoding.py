@@ -6,6 +6,8 @@ PEP 263 decides the encoding. The text keeps its own newlines; a UTF-8 byte orde
 from __future__ import annotations
 
 BOM = b"\xef\xbb\xbf"
+# Codecs from packages that read UTF-8 and rewrite the source as Python loads it.
+_UTF8_CODECS = frozenset(("future-fstrings", "future-annotations", "future-typing", "future-match"))
 
 
 class Undecodable(Exception):
@@ -72,6 +74,8 @@ def _declared(body: bytes) -> str:
     except SyntaxError as error:
         message = str(error.msg or error)
         if message.startswith("unknown encoding"):
+            if message[18:].strip().lower().replace("_", "-") in _UTF8_CODECS:
+                return "utf-8"
             raise Undecodable(f"the file declares an encoding that Python does not know: {message[18:]}") from error
         return "utf-8"  # not UTF-8 in its first lines: decoding says where
     return "utf-8" if encoding == "utf-8-sig" else encoding

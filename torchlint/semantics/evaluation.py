@@ -118,9 +118,10 @@ def _judge(
     if evidence == "eval" and escapes and any(h.order > first.order for h in hot) and mode_after(events, first) != "train":
         # Attached results leave the region and something is differentiated later with the mode unchanged.
         return None
-    if evidence == "eval" and not in_loop and escapes:
-        # A function that returns what the model said: its caller may differentiate it.
-        return None
+    if evidence == "eval" and not in_loop:
+        # A single pass: only a function that sets the mode itself and gives away nothing that could be differentiated.
+        if _last_mode(events, first) != "eval" or escaping(sem, function, node, doubtful=True):
+            return None
     return EvalRegion(node, function, tuple(forwards), evidence, inside, mode, tuple(escapes), unless)
 
 
