@@ -197,8 +197,8 @@ def test_declared_fixes_are_the_observed_ones(folder: Path) -> None:
 @pytest.mark.parametrize("case", BAD)
 def test_ignore_comments_silence_each_finding(case: Case) -> None:
     code = rule_of(case).code
-    if code == "TL001":
-        pytest.skip("a text that is not Python has no comments")
+    if code in ("TL001", "TL003"):
+        pytest.skip("there are no comments in what is not Python, and none that excuse an idle comment")
     rows = {(m.file, m.row) for m in case.markers if m.kind in ("expect", "todo-ok") and m.code == code}
     unsilenceable: set[tuple[str, int]] = set()
     files = {}

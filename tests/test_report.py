@@ -94,7 +94,7 @@ warning[TL201] eval-without-no-grad: evaluation of `model` records a graph
   |
   = why: every batch keeps its activations
   = help: use `torch.no_grad()`
-  = safe fix: Wrap the loop in `with torch.no_grad():`
+  = safe fix: wrap the loop in `with torch.no_grad():`
   |
 6 +     with torch.no_grad():
 7 ~         for x, y in loader:  # one pass
@@ -112,9 +112,9 @@ def test_text_says_how_a_fix_may_be_applied() -> None:
         for applicability in Applicability
     ]
     text = render("text", found)
-    assert "= safe fix: Insert" in text
-    assert "= unsafe fix (--unsafe): Insert" in text
-    assert "= suggestion: Insert" in text
+    assert "= safe fix: insert" in text
+    assert "= unsafe fix (--unsafe): insert" in text
+    assert "= suggestion: insert" in text
     assert text.count("\n5 +     model.cpu()\n") == 3
     assert text.endswith("1 fixable with `torchlint fix --apply`, 1 more with `--unsafe`\n")
 

@@ -173,7 +173,10 @@ class _Block:
 
     def fix(self, fix: Fix) -> list[str]:
         label, style = _FIX_LABEL[fix.applicability]
-        out = self.note(label, clean(fix.message), style)
+        message = clean(fix.message)
+        if message[1:2].islower():
+            message = message[0].lower() + message[1:]  # it goes on behind the label
+        out = self.note(label, message, style)
         left = DIFF_LINES
         if self.hunks:
             out.append(self.rail("|"))
