@@ -25,9 +25,8 @@ from torchlint.semantics import Semantics
 from torchlint.source import File, splice
 
 ROOT = Path(__file__).resolve().parent.parent
-SHAPES = [
-    ROOT / "fixtures" / "dataparallel" / f"bad{shape}.py" for shape in ("", "_flat", "_main", "_chained", "_guarded")
-]
+_NAMES = ("bad", "bad_flat", "bad_main", "bad_chained", "bad_guarded")
+SHAPES = [ROOT / "fixtures" / "dataparallel" / f"{name}.py" for name in _NAMES]
 TOLERANCE = 1e-6
 
 # Runs a script as __main__ with the sample order that DistributedSampler would choose.
