@@ -1,7 +1,8 @@
 """What a call costs: interleaved timings with an A/A control, live and saved tensor bytes, operation counters.
 
 Timing and behaviour are separate runs. Times are taken in blocks of at least 4 ms; in every round the variants run in
-random order, so that drift of the machine hits all of them alike.
+random order, so that drift of the machine hits all of them alike. Work on one thread that never waits is timed by the
+processor's clock, which other programs on the same cores cannot stretch; anything else by the wall clock.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Timing:
     after: float
     ratio: Ratio
     control: Ratio
+    clock: str  # "cpu" or "wall"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,9 @@ def quiet() -> Iterator[None]:
 # -- time -------------------------------------------------------------------------------------------------------------
 
 
+_WAITING = 1.1  # wall time over processor time of the calmest warm-up block, above which work waits for something
+
+
 class _Stopwatch:
     """Times one variant in blocks of a fixed number of calls."""
 
@@ -89,26 +94,27 @@ class _Stopwatch:
         self.calls = 1
         self.block()  # warm-up: allocator, lazy initialisation, caches
         while True:
-            seconds = self.block() * self.calls
-            if seconds >= BLOCK_SECONDS or self.calls >= _MOST_CALLS:
+            wall = self.block()[0] * self.calls
+            if wall >= BLOCK_SECONDS or self.calls >= _MOST_CALLS:
                 break
-            self.calls = min(
-                _MOST_CALLS, max(self.calls * 2, int(self.calls * BLOCK_SECONDS * 1.25 / max(seconds, 1e-9)))
-            )
+            self.calls = min(_MOST_CALLS, max(self.calls * 2, int(self.calls * BLOCK_SECONDS * 1.25 / max(wall, 1e-9))))
+        blocks = [self.block() for _ in range(3)]
+        self.waits = self._cuda or min(wall / max(cpu, 1e-9) for wall, cpu in blocks) > _WAITING
 
-    def block(self) -> float:
-        """Seconds per call."""
+    def block(self) -> tuple[float, float]:
+        """Seconds per call by the wall clock and by the processor's."""
         entry = self._runnable.entry
         inputs = [self._kept if self._kept is not None else self._runnable.make() for _ in range(self.calls)]
         with quiet():
             if self._cuda:
                 torch.cuda.synchronize()
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             for arguments in inputs:
                 entry(**arguments)
             if self._cuda:
                 torch.cuda.synchronize()
-            return (time.perf_counter() - start) / self.calls
+            cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        return wall / self.calls, cpu / self.calls
 
 
 def time_pairs(
@@ -120,6 +126,7 @@ def time_pairs(
     """
     deadline = time.perf_counter() + budget
     watches = [_Stopwatch(r, device) for r in (before, after, control)]
+    clock = 0 if torch.get_num_threads() > 1 or any(watch.waits for watch in watches) else 1
     times: list[list[float]] = [[], [], []]
     order = [0, 1, 2]
     generator = random.Random(seed)
@@ -132,7 +139,7 @@ def time_pairs(
             while len(times[0]) < rounds and time.perf_counter() < deadline:
                 generator.shuffle(order)
                 for i in order:
-                    times[i].append(watches[i].block())
+                    times[i].append(watches[i].block()[clock])
                 if len(times[0]) % 4 == 0:
                     gc.collect(0)
             if len(times[0]) < ROUNDS[0]:
@@ -146,7 +153,7 @@ def time_pairs(
     assert ratio is not None
     assert same is not None
     middle = len(times[0]) // 2
-    return Timing(sorted(times[0])[middle], sorted(times[1])[middle], ratio, same)
+    return Timing(sorted(times[0])[middle], sorted(times[1])[middle], ratio, same, "cpu" if clock else "wall")
 
 
 # -- memory and counters ----------------------------------------------------------------------------------------------

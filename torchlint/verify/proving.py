@@ -175,7 +175,7 @@ def _proofs(one: Fixed, run: UserRun) -> list[Proof]:
     return [
         Proof(
             one.path, f.function.name, f.function.before[0], _rules_in(one, f.function) or everything,
-            f.verdict, f.calls, f.verified, Choice(f.function, one.text, woven.imports),
+            f.verdict, f.calls, f.verified, Choice(f.function, one.text, tuple(woven.imports)),
         )
         for f in run.functions
         if f.path == one.path

@@ -74,6 +74,17 @@ def verify_run(
     The command runs with the original code. Where the system allows, the directory it runs in is an overlay and the
     rest is read-only, so that it changes no file; `sandbox` says so, or that it could not be done.
     """
+    result, plan = planned(files, limits)
+    if plan["files"]:
+        with scratch_directory() as out:
+            result.ended, enclosed = _execute(command, {**plan, "out": out}, out, timeout, os.path.abspath(cwd or "."))
+            result.sandbox = "the run changes no file" if enclosed else "the run itself was not sandboxed"
+            gather(result, out)
+    return result
+
+
+def planned(files: Mapping[str, tuple[str, str]], limits: Limits | None) -> tuple[UserRun, dict[str, Any]]:
+    """A run that has not begun, and the plan that `agent.start` reads (without its `out` folder)."""
     result = UserRun()
     plan: dict[str, Any] = {"files": {}, "limits": asdict(limits or Limits())}
     for path, (before, after) in files.items():
@@ -82,21 +93,19 @@ def verify_run(
             result.whole_files[path] = woven.reason
         else:
             plan["files"][os.path.realpath(path)] = {"before": before, "after": after}
-    if plan["files"]:
-        with scratch_directory() as out:
-            result.ended, enclosed = _execute(command, {**plan, "out": out}, out, timeout, os.path.abspath(cwd or "."))
-            seen = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(Path(out).glob("[!.]*-*.json"))]
-            result.sandbox = "the run changes no file" if enclosed else "the run itself was not sandboxed"
-    else:
-        seen = []
+    return result, plan
+
+
+def gather(result: UserRun, out: str) -> None:
+    """Read what the processes of the run have published into `out`."""
+    seen = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(Path(out).glob("[!.]*-*.json"))]
     children = next((s["sandbox"] for s in seen if s["sandbox"]), "")
     result.sandbox += f"; compared calls: {children}" if children else ""
-    for path in sorted(files.keys() - result.whole_files.keys()):
+    for path in sorted(result.weaves.keys() - result.whole_files.keys()):
         for function in result.weaves[path].functions:
             mine = [s for s in seen if s["path"] == os.path.realpath(path) and s["function"]["name"] == function.name
                     and tuple(s["function"]["before"]) == function.before]  # fmt: skip
             result.functions.append(_joined(path, function, mine, result.ended))
-    return result
 
 
 def _execute(

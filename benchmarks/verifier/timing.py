@@ -1,0 +1,88 @@
+"""Calibration of the timing verdict: false claims on A/A pairs, power at a true ×1.15, with load on the other core.
+
+Run `python benchmarks/verifier/timing.py [A/A pairs] [effects]` from the repository root; it writes timing.json.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import torch
+from suite import write
+
+from torchlint.verify.judge import judge_speed
+from torchlint.verify.measure import Runnable, time_pairs
+
+MATRIX = torch.randn(96, 96)
+
+
+def work(count: int) -> Runnable:
+    """A chain of matrix products; 23 of them take ×1.15 the time of 20."""
+
+    def entry(x: torch.Tensor) -> torch.Tensor:
+        y = x
+        for _ in range(count):
+            y = (x @ y).tanh()
+        return y
+
+    return Runnable(entry, lambda: {"x": MATRIX}, False)
+
+
+def burn() -> None:
+    while True:
+        sum(range(10_000))
+
+
+def sample(before: int, after: int, times: int) -> dict[str, Any]:
+    kinds: Counter[str] = Counter()
+    ratios, pairs = [], []
+    started = time.monotonic()
+    for i in range(times):
+        timing = time_pairs(work(before), work(after), work(before), seed=i)
+        verdict = judge_speed(timing.ratio, timing.control) if timing else judge_speed(None, None)
+        kinds[verdict.kind.value] += 1
+        if timing:
+            ratios.append(timing.ratio.value)
+            pairs.append(timing.ratio.pairs)
+    return {
+        "runs": times,
+        "verdicts": dict(kinds),
+        "median ratio": round(statistics.median(ratios), 4),
+        "median pairs": statistics.median(pairs),
+        "seconds per run": round((time.monotonic() - started) / times, 2),
+    }
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    effects = int(sys.argv[2]) if len(sys.argv) > 2 else 40
+    result: dict[str, Any] = {"load average before": os.getloadavg()[0]}
+    load = multiprocessing.Process(target=burn, daemon=True)
+    load.start()
+    try:
+        result["×1.15 with load"] = sample(23, 20, effects)
+        print(result["×1.15 with load"], flush=True)
+        result["A/A with load"] = sample(20, 20, pairs // 2)
+        print(result["A/A with load"], flush=True)
+    finally:
+        load.terminate()
+    result["A/A"] = sample(20, 20, pairs - pairs // 2)
+    print(result["A/A"], flush=True)
+    claims = sum(
+        result[key]["verdicts"].get(kind, 0) for key in ("A/A with load", "A/A") for kind in ("faster", "slower")
+    )
+    found = result["×1.15 with load"]["verdicts"].get("faster", 0)
+    result["false claims"], result["found"] = f"{claims} of {pairs}", f"{found} of {effects}"
+    write("timing", result)
+    return 0 if claims <= pairs // 200 and found >= round(effects * 0.95) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

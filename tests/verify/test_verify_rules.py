@@ -1,0 +1,32 @@
+"""No rule may call a fix safe without a case that proves it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytest.importorskip("torch")
+
+from torchlint.diagnostic import Applicability
+from torchlint.rule import Rule, load
+from torchlint.verify.cases import load_cases
+from torchlint.verify.command import fixtures_folder, verify
+
+# Rules without checks are the engine's own (unused suppressions): they edit comments, and are tested there.
+SAFE = [rule for rule in load() if Applicability.SAFE in rule.fixes and rule.checks]
+
+
+@pytest.mark.parametrize("rule", SAFE, ids=lambda rule: rule.name)
+def test_every_safe_fix_has_a_case(rule: Rule) -> None:
+    folder = fixtures_folder() / rule.name.replace("-", "_")
+    assert any(case.property is None for case in load_cases(folder)), "a safe fix needs a case of equivalence"
+
+
+@pytest.mark.skipif("TORCHLINT_VERIFY_RULES" not in os.environ, reason="minutes; set TORCHLINT_VERIFY_RULES=1")
+@pytest.mark.parametrize("rule", [rule for rule in load() if rule.fixes], ids=lambda rule: rule.name)
+def test_every_case_is_proven(rule: Rule) -> None:
+    for verdict in verify(rule, "cpu"):
+        assert verdict.behaviour.proven, f"{verdict.name}: {verdict.behaviour}"
+        assert verdict.wrong_fix is not None, verdict.failures
+        assert not verdict.wrong_fix.proven, f"{verdict.name}: the wrong fix passes"
