@@ -11,6 +11,7 @@ import contextlib
 import gc
 import io
 import random
+import resource
 import time
 import warnings
 import weakref
@@ -81,9 +82,6 @@ def quiet() -> Iterator[None]:
 # -- time -------------------------------------------------------------------------------------------------------------
 
 
-_WAITING = 1.1  # wall time over processor time of the calmest warm-up block, above which work waits for something
-
-
 class _Stopwatch:
     """Times one variant in blocks of a fixed number of calls."""
 
@@ -98,8 +96,13 @@ class _Stopwatch:
             if wall >= BLOCK_SECONDS or self.calls >= _MOST_CALLS:
                 break
             self.calls = min(_MOST_CALLS, max(self.calls * 2, int(self.calls * BLOCK_SECONDS * 1.25 / max(wall, 1e-9))))
-        blocks = [self.block() for _ in range(3)]
-        self.waits = self._cuda or min(wall / max(cpu, 1e-9) for wall, cpu in blocks) > _WAITING
+        self.waits = self._cuda or min(self._pauses() for _ in range(3)) > 0
+
+    def _pauses(self) -> int:
+        """How often a block gave up the processor of its own accord; being preempted by others does not count."""
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+        self.block()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before
 
     def block(self) -> tuple[float, float]:
         """Seconds per call by the wall clock and by the processor's."""

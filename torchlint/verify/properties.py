@@ -32,7 +32,7 @@ _REDUCED_LOSSES = {
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 
-class _Ledger:
+class Ledger:
     """What each backward adds to each gradient, and whether an optimizer step sees exactly the sum of it."""
 
     def __init__(self) -> None:
@@ -52,19 +52,20 @@ class _Ledger:
         real = torch.autograd.backward
 
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
-            earlier = [None if p.grad is None else p.grad.detach().clone() for p in self.parameters]
             root = tensors if isinstance(tensors, torch.Tensor) else next(iter(tensors))
-            real(tensors, *args, **kwargs)
-            self._book(earlier, root)
+            self.around(lambda: real(tensors, *args, **kwargs), root)
 
-        before = register_optimizer_step_pre_hook(self._settle)
+        before = register_optimizer_step_pre_hook(self.settle)
         try:
             with mock.patch.object(torch.autograd, "backward", backward), _LossWatch(self):
                 yield
         finally:
             before.remove()
 
-    def _book(self, earlier: Sequence[torch.Tensor | None], root: torch.Tensor) -> None:
+    def around(self, backward: Callable[[], Any], root: torch.Tensor) -> None:
+        """Run a backward and book what it adds."""
+        earlier = [None if p.grad is None else p.grad.detach().clone() for p in self.parameters]
+        backward()
         self.backwards += 1
         for parameter, old in zip(self.parameters, earlier):
             if parameter.grad is None:
@@ -76,7 +77,7 @@ class _Ledger:
         if self.last_loss:
             self.shares.append(value / self.last_loss)
 
-    def _settle(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def settle(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         off = owed = 0.0
         for group in optimizer.param_groups:
             for parameter in group["params"]:
@@ -96,7 +97,7 @@ class _Ledger:
 class _LossWatch(TorchFunctionMode):
     """Notes the value of the last reduced loss, whichever function or module computed it."""
 
-    def __init__(self, ledger: _Ledger) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         super().__init__()
         self._ledger = ledger
 
@@ -119,7 +120,7 @@ def gradient_ledger(entry: Entry, inputs: dict[str, Any]) -> str | None:
     Broken by gradients that are never cleared, cleared between backward and step, or cleared for each micro-batch.
     Blind to a missing division by the number of micro-batches: see `accumulation_scaled`.
     """
-    ledger = _Ledger()
+    ledger = Ledger()
     with ledger.watching(inputs):
         entry(**inputs)
     if not ledger.steps:
@@ -136,7 +137,7 @@ def accumulation_scaled(entry: Entry, inputs: dict[str, Any]) -> str | None:
 
     A ragged last group may add up to less.
     """
-    ledger = _Ledger()
+    ledger = Ledger()
     with ledger.watching(inputs):
         entry(**inputs)
     if not ledger.steps:
@@ -157,7 +158,7 @@ def accumulation_scaled(entry: Entry, inputs: dict[str, Any]) -> str | None:
 
 def every_batch_counts(entry: Entry, inputs: dict[str, Any]) -> str | None:
     """No gradient is left over: after the last backward comes a step that uses it."""
-    ledger = _Ledger()
+    ledger = Ledger()
     with ledger.watching(inputs):
         entry(**inputs)
     left = sum(float(owed.abs().sum()) for owed in ledger.owed.values())
