@@ -78,9 +78,10 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
     if not first.subject or not minds_mode(ctx.sem, first.value):
         return
     events = ctx.sem.events(region.function)
-    if region.evidence == "no_grad" and not goes_over_data(ctx.sem, region):
+    overridden = region.mode == "train" and _overridden(region, events, first)
+    if region.evidence == "no_grad" and not overridden and not goes_over_data(ctx.sem, region):
         return  # a rollout, a teacher, a target: recording is off for other reasons than evaluation
-    if region.mode == "train" and not _forgotten(events, first):
+    if region.mode == "train" and not overridden and not _forgotten(events, first):
         return
     if region.mode == "unknown" and not trained_here(ctx.sem, region.function, first):
         return
@@ -97,8 +98,8 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
         f"`{first.subject}` is evaluated in train mode",
         "Dropout and BatchNorm stay active, so metrics are wrong and running statistics take in evaluation data",
         f"call `{first.subject}.eval()` before and restore the mode after",
-        _fix(region, first, ctx),
-        tuple(dict.fromkeys(questions)),
+        None if overridden else _fix(region, first, ctx),
+        () if overridden else tuple(dict.fromkeys(questions)),
     )
 
 
@@ -106,6 +107,21 @@ def _forgotten(events: list[Event], first: Event) -> bool:
     """Whether training happened between the last `train()` and the region: the mode was set for that, not for this."""
     last = max((e.order for e in events if e.effect is Effect.TRAIN and e.order < first.order and same_module(e.subject, first.subject)), default=-1)
     return last < 0 or any(e.effect is Effect.BACKWARD and last < e.order < first.order for e in events)
+
+
+def _overridden(region: EvalRegion, events: list[Event], first: Event) -> bool:
+    """Whether the evaluation, begun with `eval()`, calls `train()` itself on each turn."""
+    return any(
+        e.effect is Effect.TRAIN
+        and e.order < first.order
+        and e.within(region.node)
+        and any(
+            b.effect is Effect.EVAL and b.order < e.order and same_module(b.subject, e.subject) and not b.within(region.node)
+            for b in events
+        )
+        and not any(b.effect is Effect.BACKWARD and b.within(region.node) for b in events)
+        for e in events
+    )
 
 
 def _fix(region: EvalRegion, first: Event, ctx: Context) -> Fix | None:

@@ -58,7 +58,7 @@ RULE = Rule(
     "TL201",
     Category.EVALUATION,
     Severity.WARNING,
-    triggers=(r"\.eval\(", r"\.train\(\s*(mode\s*=\s*)?False", EVALUATION_NAMES),
+    triggers=(r"\.eval\(", r"\.train\(\s*(mode\s*=\s*)?False", r"\.load_state_dict\(", EVALUATION_NAMES),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )

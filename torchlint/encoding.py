@@ -38,7 +38,10 @@ class Source:
     @property
     def exact(self) -> bool:
         """Whether writing the unchanged text gives the bytes that were read; if not, the file must not be rewritten."""
-        return self.encode(self.text) == self.data
+        try:
+            return self.encode(self.text) == self.data
+        except UnicodeError:  # encodings that are no text encodings: idna, unicode_escape
+            return False
 
 
 def decode(data: bytes) -> Source:
@@ -58,6 +61,8 @@ def decode(data: bytes) -> Source:
         else:
             what = f"byte 0x{body[error.start]:02x} is not valid in the declared encoding {encoding!r}"
         raise Undecodable(what, row, column) from error
+    except (UnicodeError, LookupError, ValueError) as error:  # "undefined", "hex" and others that Python knows
+        raise Undecodable(f"the declared encoding {encoding!r} is no encoding for source text") from error
 
 
 def _declared(body: bytes) -> str:

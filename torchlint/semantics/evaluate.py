@@ -1056,7 +1056,7 @@ def used_as(attrs: set[str]) -> Value:
         return Value(Kind.SCALER, evidence="used")
     if attrs & {"parameters", "named_parameters", "named_modules", "modules", "children", "named_children", "requires_grad_"} or (
         attrs & {"eval", "train"} and attrs & {"()", "to", "cuda", "state_dict", "load_state_dict"}
-    ):
+    ) or {"()", "load_state_dict"} <= attrs:
         if "fit" not in attrs:
             return Value(Kind.MODULE, evidence="used")
     if attrs & {"batch_sampler", "collate_fn"} or ("dataset" in attrs and attrs & {"batch_size", "sampler"}):

@@ -109,6 +109,8 @@ def _judge(
             evidence = "name"
         elif isinstance(node, cst.For) and _over_data(sem, node) and _reports(sem, node):
             evidence = "loader"
+        elif _loaded(sem, first.subject) and ".backward(" not in sem.file.text:
+            evidence = "loaded"
     elif not hot and not in_loop and not escapes and _EVALUATES.search(name.lower()) and _reports(sem, node) and owner(function) is None:
         evidence = "name"
     if not evidence or (evidence != "no_grad" and _on_made_up_data(sem, forwards)):
@@ -317,6 +319,15 @@ def _over_data(sem: Semantics, loop: cst.For) -> bool:
     from torchlint.semantics.evaluate import unwrap_iteration
 
     return sem.value(unwrap_iteration(loop.iter)).kind in (Kind.LOADER, Kind.DATASET)
+
+
+def _loaded(sem: Semantics, subject: str) -> bool:
+    """Whether the file loads the module's weights: `model.load_state_dict(torch.load(path))`."""
+    for call in find(sem.file.tree, cst.Call):
+        if isinstance(call.func, cst.Attribute) and call.func.attr.value == "load_state_dict" and call.args:
+            if (dotted(call.func.value) or "").removesuffix(".module") == subject.removesuffix(".module"):
+                return True
+    return False
 
 
 def _on_made_up_data(sem: Semantics, forwards: list[Event]) -> bool:
