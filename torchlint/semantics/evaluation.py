@@ -90,6 +90,9 @@ def _judge(
     events: list[Event],
     hot: list[Event],
 ) -> EvalRegion | None:
+    forwards = [f for f in forwards if f.grad.off or not _only_in_training(f)]
+    if not forwards:
+        return None
     first = forwards[0]
     in_loop = not isinstance(node, cst.FunctionDef)
     inside = tuple(e for e in events if e.within(node)) if in_loop else tuple(events)
@@ -125,6 +128,21 @@ def _judge(
         if _last_mode(events, first) != "eval" or escaping(sem, function, node, doubtful=True):
             return None
     return EvalRegion(node, function, tuple(forwards), evidence, inside, mode, tuple(escapes), unless)
+
+
+_IF_TRAINING = re.compile(r"\b(is_)?train(ing)?\b")
+
+
+def _only_in_training(event: Event) -> bool:
+    """Whether the forward stands under `if self.training:` (or `if train:`): evaluation takes the other branch."""
+    for guard in event.guards + event.inner_guards:
+        test, taken = guard.test, guard.taken
+        while isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
+            test, taken = test.expression, not taken
+        name = dotted(test) or ""
+        if taken and _IF_TRAINING.search(name.rpartition(".")[2]):
+            return True
+    return False
 
 
 # -- mode -----------------------------------------------------------------------------------------------------------
