@@ -99,7 +99,7 @@ def test_decoding_gives_the_same_bytes_back(data: bytes, text: str | None) -> No
         (b"# coding: nosuch\nx = 1\n", "does not know", 1),
         (b"# coding: ascii\nx = '\xe9'\n", "declared encoding", 2),
         (codecs.BOM_UTF8 + b"# coding: latin-1\n", "byte order mark", 1),
-        (codecs.BOM_UTF16_LE + "x = 1\n".encode("utf-16-le"), "not UTF-8", 1),
+        (codecs.BOM_UTF16_LE + "x = 1\n".encode("utf-16-le"), "the file is UTF-16", 1),
     ],
 )
 def test_undecodable_bytes_say_where(data: bytes, says: str, row: int) -> None:

@@ -56,8 +56,18 @@ def test_a_named_file_is_always_taken_once(tmp_path: Path) -> None:
 def test_link_loops_end(tmp_path: Path) -> None:
     tree(tmp_path, "pkg/a.py")
     (tmp_path / "pkg" / "loop").symlink_to(tmp_path / "pkg")
-    (tmp_path / "pkg" / "dangling.py").symlink_to(tmp_path / "nowhere.py")
     assert names(tmp_path) == ["pkg/a.py"]
+
+
+def test_a_link_to_nothing_is_said_but_not_the_lock_of_an_editor(tmp_path: Path) -> None:
+    tree(tmp_path, "a.py", "folder/b.py")
+    (tmp_path / "linked.py").symlink_to(tmp_path / "folder")
+    (tmp_path / "dangling.py").symlink_to(tmp_path / "nowhere.py")
+    (tmp_path / ".#a.py").symlink_to("someone@host.1234")
+    found, problems = discover([str(tmp_path)])
+    assert [os.path.relpath(f, tmp_path) for f in found] == ["a.py", "folder/b.py"]
+    assert len(problems) == 1
+    assert "dangling.py: cannot be read: it links to" in problems[0]
 
 
 def test_missing_paths_are_said_with_the_nearest(tmp_path: Path) -> None:

@@ -100,10 +100,11 @@ def test_messages_say_what_why_and_what_to_do(rule: Rule) -> None:
 def test_rules_import_only_what_rules_may(rule: Rule) -> None:
     path = ROOT / "rules" / f"{rule.name.replace('-', '_')}.py"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        elif not isinstance(node, ast.ImportFrom):
+            continue
+        else:
             assert node.level == 0, f"line {node.lineno}: a relative import"
             names = [node.module or ""]
             if node.module == "torchlint":
