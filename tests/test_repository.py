@@ -145,6 +145,21 @@ def test_torchlint_passes_torchlint(capsys: pytest.CaptureFixture[str], monkeypa
     )
 
 
+def test_the_readme_shows_what_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("NO_COLOR", "1")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert cli.main(["check", "--no-cache", "docs/example/train.py"]) == 1
+    printed = capsys.readouterr().out
+    (shown,) = re.findall(r"```text\n(.*?)```", readme, re.DOTALL)
+    for part in shown.strip().split("\n\n…\n\n"):
+        for block in part.split("\n\n"):
+            assert block in printed, "README.md shows what `torchlint check docs/example/train.py` no longer prints"
+    cli.main(["fix", "--no-cache", "docs/example/train.py"])
+    (diff,) = re.findall(r"```diff\n(.*?)```", readme, re.DOTALL)
+    assert capsys.readouterr().out == diff
+
+
 def test_imports_point_one_way() -> None:
     lint_imports = Path(sys.executable).with_name("lint-imports")
     if not lint_imports.exists():
