@@ -1,0 +1,43 @@
+"""The prefilter may never change a result."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from torchlint import prefilter
+from torchlint.check import check_text
+from torchlint.config import Config
+from torchlint.rule import load
+from torchlint.source import File
+
+FIXTURES = sorted(p for p in (Path(__file__).parents[1] / "fixtures").rglob("*.py") if p.parent.name != "syntax_error")
+RULES = load()
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_findings_are_the_same_without_it(path: Path) -> None:
+    text = path.read_text()
+    thin = check_text(str(path), text, RULES, Config())
+    full = check_text(str(path), text, RULES, Config(), tree=File.parse(str(path), text))
+    assert thin == full
+
+
+def test_lines_stay_where_they_are() -> None:
+    text = "import torch\n\n\ndef a():\n    x = 1\n    return x\n\n\ndef b(m):\n    m.eval()\n    return helper(m)\n\n\ndef helper(m):\n    return m\n"
+    thin = prefilter.thin(text, re.compile(r"\.eval\("))
+    assert thin is not None
+    assert thin.count("\n") == text.count("\n")
+    assert "x = 1" not in thin
+    assert "return helper(m)" in thin
+    assert "    return m\n" in thin  # reached from a kept function
+
+
+def test_files_without_torch_are_not_parsed() -> None:
+    assert prefilter.load("x.py", "model.eval()\n", RULES) is None
+
+
+def test_text_that_only_libcst_reads_is_taken_whole() -> None:
+    assert prefilter.thin("def f(:\n", re.compile("x")) is None

@@ -1,0 +1,96 @@
+"""Questions that one file leaves open, answered by the files around it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from torchlint.diagnostic import Question
+from torchlint.semantics import Semantics
+from torchlint.semantics.project import Project
+from torchlint.source import File
+
+EVALUATION = """
+def validate(model, loader):
+    model.eval()
+    for x, y in loader:
+        print((model(x).argmax(1) == y).sum().item())
+"""
+
+
+def project(root: Path, **files: str) -> Project:
+    """A project of these modules; `pkg__init` is `pkg/__init__.py`, `pkg__val` is `pkg/val.py`."""
+    paths = []
+    for name, code in files.items():
+        path = root.joinpath(*name.split("__")).with_suffix(".py")
+        if path.stem == "init":
+            path = path.with_name("__init__.py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(code)
+        paths.append(str(path))
+    return Project(paths, lambda p: Semantics(File.parse(p, Path(p).read_text())), lambda p: Path(p).read_text())
+
+
+def ask(project: Project, root: Path, file: str, ask: str, subject: str) -> bool:
+    return project.answer(str(root / file), Question(ask, subject))
+
+
+@pytest.mark.parametrize(
+    ("caller", "expected"),
+    [
+        ("import torch\nfrom engine import validate\ndef main(m, d):\n    with torch.no_grad():\n        validate(m, d)\n", True),
+        ("import torch\nimport engine\n@torch.no_grad()\ndef main(m, d):\n    engine.validate(m, d)\n", True),
+        ("from engine import validate\ndef main(m, d):\n    validate(m, d)\n", False),
+        ("import torch\nfrom other import validate\nwith torch.no_grad():\n    validate(m, d)\n", False),
+    ],
+)
+def test_callers_in_other_files(tmp_path: Path, caller: str, expected: bool) -> None:
+    built = project(tmp_path, engine=EVALUATION, train=caller)
+    assert ask(built, tmp_path, "engine.py", "callers-disable-grad", "~.validate") is expected
+
+
+def test_a_caller_of_the_caller(tmp_path: Path) -> None:
+    built = project(
+        tmp_path,
+        engine=EVALUATION,
+        run="from engine import validate\ndef both(m, a, b):\n    validate(m, a)\n    validate(m, b)\n",
+        main="import torch\nfrom run import both\nwith torch.inference_mode():\n    both(m, a, b)\n",
+    )
+    assert ask(built, tmp_path, "engine.py", "callers-disable-grad", "~.validate")
+
+
+def test_the_projects_own_decorator_in_a_package(tmp_path: Path) -> None:
+    built = project(
+        tmp_path,
+        pkg__init="",
+        pkg__torch_utils="import torch\ndef smart(f):\n    def run(*a):\n        with torch.inference_mode():\n            return f(*a)\n    return run\n",
+        pkg__val="from .torch_utils import smart\n@smart\ndef run(model):\n    model.eval()\n",
+    )
+    assert ask(built, tmp_path, "pkg/val.py", "disables-grad", ".torch_utils.smart")
+
+
+def test_helpers_behind_a_re_export(tmp_path: Path) -> None:
+    built = project(
+        tmp_path,
+        pkg__init="from pkg.optim import reset\n",
+        pkg__optim="def reset(model):\n    for p in model.parameters():\n        p.grad = None\n",
+        train="from pkg import reset\nreset(m)\n",
+    )
+    assert ask(built, tmp_path, "train.py", "zeroes-gradients", "pkg.reset")
+    assert not ask(built, tmp_path, "train.py", "runs-backward", "pkg.reset")
+
+
+def test_a_framework_base_two_files_away(tmp_path: Path) -> None:
+    built = project(
+        tmp_path,
+        base="import pytorch_lightning as pl\nclass Base(pl.LightningModule):\n    pass\n",
+        middle="from base import Base\nclass Middle(Base):\n    pass\n",
+        model="from middle import Middle\nclass Model(Middle):\n    pass\n",
+    )
+    assert ask(built, tmp_path, "model.py", "framework-class", "middle.Middle")
+
+
+def test_import_cycles_end(tmp_path: Path) -> None:
+    built = project(tmp_path, a="from b import f\n", b="from a import f\n", c="from a import f\nf()\n")
+    assert not ask(built, tmp_path, "c.py", "zeroes-gradients", "a.f")
