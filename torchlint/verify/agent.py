@@ -17,7 +17,6 @@ from torchlint.verify.lines import edited_lines, evidence_lines
 from torchlint.verify.shadow import Limits, Shadow, install, shifted
 from torchlint.verify.weave import weave
 
-_codes: dict[str, str] = {}  # path → original text; what is compiled is its weave
 _plan: dict[str, Any] = {}
 
 
@@ -25,6 +24,9 @@ def start(plan_path: str) -> None:
     """Read the plan and put the loaders in place."""
     with open(plan_path, encoding="utf-8") as file:
         _plan.update(json.load(file))
+    if _plan.get("mode") == "record":
+        _start_recording()
+        return
     limits = Limits(**_plan["limits"])
     shadows: dict[str, list[Shadow]] = {}
     for path, texts in _plan["files"].items():
@@ -43,9 +45,42 @@ def start(plan_path: str) -> None:
     _patch_loaders()
 
 
+def _start_recording() -> None:
+    """Substitute the texts, and watch the first process only: what it starts is its own business."""
+    _patch_loaders()
+    if os.environ.setdefault("TORCHLINT_VERIFY_MAIN", str(os.getpid())) != str(os.getpid()):
+        return
+    import contextlib
+    import importlib
+
+    with contextlib.suppress(ImportError):
+        importlib.import_module("numpy.random")
+    from torchlint.verify.recorder import Recorder
+
+    lines: set[str] = set()
+    Recorder(_plan["out"], _plan["steps"], _plan["seed"], _plan["nudge"], lines)
+    if _plan["trace"]:
+        _trace(lines)
+
+
+def _trace(lines: set[str]) -> None:
+    def local(frame: Any, event: str, argument: Any) -> Any:
+        if event == "line":
+            lines.add(f"{frame.f_code.co_filename}:{frame.f_lineno}")
+        return local
+
+    def enter(frame: Any, event: str, argument: Any) -> Any:
+        return local if frame.f_code.co_filename in _plan["texts"] else None
+
+    sys.settrace(enter)
+
+
 def _compile(path: str) -> CodeType | None:
     """The woven code of an edited file; None for any other file, or if it changed since the plan was made."""
     real = os.path.realpath(path)
+    if _plan.get("mode") == "record":
+        text = _plan["texts"].get(real)
+        return None if text is None else compile(text, real, "exec", dont_inherit=True)
     texts = _plan["files"].get(real)
     if texts is None:
         return None

@@ -28,11 +28,11 @@ def _is_code(line: str) -> bool:
     return bool(line) and not line.startswith("#")
 
 
-def evidence_lines(text: str, edited: set[int]) -> list[set[int]]:
+def evidence_lines(text: str, edited: set[int], *, module_level: bool = False) -> list[set[int]]:
     """For each edited statement the lines of which one must be executed during the call to count as run.
 
     A decorator counts as run when the body below it runs. Imports and other module-level lines take effect when the
-    module is loaded and are no evidence by themselves: they are left out.
+    module is loaded and are no evidence by themselves: they are left out, or with `module_level` only the imports are.
     """
     wanted: list[set[int]] = []
     seen: set[tuple[int, int]] = set()
@@ -52,14 +52,15 @@ def evidence_lines(text: str, edited: set[int]) -> list[set[int]]:
                 last = min((s.lineno for s in blocks), default=(child.end_lineno or child.lineno) + 1)
                 own = set(range(child.lineno, max(last, child.lineno + 1)))
                 key = (child.lineno, last)
-                if inside and own & edited and key not in seen:
+                import_only = isinstance(child, (ast.Import, ast.ImportFrom))
+                if inside and own & edited and key not in seen and not import_only:
                     seen.add(key)
                     wanted.append(own)
                 visit(child, inside)
             else:
                 visit(child, inside)
 
-    visit(ast.parse(text), False)
+    visit(ast.parse(text), module_level)
     return wanted
 
 

@@ -29,7 +29,7 @@ class Recorder:
     `nudge` moves the parameters that each optimizer is made with by one ulp: the yardstick of the comparison.
     """
 
-    def __init__(self, out: str, steps: int, seed: int, nudge: int | None, lines: set[int]) -> None:
+    def __init__(self, out: str, steps: int, seed: int, nudge: int | None, lines: set[str]) -> None:
         from torchlint.verify.observe import Observation, seed_all
 
         self.out, self.steps, self.nudge, self.lines = out, steps, nudge, lines

@@ -77,7 +77,7 @@ def verify_run(
     result, plan = planned(files, limits)
     if plan["files"]:
         with scratch_directory() as out:
-            result.ended, enclosed = _execute(command, {**plan, "out": out}, out, timeout, os.path.abspath(cwd or "."))
+            result.ended, enclosed = execute(command, {**plan, "out": out}, out, timeout, os.path.abspath(cwd or "."))
             result.sandbox = "the run changes no file" if enclosed else "the run itself was not sandboxed"
             gather(result, out)
     return result
@@ -108,10 +108,13 @@ def gather(result: UserRun, out: str) -> None:
             result.functions.append(_joined(path, function, mine, result.ended))
 
 
-def _execute(
-    command: Sequence[str], plan: Mapping[str, Any], scratch: str, timeout: float, cwd: str
+def execute(
+    command: Sequence[str], plan: Mapping[str, Any], scratch: str, timeout: float, cwd: str, output: str | None = None
 ) -> tuple[str, bool]:
-    """How the command ended ("" is well), and whether it was kept from changing files."""
+    """How the command ended ("" is well), and whether it was kept from changing files.
+
+    Its standard output goes to the file `output`, if given.
+    """
     plan_path = os.path.join(scratch, ".plan")
     with open(plan_path, "w", encoding="utf-8") as file:
         json.dump(plan, file)
@@ -119,6 +122,7 @@ def _execute(
     environment["TORCHLINT_VERIFY"] = plan_path
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(INJECT), environment.get("PYTHONPATH", "")]))
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    environment.setdefault("PYTHONHASHSEED", "0")
     environment["TMPDIR"] = os.path.join(scratch, "tmp")
     os.mkdir(environment["TMPDIR"])
     enclosed = os.path.join(scratch, ".enclosed")
@@ -127,10 +131,11 @@ def _execute(
         if enclose(scratch, cwd):
             open(enclosed, "w").close()
 
+    stdout = open(output, "wb") if output else None  # noqa: SIM115 (closed below)
     try:
         process = subprocess.Popen(
-            prepared(command), env=environment, cwd=cwd, stdin=subprocess.DEVNULL, start_new_session=True,
-            preexec_fn=before_exec,
+            prepared(command), env=environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=stdout,
+            start_new_session=True, preexec_fn=before_exec,
         )  # fmt: skip
     except OSError as error:
         return f"the command cannot be started: {error.strerror}: {command[0]}", False
@@ -140,6 +145,8 @@ def _execute(
         return f"timeout after {timeout:g} s", os.path.exists(enclosed)
     finally:
         _end_group(process)
+        if stdout is not None:
+            stdout.close()
     return "" if code == 0 else f"the command ended with exit code {code}", os.path.exists(enclosed)
 
 
