@@ -66,21 +66,23 @@ def main() -> int:
     result: dict[str, Any] = {"load average before": os.getloadavg()[0]}
     load = multiprocessing.Process(target=burn, daemon=True)
     load.start()
-    try:
-        result["×1.15 with load"] = sample(23, 20, effects)
-        print(result["×1.15 with load"], flush=True)
-        result["A/A with load"] = sample(20, 20, pairs // 2)
-        print(result["A/A with load"], flush=True)
-    finally:
-        load.terminate()
-    result["A/A"] = sample(20, 20, pairs - pairs // 2)
-    print(result["A/A"], flush=True)
-    claims = sum(
-        result[key]["verdicts"].get(kind, 0) for key in ("A/A with load", "A/A") for kind in ("faster", "slower")
-    )
-    found = result["×1.15 with load"]["verdicts"].get("faster", 0)
-    result["false claims"], result["found"] = f"{claims} of {pairs}", f"{found} of {effects}"
-    write("timing", result)
+    claims = found = done = 0
+    for name, before, times in (
+        ("×1.15 with load", 23, effects), ("A/A with load", 20, pairs // 2), ("A/A", 20, pairs - pairs // 2),
+    ):  # fmt: skip
+        if name == "A/A":
+            load.terminate()
+        result[name] = sample(before, 20, times)
+        print(name, result[name], flush=True)
+        verdicts = result[name]["verdicts"]
+        if before != 20:
+            found = verdicts.get("faster", 0)
+        else:
+            claims += verdicts.get("faster", 0) + verdicts.get("slower", 0)
+            done += times
+        result["load average after"] = os.getloadavg()[0]
+        result["false claims"], result["found"] = f"{claims} of {done}", f"{found} of {effects}"
+        write("timing", result)
     return 0 if claims <= pairs // 200 and found >= round(effects * 0.95) else 1
 
 

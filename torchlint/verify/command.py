@@ -25,7 +25,10 @@ def fixtures_folder() -> Path:
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
-        prog="torchlint verify", description="Run each rule's code before and after its own fix and compare."
+        prog="torchlint verify",
+        description="Run each rule's code before and after its own fix and compare.",
+        epilog="torchlint verify --run [PATH...] [--steps N] [--seed S] -- COMMAND... compares your own whole run with "
+        "and without the fixes, step by step; nothing is written.",
     )
     result.add_argument("rules", nargs="*", metavar="RULE", help="codes, names or prefixes; default: all with a fix")
     result.add_argument("--device", choices=("cpu", "cuda", "auto"), default="cpu")
@@ -44,6 +47,10 @@ def _size(text: str) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Exit code 0: every case holds; 1: one does not; 2: it could not be run at all."""
+    if "--run" in (argv[: list(argv).index("--")] if "--" in argv else argv):
+        from torchlint.verify.proving import compare_runs
+
+        return compare_runs(argv)
     options = parser().parse_args(argv)
     if importlib.util.find_spec("torch") is None:
         print("torchlint verify runs code and needs torch: pip install 'torchlint[verify]'", file=sys.stderr)

@@ -72,7 +72,7 @@ def differential(
     sandbox = "the runs change no file" if first.enclosed else "the runs were not sandboxed"
 
     def told(verdict: BehaviourVerdict) -> Differential:
-        return Differential(verdict, len(first.records), sandbox)
+        return Differential(verdict, max(0, len(first.records) - 1), sandbox)
 
     if first.ended and not first.records:
         return told(judge_behaviour([], unable=f"crash in the original: {first.ended}"))

@@ -100,10 +100,8 @@ def judge_speed(ratio: Ratio | None, control: Ratio | None, *, gpu_only: bool = 
     least = max(THRESHOLD, control.value, 1 / control.value)
     if control.noisy and not (ratio.low > least**2 or ratio.high < 1 / least**2):
         return CostVerdict(Speed.INCONCLUSIVE, *numbers, f"noise: the original against itself is ×{control.value:.2f}")
-    if ratio.low > THRESHOLD:
-        return CostVerdict(Speed.FASTER, *numbers)
-    if ratio.high < 1 / THRESHOLD:
-        return CostVerdict(Speed.SLOWER, *numbers)
+    if ratio.claims:
+        return CostVerdict(Speed.FASTER if ratio.value > 1 else Speed.SLOWER, *numbers)
     if ratio.low > 1 / THRESHOLD and ratio.high < THRESHOLD:
         return CostVerdict(Speed.SAME, *numbers)
     return CostVerdict(Speed.INCONCLUSIVE, *numbers, "noise: the interval is too wide")

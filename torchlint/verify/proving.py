@@ -13,10 +13,11 @@ from torchlint.verify.weave import Choice, Edited, merge
 if TYPE_CHECKING:
     from torchlint.run import Fixed
     from torchlint.session import Session
+    from torchlint.verify.differential import Differential
     from torchlint.verify.userrun import UserRun
     from torchlint.verify.verdict import BehaviourVerdict
 
-USAGE = "torchlint fix PATH... [--apply] --verify=run [--verify-timeout SECONDS] -- COMMAND..."
+USAGE = "torchlint fix PATH... [--apply] --verify=run [--verify-timeout SECONDS] [--steps N] [--seed S] -- COMMAND..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Proof:
     calls: int
     verified: int
     choice: Choice | None
+    whole: str | None = None  # the fixed file, where only all of it could be judged
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,8 +46,23 @@ def main(argv: Sequence[str]) -> int:
     if importlib.util.find_spec("torch") is None:
         return _trouble("--verify=run runs code and needs torch: pip install 'torchlint[verify]'")
     try:
-        words, timeout = _options(own)
-        return _Proving(words, command, timeout).run()
+        words, timeout, steps, seed = _options(own)
+        return _Proving(words, command, timeout, steps, seed).run()
+    except (UsageError, SetupError, ValueError) as error:
+        return _trouble(str(error))
+
+
+def compare_runs(argv: Sequence[str]) -> int:
+    """`torchlint verify --run [PATH...] [--steps N] [--seed S] -- COMMAND...`: whole runs compared, nothing written."""
+    from torchlint.options import UsageError
+    from torchlint.session import SetupError
+
+    own, command = _split(list(argv))
+    if not command:
+        return _trouble("verify --run needs the command that runs your code: torchlint verify --run -- python train.py")
+    try:
+        words, timeout, steps, seed = _options([word for word in own if word != "--run"])
+        return _Proving(words or ["."], command, timeout, steps, seed).compare()
     except (UsageError, SetupError, ValueError) as error:
         return _trouble(str(error))
 
@@ -57,10 +74,10 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     return argv[:at], argv[at + 1 :]
 
 
-def _options(words: list[str]) -> tuple[list[str], float]:
-    """The words for the ordinary `fix`, and the time limit of a run. Raises ValueError."""
+def _options(words: list[str]) -> tuple[list[str], float, int, int]:
+    """The words for the ordinary `fix`, then the time limit of a run, the steps and the seed. Raises ValueError."""
     rest: list[str] = []
-    timeout = 3600.0
+    numbers = {"--verify-timeout": 3600.0, "--steps": 8.0, "--seed": 0.0}
     queue = list(words)
     while queue:
         word = queue.pop(0)
@@ -68,11 +85,15 @@ def _options(words: list[str]) -> tuple[list[str], float]:
         if name == "--verify":
             if value not in ("", "run"):
                 raise ValueError(f"unknown --verify={value}; known is run: {USAGE}")
-        elif name == "--verify-timeout":
-            timeout = float(value or (queue.pop(0) if queue else ""))
+        elif name in numbers:
+            value = value or (queue.pop(0) if queue else "")
+            try:
+                numbers[name] = float(value)
+            except ValueError:
+                raise ValueError(f"{name} needs a number, not {value!r}") from None
         else:
             rest.append(word)
-    return rest, timeout
+    return rest, numbers["--verify-timeout"], int(numbers["--steps"]), int(numbers["--seed"])
 
 
 def _trouble(line: str) -> int:
@@ -83,8 +104,9 @@ def _trouble(line: str) -> int:
 class _Proving:
     """One command: all fixes at once, then rule by rule where that was not proven."""
 
-    def __init__(self, words: list[str], command: list[str], timeout: float) -> None:
+    def __init__(self, words: list[str], command: list[str], timeout: float, steps: int, seed: int) -> None:
         self.words, self.command, self.timeout = words, command, timeout
+        self.steps, self.seed = steps, seed
         self.notes: list[str] = []
         self.sandbox = ""
 
@@ -93,9 +115,8 @@ class _Proving:
         if not fixed:
             print("Nothing to fix.")
             return session.finish(0)
-        by_rules = {tuple(sorted({d.code for one in fixed for d in one.applied})): (session, fixed)}
+        codes = tuple(sorted({d.code for one in fixed for d in one.applied}))
         proofs = self._prove(session, fixed)
-        (codes,) = by_rules
         open_paths = {p.path for p in proofs if not p.verdict.proven}
         if len(codes) > 1 and open_paths:
             for code in codes:
@@ -109,6 +130,25 @@ class _Proving:
         refused = {(p.path, p.function) for p in proofs} - {(p.path, p.function) for p in chosen}
         partly = {(p.path, p.function) for p in _guilty(proofs, chosen)}
         return session.finish(1 if refused or partly else 0)
+
+    def compare(self) -> int:
+        """All fixes in one differential run, then rule by rule where that was not proven; nothing is written."""
+        session, fixed = self._fixed([])
+        if not fixed:
+            print("Nothing to fix.")
+            return session.finish(0)
+        codes = tuple(sorted({d.code for one in fixed for d in one.applied}))
+        judged = self._differential({one.path: (session.source(one.path), one.text) for one in fixed})
+        verdicts = [(codes, judged)]
+        if not judged.verdict.proven and len(codes) > 1:
+            for code in codes:
+                alone, texts = self._fixed([f"--select={code}"])
+                judged = self._differential({one.path: (alone.source(one.path), one.text) for one in texts})
+                verdicts.append(((code,), judged))
+        for rules, judged in verdicts:
+            print(f"{', '.join(rules)}: {judged.verdict}; {judged.steps} steps compared")
+        print(f"sandbox: {self.sandbox}")
+        return session.finish(0 if verdicts[0][1].verdict.proven else 1)
 
     def _fixed(self, more: list[str]) -> tuple[Session, list[Fixed]]:
         """The files as all selected fixes make them: what a run proves need not be called safe beforehand."""
@@ -129,16 +169,31 @@ class _Proving:
         self.sandbox = run.sandbox or self.sandbox
         if run.ended:
             self.notes.append(run.ended)
-        return [proof for one in fixed for proof in _proofs(one, run)]
+        whole = {path: files[path] for path in run.whole_files}
+        judged = self._differential(whole) if whole else None
+        return [proof for one in fixed for proof in _proofs(one, run, judged)]
+
+    def _differential(self, files: dict[str, tuple[str, str]]) -> Differential:
+        from torchlint.verify.differential import differential
+
+        names = ", ".join(sorted(files))
+        print(
+            f"torchlint: comparing whole runs, for edits outside of functions in {names}", file=sys.stderr, flush=True
+        )
+        judged = differential(files, self.command, steps=self.steps, seed=self.seed, timeout=self.timeout)
+        self.sandbox = judged.sandbox
+        return judged
 
     def _write(self, session: Session, fixed: Sequence[Fixed], chosen: Sequence[Proof]) -> list[str]:
         """Put the proven functions into the files (with --apply) or show them; the paths that were written."""
         results = []
         for one in fixed:
-            choices = [p.choice for p in chosen if p.path == one.path and p.choice is not None]
-            if not choices:
+            mine = [p for p in chosen if p.path == one.path]
+            if not mine:
                 continue
-            text = merge(session.source(one.path), choices)
+            whole = next((p.whole for p in mine if p.whole is not None), None)
+            choices = [p.choice for p in mine if p.choice is not None]
+            text = merge(session.source(one.path), choices) if whole is None else whole
             compile(text, one.path, "exec", dont_inherit=True)
             results.append(replace(one, text=text))
         if "--apply" in self.words:
@@ -147,30 +202,32 @@ class _Proving:
         return []
 
     def _report(self, proofs: Sequence[Proof], chosen: Sequence[Proof], written: Sequence[str]) -> None:
-        for heading, group in (("proven", chosen), ("not proven, not written", _guilty(proofs, chosen))):
+        groups = (
+            ("proven", chosen),
+            ("proven alone, not together with the others: run again", _left_over(proofs, chosen)),
+            ("not proven, not written", _guilty(proofs, chosen)),
+        )
+        for heading, group in groups:
             if group:
                 print(f"{heading}:")
             for p in group:
                 print(f"  {p.path}:{p.line} {p.function} [{', '.join(p.rules)}]")
-                print(f"      {p.verdict}; {p.verified} of {p.calls} calls compared")
-        count = len({(p.path, p.function) for p in chosen})
+                unit = "steps" if p.whole is not None else "calls"
+                print(f"      {p.verdict}; {p.verified} of {p.calls} {unit} compared")
         done = f"written to {', '.join(written)}" if written else "nothing was written"
-        print(f"{count} function{'s' * (count != 1)} proven; {done}")
+        print(f"{len(chosen)} proven; {done}")
         for note in dict.fromkeys(self.notes):
             print(f"torchlint: {note}", file=sys.stderr)
         if self.sandbox:
             print(f"sandbox: {self.sandbox}")
 
 
-def _proofs(one: Fixed, run: UserRun) -> list[Proof]:
-    from torchlint.verify.verdict import Behaviour, BehaviourVerdict
-
+def _proofs(one: Fixed, run: UserRun, judged: Differential | None) -> list[Proof]:
     everything = tuple(sorted({d.code for d in one.applied}))
-    if one.path in run.whole_files:
-        reason = f"{run.whole_files[one.path]}: only edits inside functions can be compared call by call"
-        verdict = BehaviourVerdict(Behaviour.NOT_VERIFIABLE, reason)
+    if judged is not None and one.path in run.whole_files:
         line = min(d.row for d in one.applied)
-        return [Proof(one.path, "<module>", line, everything, verdict, 0, 0, None)]
+        steps = judged.steps
+        return [Proof(one.path, "<module>", line, everything, judged.verdict, steps, steps, None, one.text)]
     woven = run.weaves[one.path]
     return [
         Proof(
@@ -188,14 +245,26 @@ def _rules_in(one: Fixed, function: Edited) -> tuple[str, ...]:
 
 
 def _choose(proofs: Sequence[Proof]) -> list[Proof]:
-    """One proven version per function: the one with the most rules; functions inside a chosen one are left out."""
+    """One proven version per function, the one with the most rules; a whole file that is proven takes all of it."""
     best: dict[tuple[str, str], Proof] = {}
     for proof in proofs:
-        if proof.verdict.proven and proof.choice is not None:
+        if proof.verdict.proven:
             known = best.get((proof.path, proof.function))
             if known is None or len(proof.rules) > len(known.rules):
                 best[proof.path, proof.function] = proof
-    return sorted(best.values(), key=lambda p: (p.path, p.line))
+    whole = {p.path: p for p in best.values() if p.whole is not None}
+    kept = [p for p in best.values() if p.path not in whole or p is whole[p.path]]
+    return sorted(kept, key=lambda p: (p.path, p.line))
+
+
+def _left_over(proofs: Sequence[Proof], chosen: Sequence[Proof]) -> list[Proof]:
+    """Proven, with a rule that no chosen version of that function or file holds."""
+    taken = {(p.path, f, rule) for p in chosen for rule in p.rules for f in (p.function, "<module>")}
+    return [
+        p
+        for p in proofs
+        if p.verdict.proven and p not in chosen and any((p.path, p.function, rule) not in taken for rule in p.rules)
+    ]
 
 
 def _guilty(proofs: Sequence[Proof], chosen: Sequence[Proof]) -> list[Proof]:
