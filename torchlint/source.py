@@ -74,9 +74,7 @@ def children(node: cst.CSTNode) -> list[cst.CSTNode]:
     return result
 
 
-def walk(
-    node: cst.CSTNode, *, into: Callable[[cst.CSTNode], bool] | None = None
-) -> Iterator[cst.CSTNode]:
+def walk(node: cst.CSTNode, *, into: Callable[[cst.CSTNode], bool] | None = None) -> Iterator[cst.CSTNode]:
     """`node` and everything under it in source order; `into(n)` false keeps the walk out of `n`'s children."""
     stack = [node]
     while stack:
@@ -231,7 +229,7 @@ class File:
         """The innermost ancestor of that class, or None."""
         for ancestor in self.ancestors(node):
             if isinstance(ancestor, kind):
-                return cast(N, ancestor)
+                return ancestor
         return None
 
     def statement(self, node: cst.CSTNode) -> cst.SimpleStatementLine | cst.BaseCompoundStatement:
@@ -346,7 +344,11 @@ class File:
         if "#" in rest:
             kept = self.indent(line) + rest[rest.index("#") :]
         parent = self.parent(line)
-        if isinstance(parent, (cst.IndentedBlock, cst.Module)) and len(parent.body) == 1 and not isinstance(parent, cst.Module):
+        if (
+            isinstance(parent, (cst.IndentedBlock, cst.Module))
+            and len(parent.body) == 1
+            and not isinstance(parent, cst.Module)
+        ):
             kept = self.indent(line) + "pass" + (rest if "#" in rest else self.newline)
         return Edit(start, end, kept)
 
@@ -405,15 +407,15 @@ def splice(text: str, edits: Iterable[Edit]) -> str:
 def dotted(node: cst.CSTNode | None) -> str | None:
     """`a.b.c` for a chain of names and attributes, else None."""
     if node.__class__ is cst.Name:
-        return cast(cst.Name, node).value
+        return node.value
     parts: list[str] = []
     while node.__class__ is cst.Attribute:
-        attribute = cast(cst.Attribute, node)
+        attribute = node
         parts.append(attribute.attr.value)
         node = attribute.value
     if not parts or node.__class__ is not cst.Name:
         return None
-    parts.append(cast(cst.Name, node).value)
+    parts.append(node.value)
     return ".".join(reversed(parts))
 
 

@@ -7,32 +7,35 @@ from typing import TYPE_CHECKING
 import libcst as cst
 
 from torchlint.semantics import knowledge
-from torchlint.semantics.effects import Effect
-from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value
+from torchlint.semantics.effects import Effect, Event, GradMode
+from torchlint.semantics.expressions import attribute_of, own_callee
+from torchlint.semantics.frames import Frame
+from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value, join, join_graph
 from torchlint.semantics.names import OWN, Class, Function, parameters
+from torchlint.semantics.origins import instance
 from torchlint.source import argument, dotted, find, literal
 
 if TYPE_CHECKING:
-    from torchlint.semantics.evaluate import Evaluator, _Frame
+    from torchlint.semantics.evaluate import Evaluator
 
 NUMBER = Value(Kind.NUMBER)
 _TENSORISH = (Kind.TENSOR, Kind.PARAMETER, Kind.BATCH)
 _WRAPPERS = frozenset(("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "DDP", "compile", "convert_sync_batchnorm", "script", "trace", "convert_model", "auto_model", "fully_shard"))  # fmt: skip
 
 
-def evaluate_call(ev: Evaluator, node: cst.Call, frame: _Frame) -> Value:
+def evaluate_call(ev: Evaluator, node: cst.Call, frame: Frame) -> Value:
     """The value of a call; its effects are put into the frame's summary in the order in which they happen."""
     func = node.func
     receiver = UNKNOWN
     if isinstance(func, cst.Attribute):
-        receiver = ev._eval(func.value, frame)
-        callee = ev.values[func] = ev.attribute_of(func, receiver, frame)
+        receiver = ev.eval(func.value, frame)
+        callee = ev.values[func] = attribute_of(ev, func, receiver, frame)
     else:
-        callee = ev._eval(func, frame)
-    args = [ev._eval(a.value, frame) for a in node.args]
+        callee = ev.eval(func, frame)
+    args = [ev.eval(a.value, frame) for a in node.args]
     ev.function_at[node] = frame.function
 
-    own = ev._own_callee(func, frame)
+    own = own_callee(ev, func, frame)
     name = ev.names.qualify(func, frame.function)
     _closures(ev, node, args, name, frame)
     if own is not None and not _is_autograd(ev, own):
@@ -59,16 +62,18 @@ def evaluate_call(ev: Evaluator, node: cst.Call, frame: _Frame) -> Value:
     return _unknown_result(node, name, args, frame)
 
 
-def _unknown_call(ev: Evaluator, node: cst.Call, name: str | None, func: cst.BaseExpression, receiver: Value, frame: _Frame) -> None:
+def _unknown_call(
+    ev: Evaluator, node: cst.Call, name: str | None, func: cst.BaseExpression, receiver: Value, frame: Frame
+) -> None:
     target = name or ""
     if not target and isinstance(func, cst.Attribute):
         if receiver.kind in (Kind.NUMBER, Kind.STRING, Kind.LIST, Kind.DICT, Kind.TUPLE, Kind.NDARRAY, Kind.SET):
             return
         target = f"{receiver.origin or '?'}.{func.attr.value}"
-    ev._emit(Effect.CALL, node, frame, target=target or "?." + (dotted(func) or ""), subject=dotted(func) or "")
+    ev.emit(Effect.CALL, node, frame, target=target or "?." + (dotted(func) or ""), subject=dotted(func) or "")
 
 
-def _unknown_result(node: cst.Call, name: str | None, args: list[Value], frame: _Frame) -> Value:
+def _unknown_result(node: cst.Call, name: str | None, args: list[Value], frame: Frame) -> Value:
     """A call of something unknown: nothing is known of the result but that it may carry its arguments' graph."""
     if name is not None and name.rpartition(".")[2].startswith("create_optimizer"):
         return Value(Kind.OPTIMIZER, name, evidence="used")
@@ -93,7 +98,7 @@ def _is_autograd(ev: Evaluator, own: Function) -> bool:
     return own.cls is not None and any(knowledge.AUTOGRAD_FUNCTION.match(r) for r in ev.names.roots(own.cls))
 
 
-def _closures(ev: Evaluator, node: cst.Call, args: list[Value], name: str | None, frame: _Frame) -> None:
+def _closures(ev: Evaluator, node: cst.Call, args: list[Value], name: str | None, frame: Frame) -> None:
     """Own functions handed to a call: `optimizer.step(closure)` runs it, others may."""
     for arg, value in zip(node.args, args):
         if value.kind is Kind.FUNCTION and value.origin.startswith(OWN):
@@ -102,7 +107,7 @@ def _closures(ev: Evaluator, node: cst.Call, args: list[Value], name: str | None
                 continue
             ev.callbacks.setdefault(function, []).append((name or dotted(node.func) or "", node))
             if isinstance(node.func, cst.Attribute) and node.func.attr.value == "step":
-                ev._inline(function, node, frame, {})
+                ev.inline(function, node, frame, {})
 
 
 def bind_arguments(function: Function, node: cst.Call, bound_method: bool) -> dict[str, cst.Arg]:
@@ -123,7 +128,9 @@ def bind_arguments(function: Function, node: cst.Call, bound_method: bool) -> di
     return result
 
 
-def _own_function(ev: Evaluator, own: Function, node: cst.Call, args: list[Value], receiver: Value, frame: _Frame) -> Value:
+def _own_function(
+    ev: Evaluator, own: Function, node: cst.Call, args: list[Value], receiver: Value, frame: Frame
+) -> Value:
     func = node.func
     bound_method = own.is_method and isinstance(func, cst.Attribute) and receiver.kind is not Kind.CLASS
     mapping = bind_arguments(own, node, bound_method)
@@ -131,10 +138,8 @@ def _own_function(ev: Evaluator, own: Function, node: cst.Call, args: list[Value
     names: dict[str, str] = {}
     for param, arg in mapping.items():
         value = values[id(arg)]
-        if ev._collecting:
+        if ev.collecting:
             known = ev.arguments.get((own, param))
-            from torchlint.semantics.evaluate import join
-
             ev.arguments[own, param] = value if known is None else join(known, value)
         text = dotted(arg.value)
         names[param] = text if text is not None else ""
@@ -145,11 +150,20 @@ def _own_function(ev: Evaluator, own: Function, node: cst.Call, args: list[Value
         names[own.params[0]] = base or ""
     ev.call_sites.setdefault(own, []).append(_site(ev, node, own, frame))
     summary = ev.summary(own)
-    ev._inline(own, node, frame, names)
-    if own.name in ("zero_grad", "reset_grad", "clear_grad") and not any(e.effect is Effect.ZERO_GRAD for e in summary.events):
-        ev._emit(Effect.ZERO_GRAD, node, frame, subject="parameters")
+    ev.inline(own, node, frame, names)
+    if own.name in ("zero_grad", "reset_grad", "clear_grad") and not any(
+        e.effect is Effect.ZERO_GRAD for e in summary.events
+    ):
+        ev.emit(Effect.ZERO_GRAD, node, frame, subject="parameters")
     if receiver.kind is Kind.MODULE and own.name == "forward":
-        ev._emit(Effect.FORWARD, node, frame, subject=dotted(func.value) if isinstance(func, cst.Attribute) else "", value=receiver, detail="forward")  # type: ignore[arg-type]
+        ev.emit(
+            Effect.FORWARD,
+            node,
+            frame,
+            subject=dotted(func.value) if isinstance(func, cst.Attribute) else "",
+            value=receiver,
+            detail="forward",
+        )
     returns = summary.returns
     if (summary.grad.off or frame.grad.off) and returns.kind in (*_TENSORISH, Kind.UNKNOWN):
         returns = returns.but(graph=Graph.DETACHED)
@@ -158,42 +172,46 @@ def _own_function(ev: Evaluator, own: Function, node: cst.Call, args: list[Value
     return returns.but(node=node) if returns.kind is not Kind.UNKNOWN else returns.but(origin=own.own)
 
 
-def _site(ev: Evaluator, node: cst.Call, own: Function, frame: _Frame):  # type: ignore[no-untyped-def]
-    from torchlint.semantics.effects import Event
-
+def _site(ev: Evaluator, node: cst.Call, own: Function, frame: Frame) -> Event:
     return Event(
         Effect.CALL, node, frame.function, loops=frame.loops, guards=frame.guards, grad=frame.grad,
         order=len(frame.summary.events), scopes=frame.scopes, target=own.own,
     )  # fmt: skip
 
 
-def _construct(ev: Evaluator, cls: Class, node: cst.Call, args: list[Value], frame: _Frame) -> Value:
+def _construct(ev: Evaluator, cls: Class, node: cst.Call, args: list[Value], frame: Frame) -> Value:
     init = ev.names.method(cls, "__init__")
     if init is not None:
         mapping = bind_arguments(init, node, True)
         values = {id(a): v for a, v in zip(node.args, args)}
-        if ev._collecting:
-            from torchlint.semantics.evaluate import join
-
+        if ev.collecting:
             for param, arg in mapping.items():
                 known = ev.arguments.get((init, param))
                 ev.arguments[init, param] = values[id(arg)] if known is None else join(known, values[id(arg)])
         ev.call_sites.setdefault(init, []).append(_site(ev, node, init, frame))
-    return ev._instance(cls).but(node=node)
+    return instance(ev, cls).but(node=node)
 
 
-def _forward(ev: Evaluator, node: cst.Call, callee: Value, subject: str, args: list[Value], frame: _Frame) -> Value:
-    from torchlint.semantics.evaluate import join_graph
-
+def _forward(ev: Evaluator, node: cst.Call, callee: Value, subject: str, args: list[Value], frame: Frame) -> Value:
     if callee.kind is Kind.LOSS_FN:
-        ev._emit(Effect.LOSS, node, frame, subject=subject, value=callee)
+        ev.emit(Effect.LOSS, node, frame, subject=subject, value=callee)
         graph = Graph.DETACHED if frame.grad.off else join_graph(args)
         return Value(Kind.TENSOR, callee.origin, graph=graph, node=node)
     if callee.evidence == "annotated" and subject[:1].isupper() and "." not in subject:
         return Value(Kind.MODULE, node=node)  # `Model: type[nn.Module]`, annotated as its instances are
-    ev._emit(Effect.FORWARD, node, frame, subject=subject or ev_text(node.func), value=callee)
+    ev.emit(Effect.FORWARD, node, frame, subject=subject or ev_text(node.func), value=callee)
     graph = Graph.DETACHED if frame.grad.off else Graph.ATTACHED
-    if callee.origin.startswith("torch.nn.") and callee.origin.rpartition(".")[2] not in ("Sequential", "Module", "ModuleList", "DataParallel", "LSTM", "GRU", "RNN", "MultiheadAttention", "Transformer"):
+    if callee.origin.startswith("torch.nn.") and callee.origin.rpartition(".")[2] not in (
+        "Sequential",
+        "Module",
+        "ModuleList",
+        "DataParallel",
+        "LSTM",
+        "GRU",
+        "RNN",
+        "MultiheadAttention",
+        "Transformer",
+    ):
         return Value(Kind.TENSOR, callee.origin, graph=graph, node=node)
     return Value(Kind.BATCH, callee.origin, graph=graph, node=node)
 
@@ -212,15 +230,21 @@ def _device(node: cst.BaseExpression | None) -> str:
     return dotted(node) or "?"
 
 
-def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame: _Frame) -> Value | None:
+def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame: Frame) -> Value | None:
     """A call of an imported name that the tables know; None if they do not."""
-    from torchlint.semantics.evaluate import join_graph
-
     if name in ("torch.autograd.backward",):
-        ev._emit(Effect.BACKWARD, node, frame, subject=dotted(node.args[0].value) or "" if node.args else "")
+        ev.emit(Effect.BACKWARD, node, frame, subject=dotted(node.args[0].value) or "" if node.args else "")
         return Value(Kind.NONE)
-    if name in ("torch.autograd.grad", "torch.func.grad", "torch.autograd.functional.jacobian", "torch.autograd.functional.hessian", "torch.func.jacrev", "torch.func.vjp", "torch.func.jvp"):
-        ev._emit(Effect.GRAD, node, frame)
+    if name in (
+        "torch.autograd.grad",
+        "torch.func.grad",
+        "torch.autograd.functional.jacobian",
+        "torch.autograd.functional.hessian",
+        "torch.func.jacrev",
+        "torch.func.vjp",
+        "torch.func.jvp",
+    ):
+        ev.emit(Effect.GRAD, node, frame)
     if name in knowledge.GRAD_SET and isinstance(ev.names, object):
         mode = argument(node, "mode", 0)
         if mode is not None:
@@ -228,16 +252,20 @@ def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame
         return Value(Kind.CONTEXT, name)
     last = name.rpartition(".")[2]
     if name.startswith("torch.nn.utils.clip_grad"):
-        ev._emit(Effect.CLIP, node, frame, subject=dotted(node.args[0].value) or "" if node.args else "")
+        ev.emit(Effect.CLIP, node, frame, subject=dotted(node.args[0].value) or "" if node.args else "")
         return Value(Kind.TENSOR, name, graph=Graph.DETACHED)
     if last in _WRAPPERS and args and (args[0].kind is Kind.MODULE or name.startswith("torch.")):
-        if args[0].kind is Kind.MODULE or last in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"):
+        if args[0].kind is Kind.MODULE or last in (
+            "DataParallel",
+            "DistributedDataParallel",
+            "FullyShardedDataParallel",
+        ):
             inner = args[0].origin if args[0].kind is Kind.MODULE else ""
             return Value(Kind.MODULE, inner or name, node=node)
     if last in ("prepare", "auto_dataloader", "initialize") and args:
         return None
     if knowledge.is_loss_function(name):
-        ev._emit(Effect.LOSS, node, frame, subject=name, value=Value(Kind.LOSS_FN, name))
+        ev.emit(Effect.LOSS, node, frame, subject=name, value=Value(Kind.LOSS_FN, name))
     if name == "torch.utils.data.random_split":
         return Value(Kind.TUPLE, name, element=Value(Kind.DATASET, name))
     value = knowledge.made_by(name)
@@ -248,19 +276,33 @@ def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame
         if name in knowledge.LIKE or name in knowledge.FACTORIES:
             device = argument(node, "device")
             requires = argument(node, "requires_grad")
-            place = _device(device.value) if device is not None else (args[0].device if name in knowledge.LIKE and args else "cpu")
+            place = (
+                _device(device.value)
+                if device is not None
+                else (args[0].device if name in knowledge.LIKE and args else "cpu")
+            )
             if name in ("torch.as_tensor", "torch.from_numpy") and args and args[0].is_tensor and device is None:
                 place = args[0].device
             graph = Graph.ATTACHED if requires is not None and literal(requires.value) is not False else Graph.DETACHED
             return value.but(device=place, graph=graph)
         if name == "torch.autograd.Variable":
             requires = argument(node, "requires_grad")
-            graph = Graph.ATTACHED if requires is not None and literal(requires.value) is True else args[0].graph if args else Graph.UNKNOWN
+            graph = (
+                Graph.ATTACHED
+                if requires is not None and literal(requires.value) is True
+                else args[0].graph
+                if args
+                else Graph.UNKNOWN
+            )
             return value.but(graph=graph, device=args[0].device if args else "")
         if last in knowledge.DIM_PAIRS and name.count(".") == 1 and (len(node.args) > 1):
             second = args[1] if len(args) > 1 else UNKNOWN
             if not second.is_tensor:
-                return Value(Kind.TUPLE, name, items=(Value(Kind.TENSOR, graph=join_graph(args)), Value(Kind.TENSOR, graph=Graph.DETACHED)))
+                return Value(
+                    Kind.TUPLE,
+                    name,
+                    items=(Value(Kind.TENSOR, graph=join_graph(args)), Value(Kind.TENSOR, graph=Graph.DETACHED)),
+                )
         graph = Graph.DETACHED if frame.grad.off or last in knowledge.DETACHING else join_graph(args)
         first = next((a for a in args if a.is_tensor), UNKNOWN)
         return value.but(graph=graph, device=first.device)
@@ -270,29 +312,31 @@ def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame
     return value
 
 
-def _set_grad(ev: Evaluator, mode: object, frame: _Frame) -> None:
+def _set_grad(ev: Evaluator, mode: object, frame: Frame) -> None:
     """`torch.set_grad_enabled(…)` as a statement holds from here on; as a with item `_with` has the last word."""
-    from torchlint.semantics.effects import GradMode
-
     frame.grad = GradMode(mode is not True)
 
 
-def _method(ev: Evaluator, func: cst.Attribute, receiver: Value, node: cst.Call, args: list[Value], frame: _Frame) -> Value | None:
+def _method(
+    ev: Evaluator, func: cst.Attribute, receiver: Value, node: cst.Call, args: list[Value], frame: Frame
+) -> Value | None:
     attr = func.attr.value
     subject = dotted(func.value) or subscript_text(func.value)
     kind = receiver.kind
     if attr == "backward" and kind not in (Kind.NDARRAY, Kind.STRING):
         text = subject
-        if kind in (Kind.FRAMEWORK, Kind.MODULE, Kind.OPTIMIZER, Kind.SCALER) or (node.args and args[0].kind in _TENSORISH and kind is Kind.UNKNOWN):
+        if kind in (Kind.FRAMEWORK, Kind.MODULE, Kind.OPTIMIZER, Kind.SCALER) or (
+            node.args and args[0].kind in _TENSORISH and kind is Kind.UNKNOWN
+        ):
             text = dotted(node.args[0].value) or "" if node.args else subject
-        ev._emit(Effect.BACKWARD, node, frame, subject=text, value=receiver, detail=ev_text(func.value))
+        ev.emit(Effect.BACKWARD, node, frame, subject=text, value=receiver, detail=ev_text(func.value))
         return Value(Kind.NONE)
     if attr == "zero_grad":
-        ev._emit(Effect.ZERO_GRAD, node, frame, subject=subject, value=receiver)
+        ev.emit(Effect.ZERO_GRAD, node, frame, subject=subject, value=receiver)
         return Value(Kind.NONE)
     if attr == "zero_" and isinstance(func.value, cst.Attribute):
         if ".grad" in "." + ev_text(func.value):
-            ev._emit(Effect.ZERO_GRAD, node, frame, subject="parameters")
+            ev.emit(Effect.ZERO_GRAD, node, frame, subject="parameters")
             return receiver
     if attr == "step":
         return _step(ev, subject, receiver, node, args, frame)
@@ -301,26 +345,30 @@ def _method(ev: Evaluator, func: cst.Attribute, receiver: Value, node: cst.Call,
         mode = literal(first.value) if first is not None else attr == "train"
         if attr == "eval" and node.args:
             return None
-        if attr == "train" and node.args and mode is ... :
-            ev._emit(Effect.TRAIN, node, frame, subject=subject, value=receiver, detail="conditional")
+        if attr == "train" and node.args and mode is ...:
+            ev.emit(Effect.TRAIN, node, frame, subject=subject, value=receiver, detail="conditional")
         elif isinstance(mode, bool) or first is None:
-            ev._emit(Effect.TRAIN if mode else Effect.EVAL, node, frame, subject=subject, value=receiver)
+            ev.emit(Effect.TRAIN if mode else Effect.EVAL, node, frame, subject=subject, value=receiver)
         else:
             return None
         return receiver
     if attr == "unscale_":
-        ev._emit(Effect.UNSCALE, node, frame, subject=subject, value=receiver)
+        ev.emit(Effect.UNSCALE, node, frame, subject=subject, value=receiver)
         return UNKNOWN
     if attr == "update" and kind is Kind.SCALER:
-        ev._emit(Effect.SCALER_UPDATE, node, frame, subject=subject, value=receiver)
+        ev.emit(Effect.SCALER_UPDATE, node, frame, subject=subject, value=receiver)
         return UNKNOWN
     if attr in ("clip_grad_norm_", "clip_grad_value_") and kind is not Kind.TENSOR:
-        ev._emit(Effect.CLIP, node, frame, subject=subject, value=receiver)
+        ev.emit(Effect.CLIP, node, frame, subject=subject, value=receiver)
         return Value(Kind.TENSOR)
     if attr == "autograd" or (attr == "grad" and subject.endswith("autograd")):
-        ev._emit(Effect.GRAD, node, frame)
+        ev.emit(Effect.GRAD, node, frame)
         return UNKNOWN
-    if receiver.is_tensor or kind is Kind.BATCH or (attr in ("cuda", "detach", "item", "unsqueeze") and kind is Kind.UNKNOWN):
+    if (
+        receiver.is_tensor
+        or kind is Kind.BATCH
+        or (attr in ("cuda", "detach", "item", "unsqueeze") and kind is Kind.UNKNOWN)
+    ):
         return _tensor_method(ev, attr, receiver, node, args, frame)
     if kind in (Kind.MODULE, Kind.LOSS_FN):
         return _module_method(ev, attr, receiver, subject, node, args, frame)
@@ -331,7 +379,11 @@ def _method(ev: Evaluator, func: cst.Attribute, receiver: Value, node: cst.Call,
     if kind is Kind.LIST:
         if attr == "append" and args and (key := dotted(func.value)) is not None:
             element = args[0] if receiver.element is None else receiver.element
-            frame.env[key] = receiver.but(items=None, element=element if receiver.element in (None, args[0]) else None, graph=args[0].graph if args[0].graph is Graph.ATTACHED else receiver.graph)
+            frame.env[key] = receiver.but(
+                items=None,
+                element=element if receiver.element in (None, args[0]) else None,
+                graph=args[0].graph if args[0].graph is Graph.ATTACHED else receiver.graph,
+            )
             return Value(Kind.NONE)
         if attr == "pop":
             return receiver.element or UNKNOWN
@@ -346,30 +398,39 @@ def _method(ev: Evaluator, func: cst.Attribute, receiver: Value, node: cst.Call,
     return None
 
 
-def _step(ev: Evaluator, subject: str, receiver: Value, node: cst.Call, args: list[Value], frame: _Frame) -> Value | None:
+def _step(
+    ev: Evaluator, subject: str, receiver: Value, node: cst.Call, args: list[Value], frame: Frame
+) -> Value | None:
     kind = receiver.kind
     if kind is Kind.SCALER or (args and args[0].kind is Kind.OPTIMIZER and kind is not Kind.FRAMEWORK):
-        ev._emit(Effect.STEP, node, frame, subject=dotted(node.args[0].value) or "" if node.args else "", value=args[0] if args else UNKNOWN, detail="scaler")
+        ev.emit(
+            Effect.STEP,
+            node,
+            frame,
+            subject=dotted(node.args[0].value) or "" if node.args else "",
+            value=args[0] if args else UNKNOWN,
+            detail="scaler",
+        )
         return UNKNOWN
     if kind is Kind.OPTIMIZER:
-        ev._emit(Effect.STEP, node, frame, subject=subject, value=receiver)
+        ev.emit(Effect.STEP, node, frame, subject=subject, value=receiver)
         return UNKNOWN
     if kind is Kind.SCHEDULER:
-        ev._emit(Effect.SCHEDULER_STEP, node, frame, subject=subject, value=receiver)
+        ev.emit(Effect.SCHEDULER_STEP, node, frame, subject=subject, value=receiver)
         return UNKNOWN
     if kind in (Kind.FRAMEWORK, Kind.MODULE):
-        ev._emit(Effect.STEP, node, frame, subject=subject, value=receiver, detail="engine")
+        ev.emit(Effect.STEP, node, frame, subject=subject, value=receiver, detail="engine")
         return UNKNOWN
     last = subject.rpartition(".")[2].lower()
     if kind in (Kind.UNKNOWN, Kind.OBJECT):
         if "sched" in last or last.startswith("lr"):
-            ev._emit(Effect.SCHEDULER_STEP, node, frame, subject=subject, value=receiver)
+            ev.emit(Effect.SCHEDULER_STEP, node, frame, subject=subject, value=receiver)
             return UNKNOWN
         if ("optim" in last or last.startswith("opt") or last.endswith("opt")) and len(args) <= 1:
-            ev._emit(Effect.STEP, node, frame, subject=subject, value=receiver, detail="spelled")
+            ev.emit(Effect.STEP, node, frame, subject=subject, value=receiver, detail="spelled")
             return UNKNOWN
         if subject and not args and _built_from_parameters(receiver.node):
-            ev._emit(Effect.STEP, node, frame, subject=subject, value=receiver.but(kind=Kind.OPTIMIZER))
+            ev.emit(Effect.STEP, node, frame, subject=subject, value=receiver.but(kind=Kind.OPTIMIZER))
             return UNKNOWN
     return None
 
@@ -384,42 +445,62 @@ def _built_from_parameters(made: cst.CSTNode | None) -> bool:
 _KEEPING = frozenset(("to", "cuda", "cpu", "half", "float", "double", "bfloat16", "type", "requires_grad_", "apply", "share_memory", "xpu", "npu"))  # fmt: skip
 
 
-def _module_method(ev: Evaluator, attr: str, receiver: Value, subject: str, node: cst.Call, args: list[Value], frame: _Frame) -> Value | None:
+def _module_method(
+    ev: Evaluator, attr: str, receiver: Value, subject: str, node: cst.Call, args: list[Value], frame: Frame
+) -> Value | None:
     if attr in _KEEPING:
         if attr in ("to", "cuda"):
             device = argument(node, "device", 0)
-            return receiver.but(device="cuda" if attr == "cuda" else _device(device.value) if device is not None else "")
+            return receiver.but(
+                device="cuda" if attr == "cuda" else _device(device.value) if device is not None else ""
+            )
         return receiver
     if attr == "forward":
-        from torchlint.semantics.evaluate import join_graph as _unused  # noqa: F401
-
-        ev._emit(Effect.FORWARD, node, frame, subject=subject, value=receiver, detail="forward")
+        ev.emit(Effect.FORWARD, node, frame, subject=subject, value=receiver, detail="forward")
         return Value(Kind.BATCH, receiver.origin, graph=Graph.DETACHED if frame.grad.off else Graph.ATTACHED, node=node)
     if attr in ("parameters", "buffers"):
         return Value(Kind.ITERATOR, element=Value(Kind.PARAMETER, graph=Graph.ATTACHED))
     if attr == "named_parameters":
-        return Value(Kind.ITERATOR, element=Value(Kind.TUPLE, items=(Value(Kind.STRING), Value(Kind.PARAMETER, graph=Graph.ATTACHED))))
+        return Value(
+            Kind.ITERATOR,
+            element=Value(Kind.TUPLE, items=(Value(Kind.STRING), Value(Kind.PARAMETER, graph=Graph.ATTACHED))),
+        )
     if attr in ("modules", "children"):
         return Value(Kind.ITERATOR, element=Value(Kind.MODULE))
     if attr == "state_dict":
         return Value(Kind.DICT, "state_dict", element=Value(Kind.TENSOR, graph=Graph.DETACHED))
-    if attr in ("load_state_dict", "register_buffer", "add_module", "named_modules", "named_children", "register_forward_hook"):
+    if attr in (
+        "load_state_dict",
+        "register_buffer",
+        "add_module",
+        "named_modules",
+        "named_children",
+        "register_forward_hook",
+    ):
         return UNKNOWN
-    ev._emit(Effect.CALL, node, frame, target=f"{receiver.origin or '?'}.{attr}", subject=f"{subject}.{attr}", value=receiver, detail="module method")
+    ev.emit(
+        Effect.CALL,
+        node,
+        frame,
+        target=f"{receiver.origin or '?'}.{attr}",
+        subject=f"{subject}.{attr}",
+        value=receiver,
+        detail="module method",
+    )
     return Value(graph=Graph.DETACHED if frame.grad.off else Graph.UNKNOWN, node=node)
 
 
-def _tensor_method(ev: Evaluator, attr: str, receiver: Value, node: cst.Call, args: list[Value], frame: _Frame) -> Value:
-    from torchlint.semantics.evaluate import join_graph
-
-    subject = ev_text(node.func.value) if isinstance(node.func, cst.Attribute) else ""
+def _tensor_method(ev: Evaluator, attr: str, receiver: Value, node: cst.Call, args: list[Value], frame: Frame) -> Value:
+    subject = _receiver_text(node.func.value) if isinstance(node.func, cst.Attribute) else ""
     if attr in ("to", "cuda"):
         device = argument(node, "device", 0)
         target = "cuda" if attr == "cuda" else _device(device.value) if device is not None else "?"
-        ev._emit(Effect.TRANSFER, node, frame, subject=subject, value=receiver, detail=target)
-        return receiver.but(kind=Kind.TENSOR if receiver.kind is Kind.UNKNOWN else receiver.kind, device=target, node=node, items=None)
+        ev.emit(Effect.TRANSFER, node, frame, subject=subject, value=receiver, detail=target)
+        return receiver.but(
+            kind=Kind.TENSOR if receiver.kind is Kind.UNKNOWN else receiver.kind, device=target, node=node, items=None
+        )
     if attr in knowledge.SYNCING:
-        ev._emit(Effect.SYNC, node, frame, subject=subject, value=receiver, detail=attr)
+        ev.emit(Effect.SYNC, node, frame, subject=subject, value=receiver, detail=attr)
     if attr == "item":
         return NUMBER
     if attr == "tolist":
@@ -432,14 +513,34 @@ def _tensor_method(ev: Evaluator, attr: str, receiver: Value, node: cst.Call, ar
         return NUMBER
     if attr in ("detach", "detach_"):
         return receiver.but(graph=Graph.DETACHED, node=node, items=None)
-    if attr in ("clone", "cpu", "contiguous", "requires_grad_", "float", "half", "double", "bfloat16", "pin_memory", "type", "type_as"):
+    if attr in (
+        "clone",
+        "cpu",
+        "contiguous",
+        "requires_grad_",
+        "float",
+        "half",
+        "double",
+        "bfloat16",
+        "pin_memory",
+        "type",
+        "type_as",
+    ):
         graph = Graph.ATTACHED if attr == "requires_grad_" else receiver.graph
         kind = Kind.TENSOR if receiver.kind in (Kind.UNKNOWN, Kind.PARAMETER) or attr != "cpu" else receiver.kind
-        return receiver.but(kind=kind, device="cpu" if attr == "cpu" else receiver.device, graph=graph, node=node, items=None)
+        return receiver.but(
+            kind=kind, device="cpu" if attr == "cpu" else receiver.device, graph=graph, node=node, items=None
+        )
     if attr in knowledge.TUPLE_METHODS:
         return Value(Kind.TUPLE, element=Value(Kind.TENSOR, graph=receiver.graph, device=receiver.device))
     if attr in knowledge.DIM_PAIRS and node.args and not (args and args[0].is_tensor):
-        return Value(Kind.TUPLE, items=(Value(Kind.TENSOR, graph=receiver.graph, device=receiver.device), Value(Kind.TENSOR, graph=Graph.DETACHED, device=receiver.device)))
+        return Value(
+            Kind.TUPLE,
+            items=(
+                Value(Kind.TENSOR, graph=receiver.graph, device=receiver.device),
+                Value(Kind.TENSOR, graph=Graph.DETACHED, device=receiver.device),
+            ),
+        )
     if receiver.kind is Kind.BATCH and attr in ("items", "keys", "values", "get", "pop"):
         if attr == "items":
             return Value(Kind.ITERATOR, element=Value(Kind.TUPLE, items=(Value(Kind.STRING), receiver)))
@@ -456,11 +557,11 @@ def _tensor_method(ev: Evaluator, attr: str, receiver: Value, node: cst.Call, ar
 _COMMON = frozenset("sum mean std var max min abs exp log sqrt view reshape transpose squeeze flatten t repeat pow add sub mul div norm round long int bool size dim argmax argmin data softmax eq gather scatter index_select any all cumsum prod dot mm".split())  # fmt: skip
 
 
-def _builtin(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame: _Frame) -> Value | None:
+def _builtin(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame: Frame) -> Value | None:
     first = args[0] if args else UNKNOWN
     if name in ("float", "int", "bool"):
         if first.is_tensor:
-            ev._emit(Effect.SYNC, node, frame, subject=ev_text(node.args[0].value), value=first, detail=name)
+            ev.emit(Effect.SYNC, node, frame, subject=ev_text(node.args[0].value), value=first, detail=name)
         return NUMBER
     if name in ("len", "round", "hash", "id", "ord", "isinstance", "hasattr", "callable", "issubclass"):
         return NUMBER
@@ -469,7 +570,7 @@ def _builtin(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame:
     if name == "range":
         return Value(Kind.RANGE, node=node, element=NUMBER)
     if name == "print":
-        ev._emit(Effect.PRINT, node, frame)
+        ev.emit(Effect.PRINT, node, frame)
         return Value(Kind.NONE)
     if name in ("list", "tuple", "sorted", "reversed", "iter"):
         kind = {"tuple": Kind.TUPLE, "iter": Kind.ITERATOR}.get(name, Kind.LIST)
@@ -492,7 +593,13 @@ def _builtin(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame:
             return Value(Kind.TENSOR, graph=first.graph)
         if name == "sum":
             element = first.element or UNKNOWN
-            return Value(Kind.TENSOR, graph=element.graph) if element.is_tensor else element if element.kind is Kind.NUMBER else Value(graph=element.graph)
+            return (
+                Value(Kind.TENSOR, graph=element.graph)
+                if element.is_tensor
+                else element
+                if element.kind is Kind.NUMBER
+                else Value(graph=element.graph)
+            )
         if args and all(a.kind is Kind.NUMBER for a in args):
             return NUMBER
         return first.element or UNKNOWN
@@ -517,6 +624,20 @@ def subscript_text(node: cst.CSTNode) -> str:
 
 def ev_text(node: cst.CSTNode) -> str:
     return cst.Module([]).code_for_node(node)
+
+
+def _receiver_text(node: cst.BaseExpression, longest: int = 40) -> str:
+    """The text of what a method is called on, "" behind so long a chain that writing out each of its links would cost more
+    than everything else."""
+    inner = node
+    for _ in range(longest):
+        if isinstance(inner, cst.Call):
+            inner = inner.func
+        elif isinstance(inner, (cst.Attribute, cst.Subscript)):
+            inner = inner.value
+        else:
+            return ev_text(node)
+    return ""
 
 
 def keyword_only(node: cst.FunctionDef) -> list[str]:

@@ -34,7 +34,9 @@ _EVALUATES = re.compile(rf"(^|_)({_WORDS})(_|\d|$)")
 # The headers of functions whose names say that they evaluate, as a trigger for rules.
 EVALUATION_NAMES = rf"def (?i:\w+_)?(?i:{_WORDS})(_\w*|\d\w*)?\("
 _TRAINS = re.compile(r"(^|_)(train|training|fit|finetune|optimize|attack|search|adapt)(_|\d|$)")
-_GRADIENT_WORDS = re.compile(r"attack|adversar|pgd|fgsm|explain|attribut|saliency|perturb|grad|refine|invert|guidance|jacobian", re.IGNORECASE)
+_GRADIENT_WORDS = re.compile(
+    r"attack|adversar|pgd|fgsm|explain|attribut|saliency|perturb|grad|refine|invert|guidance|jacobian", re.IGNORECASE
+)
 _NEVER = frozenset(("forward", "__call__", "training_step", "compute_loss", "loss", "__init__", "closure"))
 
 
@@ -76,9 +78,7 @@ def _is_region_itself(sem: Semantics, event: Event) -> bool:
     """Whether the callee that runs the model is judged on its own: it loops over data or sets the mode itself."""
     callee = event.via
     return (
-        event.inner_loop
-        or callee is None
-        or any(e.effect in (Effect.EVAL, Effect.TRAIN) for e in sem.events(callee))
+        event.inner_loop or callee is None or any(e.effect in (Effect.EVAL, Effect.TRAIN) for e in sem.events(callee))
     )
 
 
@@ -114,13 +114,25 @@ def _judge(
             evidence = "loader"
         elif _loaded(sem, first.subject) and ".backward(" not in sem.file.text:
             evidence = "loaded"
-    elif not hot and not in_loop and not escapes and _EVALUATES.search(name.lower()) and _reports(sem, node) and owner(function) is None:
+    elif (
+        not hot
+        and not in_loop
+        and not escapes
+        and _EVALUATES.search(name.lower())
+        and _reports(sem, node)
+        and owner(function) is None
+    ):
         evidence = "name"
     if not evidence or (evidence != "no_grad" and _on_made_up_data(sem, forwards)):
         return None
     if evidence == "eval" and escapes and hot and not in_loop:
         return None
-    if evidence == "eval" and escapes and any(h.order > first.order for h in hot) and mode_after(events, first) != "train":
+    if (
+        evidence == "eval"
+        and escapes
+        and any(h.order > first.order for h in hot)
+        and mode_after(events, first) != "train"
+    ):
         # Attached results leave the region and something is differentiated later with the mode unchanged.
         return None
     if evidence == "eval" and not in_loop:
@@ -268,7 +280,10 @@ def _may_evaluate(sem: Semantics, function: Function) -> bool:
             roots = sem.names.roots(cls)
             if any(knowledge.FRAMEWORK_BASES.search(r) for r in roots):
                 return False
-            if function.name in knowledge.LIGHTNING_EVAL_HOOKS or function.name in ("training_step", "configure_optimizers"):
+            if function.name in knowledge.LIGHTNING_EVAL_HOOKS or function.name in (
+                "training_step",
+                "configure_optimizers",
+            ):
                 return False
     return True
 
@@ -287,12 +302,16 @@ def is_unit_test(sem: Semantics, function: Function) -> bool:
     """pytest's and unittest's own convention: a `test*` function in a test file or TestCase, or one that asserts."""
     path = sem.file.path.replace("\\", "/")
     base = path.rpartition("/")[2]
-    in_test_file = base.startswith("test_") or base.endswith("_test.py") or base == "conftest.py" or "/tests/" in "/" + path
+    in_test_file = (
+        base.startswith("test_") or base.endswith("_test.py") or base == "conftest.py" or "/tests/" in "/" + path
+    )
     cls = owner(function)
     if cls is not None and any("TestCase" in b for b in sem.names.roots(cls)):
         return True
     node = function.node
-    if in_test_file and (function.name.startswith("test") or (cls is not None and cls.node.name.value.startswith("Test"))):
+    if in_test_file and (
+        function.name.startswith("test") or (cls is not None and cls.node.name.value.startswith("Test"))
+    ):
         return True
     if function.name.startswith("test") and isinstance(node, cst.FunctionDef):
         if any(isinstance(n, cst.Assert) for n in walk_scope(node.body)):
@@ -306,7 +325,10 @@ def _grad_off_globally(sem: Semantics) -> bool:
         if isinstance(line, cst.SimpleStatementLine):
             for small in line.body:
                 if isinstance(small, cst.Expr) and isinstance(small.value, cst.Call) and small.value.args:
-                    if sem.qualified(small.value.func) in knowledge.GRAD_SET and literal(small.value.args[0].value) is False:
+                    if (
+                        sem.qualified(small.value.func) in knowledge.GRAD_SET
+                        and literal(small.value.args[0].value) is False
+                    ):
                         return True
     return False
 
@@ -326,15 +348,24 @@ def _uses_gradients(sem: Semantics, node: cst.CSTNode, inside: tuple[Event, ...]
             if isinstance(parent, cst.Call) and parent.args and literal(parent.args[0].value) is False:
                 continue
             return True
-        if isinstance(n, cst.Arg) and n.keyword is not None and n.keyword.value == "requires_grad" and literal(n.value) is not False:
+        if (
+            isinstance(n, cst.Arg)
+            and n.keyword is not None
+            and n.keyword.value == "requires_grad"
+            and literal(n.value) is not False
+        ):
             return True
-        if isinstance(n, cst.AssignTarget) and isinstance(n.target, cst.Attribute) and n.target.attr.value == "requires_grad":
+        if (
+            isinstance(n, cst.AssignTarget)
+            and isinstance(n.target, cst.Attribute)
+            and n.target.attr.value == "requires_grad"
+        ):
             return True
     return False
 
 
 def _over_data(sem: Semantics, loop: cst.For) -> bool:
-    from torchlint.semantics.evaluate import unwrap_iteration
+    from torchlint.semantics.blocks import unwrap_iteration
 
     return sem.value(unwrap_iteration(loop.iter)).kind in (Kind.LOADER, Kind.DATASET)
 
@@ -359,7 +390,17 @@ def _on_made_up_data(sem: Semantics, forwards: list[Event]) -> bool:
             if value.kind is Kind.NUMBER:
                 continue
             made = sem.value(value.node).origin if value.node is not None else value.origin
-            if made.rpartition(".")[2] not in ("randn", "rand", "randint", "zeros", "ones", "empty", "full", "arange", "linspace"):
+            if made.rpartition(".")[2] not in (
+                "randn",
+                "rand",
+                "randint",
+                "zeros",
+                "ones",
+                "empty",
+                "full",
+                "arange",
+                "linspace",
+            ):
                 return False
     return True
 
@@ -377,17 +418,30 @@ def is_frozen(sem: Semantics, subject: str) -> bool:
     """Whether the file turns `requires_grad` off for the module's parameters."""
     last = subject.rpartition(".")[2]
     for n in find(sem.file.tree, cst.Call):
-        if isinstance(n.func, cst.Attribute) and n.func.attr.value == "requires_grad_" and n.args and literal(n.args[0].value) is False:
+        if (
+            isinstance(n.func, cst.Attribute)
+            and n.func.attr.value == "requires_grad_"
+            and n.args
+            and literal(n.args[0].value) is False
+        ):
             base = dotted(n.func.value) or ""
             if not base or base.rpartition(".")[2] == last or base in ("p", "param", "parameter"):
                 return True
     for loop in find(sem.file.tree, cst.For):
-        if isinstance(loop.iter, cst.Call) and isinstance(loop.iter.func, cst.Attribute) and loop.iter.func.attr.value in ("parameters", "named_parameters"):
+        if (
+            isinstance(loop.iter, cst.Call)
+            and isinstance(loop.iter.func, cst.Attribute)
+            and loop.iter.func.attr.value in ("parameters", "named_parameters")
+        ):
             base = (dotted(loop.iter.func.value) or "").rpartition(".")[2]
             if base == last:
-                for n in find(loop.body, cst.Assign):
-                    target = n.targets[0].target
-                    if isinstance(target, cst.Attribute) and target.attr.value == "requires_grad" and literal(n.value) is False:
+                for assign in find(loop.body, cst.Assign):
+                    target = assign.targets[0].target
+                    if (
+                        isinstance(target, cst.Attribute)
+                        and target.attr.value == "requires_grad"
+                        and literal(assign.value) is False
+                    ):
                         return True
     return False
 
@@ -398,7 +452,16 @@ def is_frozen(sem: Semantics, subject: str) -> bool:
 def carries(sem: Semantics, node: cst.CSTNode) -> bool:
     """Whether the expression's value surely carries an autograd graph."""
     value = sem.value(node)
-    if value.kind in (Kind.NUMBER, Kind.STRING, Kind.NONE, Kind.NDARRAY, Kind.MODULE, Kind.LOADER, Kind.FUNCTION, Kind.OPTIMIZER):
+    if value.kind in (
+        Kind.NUMBER,
+        Kind.STRING,
+        Kind.NONE,
+        Kind.NDARRAY,
+        Kind.MODULE,
+        Kind.LOADER,
+        Kind.FUNCTION,
+        Kind.OPTIMIZER,
+    ):
         return False
     if value.kind in (Kind.LIST, Kind.TUPLE, Kind.DICT) and value.graph is not Graph.ATTACHED:
         if value.items is not None:
@@ -419,14 +482,22 @@ def escaping(
     body = node.body
 
     def _carries(sem: Semantics, value: cst.CSTNode) -> bool:
-        return carries(sem, value) or (doubtful and sem.value(value).kind in (Kind.UNKNOWN, Kind.TENSOR, Kind.BATCH) and sem.value(value).graph is Graph.UNKNOWN)
+        return carries(sem, value) or (
+            doubtful
+            and sem.value(value).kind in (Kind.UNKNOWN, Kind.TENSOR, Kind.BATCH)
+            and sem.value(value).graph is Graph.UNKNOWN
+        )
 
     for n in walk_scope(body):
         if isinstance(n, cst.Return) and n.value is not None and _carries(sem, n.value):
             result.append(n)
         elif isinstance(n, cst.Yield) and n.value is not None and _carries(sem, n.value):
             result.append(n)
-        elif isinstance(n, cst.Call) and isinstance(n.func, cst.Attribute) and n.func.attr.value in ("append", "extend", "add"):
+        elif (
+            isinstance(n, cst.Call)
+            and isinstance(n.func, cst.Attribute)
+            and n.func.attr.value in ("append", "extend", "add")
+        ):
             if n.args and _carries(sem, n.args[0].value):
                 result.append(n)
         elif isinstance(n, cst.AugAssign) and not isinstance(node, cst.FunctionDef) and _carries(sem, n.value):

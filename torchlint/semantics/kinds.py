@@ -7,6 +7,7 @@ annotation), never because of how it is spelled. `UNKNOWN` is the honest answer,
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,3 +82,56 @@ class Value:
 
 
 UNKNOWN = Value()
+
+
+def join(a: Value, b: Value) -> Value:
+    """What is known when either may hold."""
+    if a == b:
+        return a
+    if a.kind is Kind.NONE or (a.kind is Kind.NUMBER and b.is_tensor):
+        return b
+    if b.kind is Kind.NONE or (b.kind is Kind.NUMBER and a.is_tensor):
+        return a
+    if a.kind is not b.kind:
+        if Kind.UNKNOWN in (a.kind, b.kind) and Graph.ATTACHED in (a.graph, b.graph):
+            return Value(graph=Graph.UNKNOWN)
+        return UNKNOWN
+    return Value(
+        a.kind,
+        a.origin if a.origin == b.origin else "",
+        a.graph if a.graph is b.graph else Graph.UNKNOWN,
+        a.device if a.device == b.device else "",
+        a.node if a.node is b.node else None,
+        a.element if a.element == b.element else None,
+        a.items if a.items == b.items else None,
+        a.keys if a.keys == b.keys else None,
+        a.evidence if a.evidence == b.evidence else "",
+    )
+
+
+def join_graph(values: Iterable[Value]) -> Graph:
+    """The graph of a result made from these: attached if any is, detached if all are."""
+    result = Graph.DETACHED
+    for value in values:
+        if value.graph is Graph.ATTACHED or value.kind is Kind.PARAMETER:
+            return Graph.ATTACHED
+        if value.graph is Graph.UNKNOWN and value.kind in (
+            Kind.UNKNOWN,
+            Kind.TENSOR,
+            Kind.BATCH,
+            Kind.OBJECT,
+            Kind.TUPLE,
+            Kind.LIST,
+            Kind.DICT,
+        ):
+            result = Graph.UNKNOWN
+    return result
+
+
+def join_all(values: Sequence[Value]) -> Value:
+    if not values:
+        return UNKNOWN
+    result = values[0]
+    for value in values[1:]:
+        result = join(result, value)
+    return result

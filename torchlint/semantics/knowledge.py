@@ -50,7 +50,9 @@ _LOADERS = re.compile(
     r"^(torch\.utils\.data\.DataLoader|torch_geometric\.(data|loader)\.\w*Loader|dgl\.dataloading\.\w*DataLoader|monai\.data\.(\w*DataLoader)"
     r"|torchtext\.data\.\w*Iterator|torchdata\.\w*DataLoader\w*)$"
 )
-_DATASETS = re.compile(r"^(torchvision\.datasets\.|torch\.utils\.data\.(\w*Dataset|Subset|random_split)|torch_geometric\.datasets\.)")
+_DATASETS = re.compile(
+    r"^(torchvision\.datasets\.|torch\.utils\.data\.(\w*Dataset|Subset|random_split)|torch_geometric\.datasets\.)"
+)
 _SAMPLERS = re.compile(r"^torch\.utils\.data\.(\w*Sampler|sampler\.\w*Sampler)$")
 _FRAMEWORKS = re.compile(
     r"^(accelerate\.Accelerator|lightning(\.\w+)*\.(Trainer|Fabric)|pytorch_lightning\.(\w+\.)*(Trainer|Fabric)|lightning_fabric\.Fabric|deepspeed\.\w+"
@@ -77,7 +79,9 @@ MODULE_BASES = re.compile(
     r"^(torch\.nn\.[A-Z]\w*|torch\.jit\.ScriptModule|(pytorch_lightning|lightning|L|pl)(\.\w+)*\.LightningModule|transformers\.(\w+\.)*PreTrainedModel|torch_geometric\.nn\.(\w+\.)*\w+"
     r"|torchvision\.models\.(\w+\.)*[A-Z]\w*|transformers\.(\w+\.)*\w+(Model|For\w+))$"
 )
-DATASET_BASES = re.compile(r"^(torch\.utils\.data\.\w*Dataset|torchvision\.datasets\.(\w+\.)*\w+|torch_geometric\.data\.\w*Dataset)$")
+DATASET_BASES = re.compile(
+    r"^(torch\.utils\.data\.\w*Dataset|torchvision\.datasets\.(\w+\.)*\w+|torch_geometric\.data\.\w*Dataset)$"
+)
 OPTIMIZER_BASES = re.compile(r"^torch\.optim\.(optimizer\.)?[A-Z]\w*$")
 AUTOGRAD_FUNCTION = re.compile(r"^torch\.autograd\.(function\.)?(\w*Function)$")
 
@@ -125,7 +129,9 @@ def made_by(name: str) -> Value | None:
         return Value(Kind.FRAMEWORK, name)
     if _MODULE_PACKAGES.match(name):
         return Value(Kind.MODULE, name)
-    if name.endswith(".from_pretrained") and re.search(r"(Model|For[A-Z]\w+|Net|UNet\w*|VAE|AutoencoderKL)\.from_pretrained$", name):
+    if name.endswith(".from_pretrained") and re.search(
+        r"(Model|For[A-Z]\w+|Net|UNet\w*|VAE|AutoencoderKL)\.from_pretrained$", name
+    ):
         return Value(Kind.MODULE, name)
     if name in ("apex.parallel.DistributedDataParallel",):
         return Value(Kind.MODULE, name)
@@ -165,7 +171,13 @@ def _torch(name: str) -> Value | None:
         return Value(T, name)
     if name == "torch.autograd.grad":
         return Value(Kind.TUPLE, name, element=Value(T, name))
-    if name.startswith("torch.cuda.") and last in ("is_available", "device_count", "current_device", "memory_allocated", "max_memory_allocated"):
+    if name.startswith("torch.cuda.") and last in (
+        "is_available",
+        "device_count",
+        "current_device",
+        "memory_allocated",
+        "max_memory_allocated",
+    ):
         return Value(Kind.NUMBER, name)
     if name in FACTORIES:
         return Value(T, name, graph=Graph.DETACHED)
@@ -207,7 +219,9 @@ def _torch_nn(name: str, last: str) -> Value | None:
 def is_loss_function(name: str) -> bool:
     """Whether the qualified name is a functional loss."""
     return name.startswith("torch.nn.functional.") and (
-        name.endswith("_loss") or name.rpartition(".")[2] in ("cross_entropy", "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div")
+        name.endswith("_loss")
+        or name.rpartition(".")[2]
+        in ("cross_entropy", "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div")
     )
 
 
@@ -219,7 +233,9 @@ _ANNOTATIONS = {
     "torch.nn.Parameter": Value(Kind.PARAMETER, "torch.nn.Parameter", graph=Graph.ATTACHED, evidence="annotated"),
     "torch.nn.Module": Value(Kind.MODULE, "torch.nn.Module", evidence="annotated"),
     "torch.optim.Optimizer": Value(Kind.OPTIMIZER, "torch.optim.Optimizer", evidence="annotated"),
-    "torch.utils.data.DataLoader": Value(Kind.LOADER, "torch.utils.data.DataLoader", element=BATCH, evidence="annotated"),
+    "torch.utils.data.DataLoader": Value(
+        Kind.LOADER, "torch.utils.data.DataLoader", element=BATCH, evidence="annotated"
+    ),
     "torch.utils.data.Dataset": Value(Kind.DATASET, "torch.utils.data.Dataset", evidence="annotated"),
     "torch.device": Value(Kind.DEVICE, "torch.device", evidence="annotated"),
     "numpy.ndarray": Value(Kind.NDARRAY, "numpy.ndarray", evidence="annotated"),

@@ -13,7 +13,7 @@ from torchlint.diagnostic import Question
 from torchlint.semantics.effects import Effect, Event, Guard
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value
 from torchlint.semantics.names import Function
-from torchlint.source import dotted, find, literal, walk
+from torchlint.source import dotted, literal, walk
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -175,7 +175,7 @@ def _modulus(test: cst.BaseExpression, taken: bool) -> cst.BinaryOperation | Non
 
 
 def loader_calls(sem: Semantics) -> Iterator[LoaderCall]:
-    for call in sem.evaluator.function_at:
+    for call in sem.evaluator.function_at:  # every call that was evaluated
         value = sem.value(call)
         if value.kind is not Kind.LOADER or value.node is not call or not value.origin:
             continue
@@ -219,7 +219,12 @@ def _grown_later(sem: Semantics, node: cst.BaseExpression) -> bool:
     for n in walk(sem.file.tree):
         if isinstance(n, cst.AssignTarget) and isinstance(n.target, cst.Subscript) and dotted(n.target.value) == name:
             return True
-        if isinstance(n, cst.Call) and isinstance(n.func, cst.Attribute) and n.func.attr.value in ("update", "setdefault") and dotted(n.func.value) == name:
+        if (
+            isinstance(n, cst.Call)
+            and isinstance(n.func, cst.Attribute)
+            and n.func.attr.value in ("update", "setdefault")
+            and dotted(n.func.value) == name
+        ):
             return True
     return False
 

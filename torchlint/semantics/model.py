@@ -9,7 +9,8 @@ from typing import TypeVar
 import libcst as cst
 
 from torchlint.semantics.effects import Effect, Event
-from torchlint.semantics.evaluate import Evaluator, Summary
+from torchlint.semantics.evaluate import Evaluator
+from torchlint.semantics.frames import Summary
 from torchlint.semantics.kinds import UNKNOWN, Value
 from torchlint.semantics.names import OWN, Class, Function, Names
 from torchlint.source import File

@@ -15,15 +15,22 @@ from torchlint.diagnostic import Diagnostic, Question
 from torchlint.semantics import knowledge
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.evaluation import always_off, call_sites, mode_at
+from torchlint.semantics.grad import body_disables
 from torchlint.semantics.kinds import Graph, Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import OWN, Class, Function
 
 _DEPTH = 4
 _OFF_WORDS = re.compile(r"no_?grad|inference|eval_mode|smart_inference|without_grad|disable_grad", re.IGNORECASE)
-_GRADIENT_WORDS = re.compile(r"zero_?grad|backward|train_step|training_step|optimi[sz]e|step_and|update_param", re.IGNORECASE)
-_CUDA = re.compile(r"\.cuda\(|[\"']cuda|\.to\(\s*(self\.|args\.|opt\.|cfg\.|config\.)?(device|dev|gpu)|non_blocking|local_rank|\.to\(rank")
-_FRAMEWORKS = re.compile(r"^(pytorch_lightning|lightning|lightning_fabric|ignite|fastai|composer|skorch|catalyst|transformers|trl)\.")
+_GRADIENT_WORDS = re.compile(
+    r"zero_?grad|backward|train_step|training_step|optimi[sz]e|step_and|update_param", re.IGNORECASE
+)
+_CUDA = re.compile(
+    r"\.cuda\(|[\"']cuda|\.to\(\s*(self\.|args\.|opt\.|cfg\.|config\.)?(device|dev|gpu)|non_blocking|local_rank|\.to\(rank"
+)
+_FRAMEWORKS = re.compile(
+    r"^(pytorch_lightning|lightning|lightning_fabric|ignite|fastai|composer|skorch|catalyst|transformers|trl)\."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +49,13 @@ class Project:
     `load(path)` gives a file's Semantics, or None where it cannot be parsed; `text(path)` its source, "" if unreadable.
     """
 
-    def __init__(self, files: Iterable[str], load: Callable[[str], Semantics | None], text: Callable[[str], str]) -> None:
+    def __init__(
+        self, files: Iterable[str], load: Callable[[str], Semantics | None], text: Callable[[str], str]
+    ) -> None:
         self.files = sorted({os.path.abspath(f) for f in files})
         self._known = set(self.files)
-        self._folders = {os.path.dirname(f) for f in self.files}
+        # Notebooks lie anywhere: they say nothing of where a project's packages begin.
+        self._folders = {os.path.dirname(f) for f in self.files if not f.endswith(".ipynb")}
         self._load = load
         self._text = text
         self._sems: dict[str, Semantics | None] = {}
@@ -219,7 +229,9 @@ class Project:
         if function.cls is not None:
             return "." in event.subject or event.target.startswith("?")
         where = self.find(other, event.target)
-        return where is not None and where.path == path and where.function is not None and where.function.qualname == own
+        return (
+            where is not None and where.path == path and where.function is not None and where.function.qualname == own
+        )
 
     @staticmethod
     def _same_name_calls(sem: Semantics, caller: Function, last: str) -> list[Event]:
@@ -274,7 +286,7 @@ def _disables_grad(project: Project, path: str, subject: str) -> bool:
     functions = [found.function] if found.function is not None else []
     if found.cls is not None:
         functions = [m for n in ("__enter__", "__call__", "__init__") if (m := found.sem.names.method(found.cls, n))]
-    return any(f is not None and evaluator._body_disables(f) for f in functions)
+    return any(f is not None and body_disables(evaluator, f) for f in functions)
 
 
 def _callers_disable_grad(project: Project, path: str, subject: str) -> bool:
@@ -290,7 +302,11 @@ def _callers_off(project: Project, path: str, subject: str, depth: int) -> bool:
             continue
         if any(project.answer(sem.file.path, q) for q in site.grad.unless):
             continue
-        if site.function.qualname and depth < _DEPTH and _callers_off(project, os.path.abspath(sem.file.path), site.function.own, depth + 1):
+        if (
+            site.function.qualname
+            and depth < _DEPTH
+            and _callers_off(project, os.path.abspath(sem.file.path), site.function.own, depth + 1)
+        ):
             continue
         return False
     return True
@@ -309,7 +325,9 @@ def _framework_class(project: Project, path: str, subject: str) -> bool:
     found = project.find(path, subject)
     if found is None or found.cls is None:
         return bool(knowledge.FRAMEWORK_BASES.search(subject) or _FRAMEWORKS.match(subject))
-    return any(project.answer(found.path, Question("framework-class", r)) for r in found.sem.names.roots(found.cls) if r)
+    return any(
+        project.answer(found.path, Question("framework-class", r)) for r in found.sem.names.roots(found.cls) if r
+    )
 
 
 def _returns_number(project: Project, path: str, subject: str) -> bool:
@@ -318,7 +336,10 @@ def _returns_number(project: Project, path: str, subject: str) -> bool:
     if found is None or found.function is None:
         return True
     value = found.sem.summary(found.function).returns
-    return value.kind in (Kind.NUMBER, Kind.NDARRAY, Kind.STRING, Kind.NONE, Kind.UNKNOWN) or value.graph is not Graph.ATTACHED
+    return (
+        value.kind in (Kind.NUMBER, Kind.NDARRAY, Kind.STRING, Kind.NONE, Kind.UNKNOWN)
+        or value.graph is not Graph.ATTACHED
+    )
 
 
 def _calls_set_epoch(project: Project, path: str, subject: str) -> bool:

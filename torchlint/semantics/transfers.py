@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 import libcst as cst
 
-from torchlint.semantics.evaluate import unwrap_iteration
+from torchlint.semantics.blocks import unwrap_iteration
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value
 from torchlint.semantics.names import OWN, Function
 from torchlint.source import argument, dotted, find, literal, walk

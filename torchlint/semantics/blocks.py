@@ -1,0 +1,33 @@
+"""What can be read off syntax alone: whether a block always leaves, and what an iteration really goes over."""
+
+from __future__ import annotations
+
+import libcst as cst
+
+from torchlint.source import dotted
+
+# Wrappers that hand on what they iterate over.
+TRANSPARENT = frozenset(("enumerate", "zip", "reversed", "iter", "list", "tuple", "sorted", "islice", "cycle", "chain", "tqdm", "trange", "progress_bar", "prefetch", "track"))  # fmt: skip
+
+
+def leaves(suite: cst.BaseSuite) -> bool:
+    """Whether the block always ends its iteration, function or program."""
+    body = suite.body
+    if not body:
+        return False
+    last: cst.CSTNode = body[-1]
+    if isinstance(last, cst.SimpleStatementLine):
+        last = last.body[-1]
+    if isinstance(last, cst.Expr) and isinstance(last.value, cst.Call):
+        return dotted(last.value.func) in ("sys.exit", "exit", "quit", "os._exit")
+    return isinstance(last, (cst.Return, cst.Continue, cst.Break, cst.Raise))
+
+
+def unwrap_iteration(node: cst.BaseExpression) -> cst.BaseExpression:
+    """`loader` out of `enumerate(tqdm(loader))`."""
+    while isinstance(node, cst.Call) and node.args:
+        name = (dotted(node.func) or "").rpartition(".")[2]
+        if name not in TRANSPARENT and name not in ("zip",):
+            break
+        node = node.args[0].value
+    return node

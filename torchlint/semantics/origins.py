@@ -1,0 +1,168 @@
+"""What a name is before anything is assigned to it: by annotation, by the file's own calls, by how it is used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import libcst as cst
+
+from torchlint.semantics import knowledge
+from torchlint.semantics.kinds import UNKNOWN, Kind, Value
+from torchlint.semantics.names import OWN, Class, Function, parameters
+from torchlint.source import dotted, literal, walk
+
+if TYPE_CHECKING:
+    from torchlint.semantics.evaluate import Evaluator
+
+NUMBER = Value(Kind.NUMBER)
+BATCH = knowledge.BATCH
+
+
+def collect_uses(ev: Evaluator) -> None:
+    for function in [ev.names.module, *ev.names.functions.values()]:
+        uses: dict[str, set[str]] = {}
+        ev.uses[function] = uses
+        cls = function.cls
+        body = function.node if isinstance(function.node, cst.Module) else function.node.body
+        for node in walk(body, into=_not_a_definition):
+            kind = node.__class__
+            if kind is not cst.Attribute and kind is not cst.Call:
+                continue
+            if isinstance(node, cst.Attribute):
+                base = dotted(node.value)
+                if base is not None:
+                    uses.setdefault(base, set()).add(node.attr.value)
+                    if cls is not None and function.params and base.startswith(function.params[0] + "."):
+                        key = base.partition(".")[2]
+                        ev.class_uses.setdefault(cls.qualname, {}).setdefault(key, set()).add(node.attr.value)
+            elif isinstance(node, cst.Call) and (base := dotted(node.func)) is not None:
+                uses.setdefault(base, set()).add("()")
+
+
+def used(ev: Evaluator, function: Function, key: str) -> Value:
+    """What the methods called on a name say about it."""
+    scope: Function | None = function
+    attrs: set[str] = set()
+    root = key.partition(".")[0]
+    while scope is not None:
+        attrs |= ev.uses.get(scope, {}).get(key, set())
+        if function.cls is not None and function.params and root == function.params[0] and "." in key:
+            name = key.partition(".")[2]
+            for cls in ev.names.mro(function.cls):
+                attrs |= ev.class_uses.get(cls.qualname, {}).get(name, set())
+            break
+        if root in scope.local:
+            break
+        scope = scope.parent
+    return used_as(attrs)
+
+
+def initial_values(ev: Evaluator, function: Function) -> dict[str, Value]:
+    env: dict[str, Value] = {}
+    node = function.node
+    if isinstance(node, cst.Module):
+        return env
+    for param in parameters(node):
+        name = param.name.value
+        value = UNKNOWN
+        if param.annotation is not None:
+            value = annotation(ev, param.annotation.annotation, function)
+        if param.star == "*":
+            env[name] = Value(Kind.TUPLE, element=value)
+            continue
+        if param.star == "**":
+            env[name] = Value(Kind.DICT, element=value)
+            continue
+        if value.kind is Kind.UNKNOWN:
+            value = ev.arguments.get((function, name), UNKNOWN)
+            if value.kind is Kind.UNKNOWN:
+                ev.unknown_parameters.add((function, name))
+        if value.kind in (Kind.UNKNOWN, Kind.NONE) and param.default is not None:
+            default = literal(param.default)
+            if isinstance(default, (bool, int, float)):
+                value = NUMBER
+            elif isinstance(default, str):
+                value = Value(Kind.STRING)
+        if value.kind is Kind.UNKNOWN:
+            value = used(ev, function, name)
+        env[name] = value
+    if function.is_method and function.cls is not None:
+        env[function.params[0]] = instance(ev, function.cls)
+    return env
+
+
+def instance(ev: Evaluator, cls: Class) -> Value:
+    roots = ev.names.roots(cls)
+    if any(knowledge.MODULE_BASES.match(r) for r in roots):
+        return Value(Kind.MODULE, cls.own)
+    if any(knowledge.DATASET_BASES.match(r) for r in roots):
+        return Value(Kind.DATASET, cls.own)
+    if any(knowledge.OPTIMIZER_BASES.match(r) for r in roots):
+        return Value(Kind.OPTIMIZER, cls.own)
+    if (
+        "forward" in {m for c in ev.names.mro(cls) for m in c.methods}
+        and roots
+        and not any(r.startswith("torch.autograd") for r in roots)
+    ):
+        return Value(Kind.MODULE, cls.own, evidence="used")
+    return Value(Kind.OBJECT, cls.own)
+
+
+def annotation(ev: Evaluator, node: cst.BaseExpression, function: Function) -> Value:
+    if isinstance(node, cst.SimpleString):
+        text = node.evaluated_value
+        name = (
+            ev.names.qualify_text(text, function)
+            if isinstance(text, str) and text.replace(".", "").isidentifier()
+            else None
+        )
+        return (knowledge.annotated(name) if name else None) or UNKNOWN
+    if isinstance(node, cst.Subscript):
+        head = dotted(node.value) or ""
+        last = head.rpartition(".")[2]
+        inner = [e.slice.value for e in node.slice if isinstance(e.slice, cst.Index)]
+        if last == "Optional" and inner:
+            return annotation(ev, inner[0], function)
+        if last in ("List", "list", "Sequence", "Iterable", "Tuple", "tuple") and inner:
+            kind = Kind.TUPLE if last.lower() == "tuple" else Kind.LIST
+            return Value(kind, element=annotation(ev, inner[0], function), evidence="annotated")
+        if last in ("Dict", "dict", "Mapping"):
+            return Value(Kind.DICT, evidence="annotated")
+        return annotation(ev, node.value, function)
+    if isinstance(node, cst.BinaryOperation) and isinstance(node.operator, cst.BitOr):
+        left, right = annotation(ev, node.left, function), annotation(ev, node.right, function)
+        return left if right.kind in (Kind.UNKNOWN, Kind.NONE) else right if left.kind is Kind.UNKNOWN else UNKNOWN
+    name = ev.names.qualify(node, function) or dotted(node)
+    if name is None:
+        return UNKNOWN
+    if name.startswith(OWN) and (cls := ev.names.classes.get(name.removeprefix(OWN))):
+        return instance(ev, cls).but(evidence="annotated")
+    return knowledge.annotated(name) or UNKNOWN
+
+
+def _not_a_definition(node: cst.CSTNode) -> bool:
+    kind = node.__class__
+    return kind is not cst.FunctionDef and kind is not cst.ClassDef
+
+
+def used_as(attrs: set[str]) -> Value:
+    """The kind that a set of used attributes gives away, or UNKNOWN."""
+    if not attrs:
+        return UNKNOWN
+    if "param_groups" in attrs or ("zero_grad" in attrs and "step" in attrs):
+        return Value(Kind.OPTIMIZER, evidence="used")
+    if {"scale", "step", "update"} <= attrs:
+        return Value(Kind.SCALER, evidence="used")
+    if (
+        attrs
+        & {"parameters", "named_parameters", "named_modules", "modules", "children", "named_children", "requires_grad_"}
+        or (attrs & {"eval", "train"} and attrs & {"()", "to", "cuda", "state_dict", "load_state_dict"})
+        or {"()", "load_state_dict"} <= attrs
+    ):
+        if "fit" not in attrs:
+            return Value(Kind.MODULE, evidence="used")
+    if attrs & {"batch_sampler", "collate_fn"} or ("dataset" in attrs and attrs & {"batch_size", "sampler"}):
+        return Value(Kind.LOADER, element=BATCH, evidence="used")
+    if attrs & knowledge.TENSOR_ONLY:
+        return Value(Kind.TENSOR, evidence="used")
+    return UNKNOWN
