@@ -45,7 +45,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Fix, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, Kind, TrainingLoop, flow
-from torchlint.semantics.evaluate import unwrap_iteration
+from torchlint.semantics.blocks import unwrap_iteration
 from torchlint.source import argument, dotted, find, has_star, literal
 
 RULE = Rule(
@@ -53,6 +53,7 @@ RULE = Rule(
     Category.TRAINING,
     Severity.WARNING,
     triggers=(r"\benumerate\(",),
+    requires=(r"backward\(", r"\bstep\(", r"%"),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )

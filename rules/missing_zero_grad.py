@@ -48,7 +48,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, Kind, TrainingLoop, flow
-from torchlint.semantics.evaluate import leaves
+from torchlint.semantics.blocks import leaves
 from torchlint.source import dotted, walk
 
 RULE = Rule(
@@ -56,6 +56,7 @@ RULE = Rule(
     Category.TRAINING,
     Severity.ERROR,
     triggers=(r"\.step\(", r"\.backward\(", r"\bEngine\("),
+    requires=(r"backward\(", r"\bstep\("),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )
