@@ -133,6 +133,13 @@ def test_a_replaced_line_is_shown_before_and_after() -> None:
     assert "8 -         total += loss(out, y)\n8 +         total += loss(out, y).item()\n" in text
 
 
+def test_what_is_taken_away_comes_before_what_is_put_there() -> None:
+    source = "for i in x:\n    # why\n    y[i] = x[i]\n"
+    fix = Fix((Edit(0, len(source), "# why\ny[:] = x\n"),), Applicability.SAFE, "Copy at once")
+    text = render("text", [finding(source, "for", "x[i]", fix=fix)], source)
+    assert "1 - for i in x:\n2 -     # why\n3 -     y[i] = x[i]\n1 + # why\n2 + y[:] = x\n" in text
+
+
 def test_long_diffs_are_cut() -> None:
     fix = insertion(SOURCE, "import torch", "".join(f"x{i} = {i}\n" for i in range(20)))
     text = render("text", [finding(fix=fix)])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torchlint.diagnostic import Applicability, Diagnostic
 from torchlint.report import ReportContext
+from torchlint.report.lines import place
 from torchlint.report.summary import remedy, tally
 from torchlint.report.terminal import BOLD, BOLD_RED, CYAN, Paint, clean, shown_path
 
@@ -14,9 +15,8 @@ _MARKS = {Applicability.SAFE: "[*] ", Applicability.UNSAFE: "[!] "}
 
 def line(d: Diagnostic, paint: Paint) -> str:
     """The finding on one line. `[*]` marks a safe fix, `[!]` one that needs --unsafe."""
-    cell = f"cell {d.cell}:" if d.cell is not None else ""
     mark = _MARKS.get(d.fix.applicability, "") if d.fix else ""
-    where = paint(":", CYAN).join([paint(shown_path(d.path), BOLD), f"{cell}{d.row}", str(d.column), ""])
+    where = paint(":", CYAN).join([paint(shown_path(d.path), BOLD), *place(d).rsplit(":", 1), ""])
     return f"{where} {paint(d.code, BOLD_RED)} {paint(mark.rstrip(), CYAN)}{' ' if mark else ''}{clean(d.message)}"
 
 

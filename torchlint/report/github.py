@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torchlint.diagnostic import Diagnostic, Severity
 from torchlint.report import ReportContext
+from torchlint.report.lines import place
 
 _COMMAND = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 
@@ -20,16 +21,18 @@ def _property(text: str) -> str:
 
 
 def _annotation(d: Diagnostic) -> str:
+    # GitHub counts the lines of a notebook's JSON: the cell is told in the message, the file's first line is marked.
+    rows = (d.row, d.end_row) if d.cell is None else (1, 1)
     properties = {
         "title": f"torchlint ({d.code} {d.name})",
         "file": d.path.replace("\\", "/"),
-        "line": str(d.row),
-        "endLine": str(d.end_row),
+        "line": str(rows[0]),
+        "endLine": str(rows[1]),
     }
-    if d.row == d.end_row:  # GitHub refuses columns on an annotation of several lines
+    if d.row == d.end_row and d.cell is None:  # GitHub refuses columns on an annotation of several lines
         properties |= {"col": str(d.column), "endColumn": str(d.end_column)}
     listed = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
-    return f"::{_COMMAND[d.severity]} {listed}::{_data(f'{d.path}:{d.row}:{d.column}: {d.code} {d.message}')}"
+    return f"::{_COMMAND[d.severity]} {listed}::{_data(f'{d.path}:{place(d)}: {d.code} {d.message}')}"
 
 
 def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:

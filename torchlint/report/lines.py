@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from torchlint.diagnostic import Edit
+from torchlint.diagnostic import Diagnostic, Edit, Fix
 
 _NEWLINE = re.compile(r"\r\n|\n|\r")
 
@@ -34,6 +34,46 @@ class Lines:
     def line(self, row: int) -> str:
         """The text of a 1-based row without its newline."""
         return self.text[self.start(row) : self.start(row + 1)].rstrip("\r\n")
+
+
+class Texts:
+    """The lines around findings: of a file, or of a notebook's cell. Each file is read once."""
+
+    def __init__(self, source: Callable[[str], str]) -> None:
+        self._source = source
+        self._texts: dict[str, str] = {}
+        self._lines: dict[tuple[str, int | None], Lines] = {}
+
+    def _text(self, path: str) -> str:
+        if path not in self._texts:
+            self._texts[path] = self._source(path)
+        return self._texts[path]
+
+    def lines(self, path: str, cell: int | None) -> Lines:
+        key = (path, cell)
+        if key not in self._lines:
+            text = self._text(path)
+            if cell is not None:
+                from torchlint.notebook import sections
+
+                text = sections(text).get(cell, "")
+            self._lines[key] = Lines(text)
+        return self._lines[key]
+
+    def parts(self, d: Diagnostic) -> list[tuple[int | None, Fix]]:
+        """The finding's fix, cell by cell where it is one of a notebook, with offsets into the lines of each."""
+        if d.fix is None:
+            return []
+        if d.cell is None:
+            return [(None, d.fix)]
+        from torchlint.notebook import parts
+
+        return list(parts(d.fix, self._text(d.path)))
+
+
+def place(d: Diagnostic) -> str:
+    """Where a finding is, behind its path: `12:5`, or `cell 3:12:5` in a notebook."""
+    return f"{'' if d.cell is None else f'cell {d.cell}:'}{d.row}:{d.column}"
 
 
 def split_lines(text: str) -> list[str]:

@@ -76,7 +76,11 @@ def _compare(old: list[str], new: list[str], old_row: int, new_row: int) -> list
             continue
         for moved, run in groupby(range(b - a), key=lambda i: old[a + i] != new[c + i]):
             changes += _matched(moved, [(old_row + a + i, old[a + i], new_row + c + i, new[c + i]) for i in run])
-    return changes
+    return [
+        change
+        for changed, run in groupby(changes, key=lambda change: change.sign in "-+")
+        for change in (sorted(run, key=lambda change: "-+".index(change.sign)) if changed else run)
+    ]
 
 
 def _matched(moved: bool, run: list[tuple[int, str, int, str]]) -> list[Change]:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from torchlint import __version__
 from torchlint.diagnostic import Diagnostic, Fix, Severity
 from torchlint.report import ReportContext
-from torchlint.report.lines import Lines
+from torchlint.report.lines import Lines, Texts, place
 from torchlint.rule import Rule, load
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -25,11 +25,11 @@ def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
     known = {rule.code: rule for rule in load()}
     found = {d.code: d for d in reversed(diagnostics)}
     codes = sorted(found)
-    sources: dict[str, Lines] = {}
+    texts = Texts(context.source)
     seen: dict[str, int] = {}
     results = []
     for d in diagnostics:
-        lines = sources.setdefault(d.path, Lines(context.source(d.path)))
+        lines = texts.lines(d.path, d.cell)
         results.append(_result(d, lines, codes.index(d.code), context.root, seen))
     driver = {
         "name": "torchlint",
@@ -60,22 +60,25 @@ def _rule(d: Diagnostic, rule: Rule | None) -> dict[str, Any]:
 
 
 def _result(d: Diagnostic, lines: Lines, rule_index: int, root: str, seen: dict[str, int]) -> dict[str, Any]:
+    # Places in a notebook's cells are none in its JSON: the cell is told, and the file's first line is marked.
+    region = _region((d.row, d.column), (d.end_row, d.end_column)) if d.cell is None else _region((1, 1), (1, 1))
+    message = d.message if d.cell is None else f"{place(d)}: {d.message}"
     result: dict[str, Any] = {
         "ruleId": d.code,
         "ruleIndex": rule_index,
         "level": _LEVEL[d.severity],
-        "message": {"text": d.message},
+        "message": {"text": message},
         "locations": [
             {
                 "physicalLocation": {
                     "artifactLocation": _artifact(d.path, root),
-                    "region": _region((d.row, d.column), (d.end_row, d.end_column)),
+                    "region": region,
                 }
             }
         ],
         "partialFingerprints": {"torchlint/v1": _fingerprint(d, lines, seen)},
     }
-    if d.fix:
+    if d.fix and d.cell is None:
         result["fixes"] = [_fix(d.fix, lines, _artifact(d.path, root))]
     return result
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torchlint.diagnostic import Applicability, Diagnostic, Fix, Severity
 from torchlint.report import ReportContext
-from torchlint.report.lines import Lines
+from torchlint.report.lines import Texts, place
 from torchlint.report.patch import Change, hunks
 from torchlint.report.summary import remedy, tally
 from torchlint.report.terminal import (
@@ -51,12 +51,10 @@ def split_message(message: str) -> tuple[str, str, str]:
 
 def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
     paint = Paint(context.color)
-    sources: dict[str, Lines] = {}
+    texts = Texts(context.source)
     blocks: list[str] = []
     for d in diagnostics:
-        if d.path not in sources:
-            sources[d.path] = Lines(context.source(d.path))
-        blocks.append(_Block(d, sources[d.path], paint, context.width).render())
+        blocks.append(_Block(d, texts, paint, context.width).render())
     closing = tally(diagnostics, context.checked)
     fixes = remedy(diagnostics)
     style = BOLD if diagnostics else BOLD_GREEN
@@ -67,13 +65,18 @@ def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
 class _Block:
     """One finding. Knows the width of the gutter, which frame and diff share."""
 
-    def __init__(self, d: Diagnostic, lines: Lines, paint: Paint, columns: int) -> None:
+    def __init__(self, d: Diagnostic, texts: Texts, paint: Paint, columns: int) -> None:
         self.d = d
-        self.lines = lines
+        self.lines = lines = texts.lines(d.path, d.cell)
         self.paint = paint
         self.columns = columns
         self.framed = bool(lines.text) and d.row <= len(lines)
-        self.hunks = hunks(d.fix, lines) if d.fix and self.framed else []
+        self.hunks: list[list[Change]] = []
+        for cell, fix in texts.parts(d) if self.framed else ():
+            found = hunks(fix, texts.lines(d.path, cell))
+            if found and (cell != d.cell or self.hunks):
+                found[0].insert(0, Change("…", 0, f"cell {cell}"))
+            self.hunks += found
         last = min(d.row + CONTEXT_LINES, len(lines))
         self.gutter = len(str(max([last, *(change.row for hunk in self.hunks for change in hunk)])))
 
@@ -96,9 +99,8 @@ class _Block:
         plain = f"{d.severity.value}[{d.code}] {d.name}: "
         first, *more = wrap(what, self.columns, plain, "  ")
         first = paint(f"{d.severity.value}[{d.code}]", style) + paint(f" {d.name}: {first[len(plain) :]}", BOLD)
-        cell = f" cell {d.cell}" if d.cell is not None else ""
         arrow = paint(" " * self.gutter + "-->", BOLD_BLUE)
-        return [first, *(paint(m, BOLD) for m in more), f"{arrow} {shown_path(d.path)}{cell}:{d.row}:{d.column}"]
+        return [first, *(paint(m, BOLD) for m in more), f"{arrow} {shown_path(d.path)}:{place(d)}"]
 
     def rail(self, mark: str, number: object = "", style: str = BOLD_BLUE) -> str:
         return self.paint(f"{number:>{self.gutter}} {mark}", style)
