@@ -24,8 +24,8 @@ def names(root: Path, exclude: tuple[str, ...] = DEFAULT_EXCLUDE) -> list[str]:
 
 
 def test_python_files_in_order_without_default_excludes(tmp_path: Path) -> None:
-    tree(tmp_path, "b.py", "a/z.py", "a.py", "c.txt", "d.pyi", ".venv/x.py", "build/y.py", "n.ipynb")
-    assert names(tmp_path) == ["a.py", "a/z.py", "b.py"]
+    tree(tmp_path, "b.py", "a/z.py", "a.py", "c.txt", "d.pyi", ".venv/x.py", "build/y.py", "n.ipynb", "m.ipynb_")
+    assert names(tmp_path) == ["a.py", "a/z.py", "b.py", "n.ipynb"]
 
 
 def test_gitignore_nested_and_negated(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     # A file's outcome: (findings, suppressions or () where they are applied, whether questions are open).
     Outcome = tuple[tuple[Any, ...], tuple[Any, ...], bool]
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = ".torchlint_cache"
 _NO_RESULTS = {"__pycache__", "report", "verify", "server", "fixtures"}  # folders of ours that change no finding
 
@@ -30,22 +30,22 @@ def pack(d: Diagnostic) -> tuple[Any, ...]:
     fix = d.fix and (tuple((e.start, e.end, e.text) for e in d.fix.edits), d.fix.applicability.value, d.fix.message)
     unless = tuple((q.ask, q.subject) for q in d.unless)
     place = (d.row, d.column, d.end_row, d.end_column, d.start, d.end)
-    return (d.code, d.name, d.severity.value, d.message, *place, fix, unless)
+    return (d.code, d.name, d.severity.value, d.message, *place, fix, unless, d.cell)
 
 
 def unpack(path: str, packed: tuple[Any, ...]) -> Diagnostic:
     from torchlint.diagnostic import Applicability, Diagnostic, Edit, Fix, Question, Severity
 
-    code, name, severity, message, row, column, end_row, end_column, start, end, fix, unless = packed
+    code, name, severity, message, row, column, end_row, end_column, start, end, fix, unless, cell = packed
     return Diagnostic(
         code, name, Severity(severity), message, path, row, column, end_row, end_column, start, end,
         fix and Fix(tuple(Edit(*e) for e in fix[0]), Applicability(fix[1]), fix[2]),
-        tuple(Question(*q) for q in unless),
+        tuple(Question(*q) for q in unless), cell,
     )  # fmt: skip
 
 
 def pack_suppression(s: Suppression) -> tuple[Any, ...]:
-    return (s.kind, s.selectors, s.row, s.column, s.start, s.end, s.first, s.last, s.alone, s.cut, s.codes)
+    return (s.kind, s.selectors, s.row, s.column, s.start, s.end, s.first, s.last, s.alone, s.cut, s.codes, s.cell)
 
 
 def unpack_suppression(packed: tuple[Any, ...]) -> Suppression:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import libcst as cst
 
-from torchlint import prefilter, syntax
+from torchlint import notebook, prefilter, syntax
 from torchlint.config import Config
 from torchlint.diagnostic import Diagnostic, Severity
 from torchlint.rule import Context, Finding, Rule
@@ -33,6 +34,27 @@ def check_text(
     ignored = settings.ignored_for(path)
     if ignored:
         rules = [r for r in rules if not any(_names(selector, r) for selector in ignored)]
+    if notebook.is_program(text):
+        found = _check_cells(path, text, rules, settings)
+    else:
+        found = _check_whole(path, text, rules, settings, tree)
+    return sorted(found, key=lambda d: d.sort_key)
+
+
+def _check_cells(path: str, text: str, rules: Sequence[Rule], settings: Config) -> list[Diagnostic]:
+    """The findings of a notebook's joined cells; a cell that does not parse is reported and left out."""
+    program = notebook.python(text)
+    found: list[Diagnostic] = []
+    if _selected(rules, "TL001"):
+        for cell, trouble in program.troubles:
+            d = syntax_error(path, text[cell.start : cell.end], trouble)
+            found.append(replace(d, cell=cell.number, start=d.start + cell.start, end=d.end + cell.start))
+    places = notebook.Places(text)
+    found += notebook.place(program, places, _check_whole(path, program.text, rules, settings, None))
+    return found
+
+
+def _check_whole(path: str, text: str, rules: Sequence[Rule], settings: Config, tree: File | None) -> list[Diagnostic]:
     active = [r for r in rules if r.checks and r.may_find(text)]
     if tree is None:
         broken = syntax.examine(text)
@@ -56,7 +78,7 @@ def check_text(
             found.setdefault(diagnostic)
     except RecursionError:
         return [syntax_error(path, text, syntax.TOO_DEEP, rules)]
-    return sorted(found, key=lambda d: d.sort_key)
+    return list(found)
 
 
 @lru_cache(maxsize=512)

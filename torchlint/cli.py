@@ -156,11 +156,11 @@ def _show(
 
 def _source(path: str) -> str:
     """A file's text, "" where it has none."""
-    from torchlint.encoding import Undecodable, decode
+    from torchlint.encoding import Undecodable, decode_file
 
     try:
         with open(path, "rb") as handle:
-            return decode(handle.read()).text
+            return decode_file(path, handle.read()).text
     except (OSError, Undecodable):
         return ""
 

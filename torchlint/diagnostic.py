@@ -54,7 +54,10 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding. Rows and columns are 1-based and count characters; `start` and `end` are offsets into the text."""
+    """One finding. Rows and columns are 1-based and count characters; `start` and `end` are offsets into the text.
+
+    In a notebook `cell` counts all cells from 1, rows are those of the cell, and offsets go into its joined cells.
+    """
 
     code: str
     name: str

@@ -1,4 +1,4 @@
-"""Which files a run reads: paths to .py files, without what git ignores and what the project excludes.
+"""Which files a run reads: .py files and .ipynb notebooks, without what git ignores and what the project excludes.
 
 A file that is named is always taken. Directory links are not followed, so a loop of links cannot trap the walk.
 """
@@ -111,7 +111,7 @@ def discover(
 ) -> tuple[list[str], list[str]]:
     """The files to read, in path order, and one line for each path that could not be read.
 
-    Directories are searched for `.py` files; other files are taken as they are named.
+    Directories are searched for `.py` and `.ipynb` files; other files are taken as they are named.
     """
     excluded = Excluder(exclude, os.path.abspath(root or os.getcwd()))
     found: dict[str, None] = {}
@@ -125,8 +125,6 @@ def discover(
             continue
         if stat.S_ISDIR(mode):
             _search(path, excluded, found, problems)
-        elif path.endswith(".ipynb"):
-            problems.append(f"{path}: notebooks are not read; only Python source files are")
         else:
             found[path] = None
     return sorted(found), problems
@@ -168,7 +166,7 @@ def _search(top: str, excluded: Excluder, found: dict[str, None], problems: list
             name = entry.name
             try:
                 is_directory = entry.is_dir(follow_symlinks=False)
-                if not is_directory and not (name.endswith(".py") and entry.is_file()):
+                if not is_directory and not (name.endswith((".py", ".ipynb")) and entry.is_file()):
                     continue
             except OSError as error:
                 problems.append(_trouble(prefix + name, error))

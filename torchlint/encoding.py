@@ -65,6 +65,18 @@ def decode(data: bytes) -> Source:
         raise Undecodable(f"the declared encoding {encoding!r} is no encoding for source text") from error
 
 
+def decode_file(path: str, data: bytes) -> Source:
+    """Decode a file as its name says: the cells of a notebook joined to one program, anything else as Python source.
+
+    Raises Undecodable.
+    """
+    if path.endswith(".ipynb"):
+        from torchlint.notebook import decode as decode_notebook
+
+        return decode_notebook(data)
+    return decode(data)
+
+
 def _declared(body: bytes) -> str:
     """The encoding that a comment in the first two lines names, else UTF-8. Raises Undecodable for an unknown one."""
     second = body.find(b"\n", body.find(b"\n") + 1)

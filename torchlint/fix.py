@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
+from torchlint import notebook
 from torchlint.check import check_text
 from torchlint.config import Config
 from torchlint.diagnostic import Applicability, Diagnostic, Edit
@@ -21,6 +22,7 @@ from torchlint.rule import Rule
 from torchlint.source import splice
 
 MAX_ROUNDS = 10
+_TOP_LEVEL_AWAIT = 0x2000  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, without the import
 _LONE_CR = re.compile(r"\r(?!\n)")
 
 Resolve = Callable[[str, list[Diagnostic]], list[Diagnostic]]
@@ -85,7 +87,7 @@ def fix_text(
             banned.add(_key(diagnostic, result.text))
             result.undone.append(diagnostic)
             result.notes.append(
-                f"{path}:{diagnostic.row}: the fix of {diagnostic.name} ({diagnostic.code}) would break the file "
+                f"{path}:{_row(diagnostic)}: the fix of {diagnostic.name} ({diagnostic.code}) would break the file "
                 "and was not made; please report this"
             )
         fixed = [d for d in chosen if d not in guilty]
@@ -101,6 +103,10 @@ def fix_text(
     else:
         result.notes.append(f"{path}: still not settled after {MAX_ROUNDS} rounds of fixes; run again")
     return result
+
+
+def _row(diagnostic: Diagnostic) -> str:
+    return f"{diagnostic.row}" if diagnostic.cell is None else f"cell {diagnostic.cell}:{diagnostic.row}"
 
 
 def _key(diagnostic: Diagnostic, text: str) -> tuple[str, str, str]:
@@ -154,32 +160,38 @@ def _edits(diagnostics: Iterable[Diagnostic]) -> set[Edit]:
 def _apply(path: str, text: str, chosen: list[Diagnostic], compiles: bool) -> tuple[str, list[Diagnostic]]:
     """The text with the fixes made, and those that had to be left out because they broke it."""
     new = splice(text, _edits(chosen))
-    if _sound(path, new, compiles):
+    if _sound(path, text, new, compiles):
         return new, []
     kept: list[Diagnostic] = []
     guilty: list[Diagnostic] = []
     for diagnostic in chosen:
-        if _sound(path, splice(text, _edits([*kept, diagnostic])), compiles):
+        if _sound(path, text, splice(text, _edits([*kept, diagnostic])), compiles):
             kept.append(diagnostic)
         else:
             guilty.append(diagnostic)
     return splice(text, _edits(kept)), guilty
 
 
-def _sound(path: str, text: str, compiles: bool) -> bool:
+def _sound(path: str, before: str, text: str, compiles: bool) -> bool:
     """Whether a text is good enough to be written: libcst parses it, and it compiles if the original did."""
+    program = notebook.is_program(before)
+    if program and not notebook.intact(before, text):
+        return False
     try:
-        cst.parse_module(text)
+        cst.parse_module(notebook.python(text).text if program else text)
     except (cst.ParserSyntaxError, RecursionError):
         return False
     return not compiles or _compiles(path, text)
 
 
 def _compiles(path: str, text: str) -> bool:
+    flags = 0
+    if notebook.is_program(text):
+        text, flags = notebook.python(text).text, _TOP_LEVEL_AWAIT
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compile(text, path, "exec", dont_inherit=True)
+            compile(text, path, "exec", flags, dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from torchlint import syntax
+from torchlint import notebook, syntax
 from torchlint.config import Config
-from torchlint.encoding import Undecodable, decode
+from torchlint.encoding import Undecodable, decode_file
 from torchlint.outcome import Asked
 from torchlint.semantics import Semantics
 from torchlint.semantics.project import Project
@@ -16,7 +16,7 @@ from torchlint.source import File
 def _text(path: str) -> str:
     try:
         with open(path, "rb") as handle:
-            return decode(handle.read()).text
+            return decode_file(path, handle.read()).text
     except (OSError, Undecodable):
         return ""
 
@@ -27,6 +27,8 @@ def answers(questions: Iterable[Asked], files: Sequence[str], config: Config) ->
 
     def load(path: str) -> Semantics | None:
         text = _text(path)
+        if notebook.is_program(text):
+            text = notebook.python(text).text
         if not text or syntax.examine(text) is not None:
             return None
         try:

@@ -92,10 +92,10 @@ def load_chosen(codes: frozenset[str]) -> list[Rule]:
 
 def read(path: str) -> Source:
     """A file's bytes, decoded. Raises OSError and `encoding.Undecodable`."""
-    from torchlint.encoding import decode
+    from torchlint.encoding import decode_file
 
     with open(path, "rb") as handle:
-        return decode(handle.read())
+        return decode_file(path, handle.read())
 
 
 def checker(config: Config, selection: Selection) -> Callable[[str], Any]:
@@ -117,12 +117,12 @@ def checker(config: Config, selection: Selection) -> Callable[[str], Any]:
 def outcome(path: str, data: bytes, rules: Sequence[Rule], config: Config, selection: Selection) -> cache.Outcome:
     """What is found in a file's bytes: final where no question is open, else with the suppressions still to apply."""
     from torchlint.check import check_text, syntax_error
-    from torchlint.encoding import Undecodable, decode
+    from torchlint.encoding import Undecodable, decode_file
     from torchlint.suppress import scan
     from torchlint.syntax import Trouble
 
     try:
-        text = decode(data).text
+        text = decode_file(path, data).text
     except Undecodable as error:
         trouble = Trouble(error.message, error.row, error.column)
         return ((cache.pack(syntax_error(path, data.decode("latin-1"), trouble)),), (), False)

@@ -101,11 +101,11 @@ class Session:
         )
 
     def _read_stdin(self, name: str) -> None:
-        from torchlint.encoding import Undecodable, decode
+        from torchlint.encoding import Undecodable, decode_file
 
         self._stdin_data = sys.stdin.buffer.read()
         try:
-            self.stdin = decode(self._stdin_data)
+            self.stdin = decode_file(name, self._stdin_data)
             self._sources[name] = self.stdin.text
         except Undecodable:
             self._sources[name] = ""
@@ -212,7 +212,17 @@ class Session:
         """The unified diff of all fixed files."""
         from torchlint.unified import unified
 
-        return "".join(unified(one.path, self.source(one.path), one.text, color) for one in fixed)
+        out: list[str] = []
+        for one in fixed:
+            before, after = self.source(one.path), one.text
+            if one.path.endswith(".ipynb"):
+                from torchlint.notebook import sections
+
+                new = sections(after)
+                out += [unified(f"{one.path}:cell {n}", old, new[n], color) for n, old in sections(before).items()]
+            else:
+                out.append(unified(one.path, before, after, color))
+        return "".join(out)
 
     def outlook(self, unsafe: bool) -> str:
         """What `fix --apply` would do, after a diff."""

@@ -6,9 +6,10 @@ last line, or on the very line of the finding); `# torchlint: ignore-file[TL201]
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torchlint.diagnostic import Applicability, Diagnostic, Edit, Fix, Severity
 
@@ -41,11 +42,14 @@ class Suppression:
     alone: bool
     cut: tuple[int, int]
     codes: tuple[int, int]
+    cell: int | None = None  # of a notebook, then rows are those of the cell
 
     def covers(self, diagnostic: Diagnostic) -> bool:
         """Whether the directive acts on the place of a finding."""
         if self.kind == "ignore-file":
             return True
+        if self.cell != diagnostic.cell:
+            return False
         if self.row == diagnostic.row:
             return True
         return self.first <= diagnostic.row <= self.last and self.row in (self.first, self.last)
@@ -59,7 +63,32 @@ def scan(text: str) -> list[Suppression]:
     """Every directive in the comments of a text; none where the text cannot be tokenized."""
     if not _QUICK.search(text):
         return []
-    return [s for s in _directives(text) if s.kind != "noqa" or not s.selectors or _may_be_ours(s.selectors)]
+    from torchlint import notebook
+
+    found = _directives(_python(text))
+    if notebook.is_program(text):
+        found = _in_cells(text, found)
+    return [s for s in found if s.kind != "noqa" or not s.selectors or _may_be_ours(s.selectors)]
+
+
+def _python(text: str) -> str:
+    """A text that the tokenizer takes, of the same length: that of a notebook has magics."""
+    from torchlint import notebook
+
+    return notebook.python(text).text if notebook.is_program(text) else text
+
+
+def _in_cells(text: str, found: Iterable[Suppression]) -> list[Suppression]:
+    """Directives with the rows of their cell, those in magics left out."""
+    from torchlint import notebook
+
+    places, frozen = notebook.Places(text), notebook.python(text).frozen
+    result: list[Suppression] = []
+    for s in found:
+        if not any(start <= s.start < end for start, end in frozen):
+            cell, row = places(s.row)
+            result.append(replace(s, row=row, first=places(s.first)[1], last=places(s.last)[1], cell=cell))
+    return result
 
 
 def _may_be_ours(selectors: Iterable[str]) -> bool:
@@ -216,19 +245,21 @@ def _unused(
     return Diagnostic(
         "TL003", "unused-suppression", severity, f"{what}: {why}; remove it", path, suppression.row, suppression.column,
         suppression.row, end_column, suppression.start, suppression.end,
-        Fix((edit,), Applicability.SAFE, "Remove the unused suppression"),
+        Fix((edit,), Applicability.SAFE, "Remove the unused suppression"), cell=suppression.cell,
     )  # fmt: skip
 
 
 def add_ignores(text: str, diagnostics: Iterable[Diagnostic], reason: str = "") -> str:
     """The text with an ignore comment behind every statement that holds one of the findings."""
-    _, logical = _rows(text)
+    plain = _python(text)
+    _, logical = _rows(plain)
     statements, starts = _statements(logical), _starts(text)
     wanted: dict[int, set[str]] = {}
     for diagnostic in diagnostics:
-        if diagnostic.code not in ("TL001", "TL002", "TL003") and diagnostic.row in statements:
-            wanted.setdefault(statements[diagnostic.row][1], set()).add(diagnostic.code)
-    present = {s.row: s for s in _directives(text) if s.kind == "ignore" and s.selectors}
+        row = bisect.bisect_right(starts, diagnostic.start)  # not its own row, which may be that of a cell
+        if diagnostic.code not in ("TL001", "TL002", "TL003") and row in statements:
+            wanted.setdefault(statements[row][1], set()).add(diagnostic.code)
+    present = {s.row: s for s in _directives(plain) if s.kind == "ignore" and s.selectors}
     edits: list[Edit] = []
     for row, codes in sorted(wanted.items()):
         old = present.get(row)

@@ -82,6 +82,8 @@ def _irrelevant(path: str) -> bytes | None:
 
     Saves a new file that has nothing to do with PyTorch from loading the rules.
     """
+    if path.endswith(".ipynb"):
+        return None
     with open(path, "rb") as handle:
         data = handle.read()
     if any(word in data for word in WORDS):
