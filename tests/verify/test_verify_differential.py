@@ -1,0 +1,72 @@
+"""Tier 3: whole runs of the user's command, with the divergence located to step and tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torchlint.verify.differential import Differential, differential  # noqa: E402
+from torchlint.verify.verdict import Behaviour  # noqa: E402
+
+SCRIPT = """\
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 3))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for step in range(6):
+    x, y = torch.randn(9, 8), torch.randint(0, 3, (9,))
+    loss = F.nll_loss(torch.log(torch.softmax(model(x), dim=1)), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    print(step, loss.item())
+    if step > 100:
+        print("never")
+torch.save(model.state_dict(), "model.pt")
+"""
+CLEAR = "    optimizer.zero_grad()\n"
+
+
+def run(tmp_path: Path, before: str, after: str, timeout: float = 100) -> Differential:
+    path = tmp_path / "train.py"
+    path.write_text(before)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    command = [sys.executable, "train.py"]
+    result = differential({str(path): (before, after)}, command, steps=4, timeout=timeout, cwd=str(tmp_path))
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
+    if "change no file" in result.sandbox:
+        assert [p.name for p in tmp_path.iterdir()] == ["train.py"]
+    return result
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kind", "text"),
+    [
+        (SCRIPT, SCRIPT.replace("torch.log(torch.softmax(", "(torch.log_softmax("), Behaviour.TOLERANCE, "envelope"),
+        (SCRIPT, SCRIPT.replace("    print(step, loss", "    loss = loss.detach()\n    print(step, loss"),
+         Behaviour.BITWISE, ""),
+        (SCRIPT, SCRIPT.replace(CLEAR, ""), Behaviour.DIFFERENT, "step 2: gradient 0.0"),
+        (SCRIPT.replace(CLEAR, ""), SCRIPT, Behaviour.INTENDED, "3 of 4 steps"),
+        (SCRIPT, SCRIPT.replace("softmax(model(x), dim=1))", "softmax(model(x), dim=1) + 1e-6)"),
+         Behaviour.DIFFERENT, "step 1: loss 1"),
+        (SCRIPT, SCRIPT.replace("never", "no"), Behaviour.NOT_VERIFIABLE, "edited line never executed"),
+        ("import time\n" + SCRIPT.replace("randn(9, 8)", "randn(9, 8) * (time.time() % 5)"),
+         "import time\n" + SCRIPT.replace("randn(9, 8)", "randn(9, 8) * (time.time() % 5 + 0)"),
+         Behaviour.NOT_VERIFIABLE, "nondeterministic original"),
+        ("raise KeyError('x')\n" + SCRIPT, "raise KeyError('x')\n" + SCRIPT.replace(CLEAR, ""),
+         Behaviour.NOT_VERIFIABLE, ""),
+    ],
+)  # fmt: skip
+def test_verdicts(tmp_path: Path, before: str, after: str, kind: Behaviour, text: str) -> None:
+    result = run(tmp_path, before, after)
+    assert result.verdict.kind is kind, str(result.verdict)
+    assert text in result.verdict.detail
+    if kind in (Behaviour.BITWISE, Behaviour.TOLERANCE, Behaviour.INTENDED):
+        assert result.steps == 4
