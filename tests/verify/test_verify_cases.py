@@ -67,6 +67,8 @@ def test_a_good_fix_is_proven_and_reported() -> None:
     assert verdict.wrong_fix is not None
     assert verdict.wrong_fix.kind is Behaviour.DIFFERENT
     assert verdict.evidence.executed_lines
+    assert verdict.cost.ratio is not None
+    assert verdict.cost.ratio > 2
     results = {"TL999 rows": [verdict]}
     facts = table.machine_facts("cpu")
     schema = json.loads(Path(table.__file__).with_name("schema.json").read_text())
