@@ -54,6 +54,7 @@ RULE = Rule(
     Category.TRAINING,
     Severity.WARNING,
     triggers=(r"\.backward\(",),
+    requires=(r"backward\(", r"\bstep\("),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )

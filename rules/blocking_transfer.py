@@ -61,6 +61,7 @@ RULE = Rule(
     Category.DATA,
     Severity.WARNING,
     triggers=(r"\bpin_memory\b", r"\.\s*(?:to|cuda)\s*\("),
+    requires=(r"\bpin_memory\b", r"\bDataLoader\b", r"\.\s*(?:to|cuda)\s*\("),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )

@@ -60,6 +60,7 @@ RULE = Rule(
     Category.VECTORISATION,
     Severity.WARNING,
     triggers=(r"\b(?:cat|concat|concatenate|[hvd]stack|row_stack)\s*\(",),
+    shapes=("cat-growth",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )

@@ -64,6 +64,7 @@ RULE = Rule(
     Category.DEVICE,
     Severity.WARNING,
     triggers=(r"\.\s*(?:to|cuda)\s*\(",),
+    shapes=("made-then-moved",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )

@@ -61,6 +61,7 @@ RULE = Rule(
     Category.DATA,
     Severity.WARNING,
     triggers=(r"DataLoader\b", r"\.\s*(?:to|cuda)\s*\("),
+    requires=(r"\bDataLoader\b",),
     since="0.1",
     fixes=(Applicability.SAFE,),
 )

@@ -54,6 +54,7 @@ RULE = Rule(
     Category.DISTRIBUTED,
     Severity.WARNING,
     triggers=(r"\bDistributedDataParallel\b", r"\bDataLoader\("),
+    requires=(r"\bDistributedDataParallel\b",),
     since="0.1",
     fixes=(Applicability.UNSAFE, Applicability.SUGGESTION),
 )

@@ -53,6 +53,7 @@ RULE = Rule(
     Category.VECTORISATION,
     Severity.WARNING,
     triggers=(r"\bfor\b[^\n]*\bin\s+(?:range|enumerate)\b",),
+    shapes=("scatter",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )

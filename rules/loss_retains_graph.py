@@ -84,6 +84,8 @@ RULE = Rule(
     Category.MEMORY,
     Severity.WARNING,
     triggers=(r"\+=", r"\.append\s*\(", r"=\s*[\w.\[\]\"']+\s*\+"),
+    requires=(r"backward|Loss|_loss|cross_entropy|kl_div",),
+    shapes=("growth",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )

@@ -57,6 +57,7 @@ RULE = Rule(
     Category.VECTORISATION,
     Severity.WARNING,
     triggers=(r"\bfor\b[^\n]*\bin\b",),
+    shapes=("pairs",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )

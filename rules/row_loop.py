@@ -63,6 +63,7 @@ RULE = Rule(
     Category.VECTORISATION,
     Severity.WARNING,
     triggers=(r"\bfor\b[^\n]*\bin\b",),
+    shapes=("row-loop",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )

@@ -47,6 +47,7 @@ RULE = Rule(
     Category.TRAINING,
     Severity.ERROR,
     triggers=(r"\.backward\(",),
+    requires=(r"backward\(", r"\bstep\("),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )

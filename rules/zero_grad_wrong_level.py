@@ -51,6 +51,7 @@ RULE = Rule(
     Category.TRAINING,
     Severity.ERROR,
     triggers=(r"\.zero_grad\(",),
+    requires=(r"backward\(", r"\bstep\("),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )

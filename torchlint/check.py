@@ -6,7 +6,6 @@ A rule that raises becomes a TL002 finding and the others go on; a text that is 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -61,7 +60,7 @@ def _check_whole(path: str, text: str, rules: Sequence[Rule], settings: Config, 
         if broken is not None:
             return [syntax_error(path, text, broken, rules)] if _selected(rules, "TL001") else []
         try:
-            tree = prefilter.load(path, text, active, _triggers(tuple(active)))
+            tree = prefilter.load(path, text, active, _seeds(tuple(active)))
         except cst.ParserSyntaxError as error:
             # Valid for this Python, not for the parser that rules need.
             trouble = syntax.Trouble(
@@ -82,8 +81,8 @@ def _check_whole(path: str, text: str, rules: Sequence[Rule], settings: Config, 
 
 
 @lru_cache(maxsize=512)
-def _triggers(rules: tuple[Rule, ...]) -> re.Pattern[str]:
-    return prefilter.triggers(rules)
+def _seeds(rules: tuple[Rule, ...]) -> prefilter.Seeds:
+    return prefilter.Seeds(rules)
 
 
 def _names(selector: str, rule: Rule) -> bool:

@@ -2,7 +2,7 @@
 
 A rule is one module in `rules/`: its docstring is its public page, `RULE` says what it is, and each function under
 `@RULE.on` checks one kind of thing. The annotation of the function's first parameter is the subscription: a libcst node
-class (called for every such node) or a semantic object such as `TrainingLoop` (called for every one that was recognised).
+class (called for every such node) or a semantic object such as `TrainingLoop` (called for every one recognised).
 """
 
 from __future__ import annotations
@@ -79,9 +79,10 @@ Check = Callable[[Any, Context], Iterable[Finding]]
 class Rule:
     """A rule's metadata and its checks.
 
-    `triggers` are regular expressions; a stretch of source that none of them matches cannot hold a finding of this rule.
-    They decide what is parsed at all, so the more selective the faster. `fixes` lists the classes of fix that it may
-    offer, empty if it never does. `requires` are regular expressions that must each match somewhere in the file.
+    `triggers` are regular expressions; a stretch of source that none of them matches cannot hold a finding of this
+    rule. They decide what is parsed at all, so the more selective the faster. `fixes` lists the classes of fix that it
+    may offer, empty if it never does. `requires` are regular expressions that must each match somewhere in the file,
+    `shapes` forms of code (see `torchlint.shapes`) of which the stretch must have one.
     """
 
     code: str
@@ -95,6 +96,7 @@ class Rule:
     name: str = ""
     doc: str = ""
     requires: tuple[str, ...] = ()
+    shapes: tuple[str, ...] = ()
     checks: list[tuple[type, Check]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -116,13 +118,22 @@ class Rule:
 
     def may_find(self, text: str) -> bool:
         """Whether the triggers allow for a finding in this text."""
-        return all(re.search(r, text, re.MULTILINE) for r in self.requires) and any(
-            re.search(t, text, re.MULTILINE) for t in self.triggers
-        )
+        return all(_matches(r, text) for r in self.requires) and any(_matches(t, text) for t in self.triggers)
 
     @property
     def summary(self) -> str:
         return self.doc.strip().partition("\n")[0]
+
+
+def _matches(pattern: str, text: str) -> bool:
+    """Whether the expression matches somewhere. Expressions are few, and each is compiled once."""
+    compiled = _compiled.get(pattern)
+    if compiled is None:
+        compiled = _compiled[pattern] = re.compile(pattern, re.MULTILINE)
+    return compiled.search(text) is not None
+
+
+_compiled: dict[str, re.Pattern[str]] = {}
 
 
 def safe(message: str, *edits: Edit) -> Fix:

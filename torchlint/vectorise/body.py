@@ -17,29 +17,8 @@ from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
 from torchlint.semantics.rows import RowLoop, bindings, is_read, may_be_tensor, reads
 from torchlint.source import dotted, find, literal, walk
+from torchlint.vectorise.pure import PURE, WRITES
 
-# Functions and methods that compute from their arguments alone and whose result's shape does not depend on the values.
-_PURE_NAMES = """
-    abs neg relu clamp clip clamp_min clamp_max sqrt rsqrt floor ceil round trunc square sign float double half long int
-    bool isnan isinf isfinite logical_not logical_and logical_or eq ne lt le gt ge add sub mul div clone detach
-    contiguous exp exp2 expm1 log log2 log10 log1p sigmoid tanh sin cos tan asin acos atan atan2 sinh cosh erf erfc
-    reciprocal pow softplus gelu silu elu selu leaky_relu logsigmoid sum mean prod amax amin argmax argmin all any std
-    var norm max min median logsumexp softmax log_softmax cumsum cumprod flip normalize matmul mm mv bmm dot outer
-    einsum tensordot cross squeeze unsqueeze reshape view flatten transpose permute t expand expand_as repeat to type
-    type_as cpu cuda where maximum minimum stack cat cosine_similarity pairwise_distance cdist dist topk sort argsort
-    kthvalue gather index_select tensor as_tensor zeros_like ones_like full_like zeros ones full item tolist size dim
-    numel roll diff tril triu trace diagonal det inverse inv solve cholesky svd fft ifft lerp addcmul addcdiv fmod
-    remainder cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss binary_cross_entropy
-    binary_cross_entropy_with_logits kl_div one_hot scatter scatter_add index_add masked_fill bincount histc square_
-    movedim swapaxes
-"""
-PURE = frozenset(_PURE_NAMES.split())
-# Methods that write into the row they are called on.
-_WRITES_NAMES = """
-    copy_ fill_ zero_ add_ sub_ mul_ div_ pow_ clamp_ relu_ sigmoid_ tanh_ exp_ sqrt_ abs_ neg_ index_add_ index_copy_
-    index_fill_ scatter_ scatter_add_ masked_fill_ addcmul_ addcdiv_ lerp_
-"""
-WRITES = frozenset(_WRITES_NAMES.split())
 _BUILTINS = frozenset(("float", "int", "abs"))
 _JOINS = frozenset(f"torch.{n}" for n in ("stack", "cat", "tensor", "vstack", "hstack", "as_tensor")) | {
     "numpy.mean",
