@@ -125,6 +125,8 @@ def discover(
             continue
         if stat.S_ISDIR(mode):
             _search(path, excluded, found, problems)
+        elif not stat.S_ISREG(mode):
+            problems.append(f"{path}: is neither a file nor a folder; standard input is read from -")
         else:
             found[path] = None
     return sorted(found), problems
@@ -132,6 +134,8 @@ def discover(
 
 def _trouble(path: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
+        if os.path.islink(path):
+            return f"{path}: cannot be read: it links to {os.readlink(path)}, which does not exist"
         return f"{path}: no such file or directory{_nearest(path)}"
     return f"{path}: cannot be read: {error.strerror or error}"
 
@@ -166,10 +170,10 @@ def _search(top: str, excluded: Excluder, found: dict[str, None], problems: list
             name = entry.name
             try:
                 is_directory = entry.is_dir(follow_symlinks=False)
-                if not is_directory and not (name.endswith((".py", ".ipynb")) and entry.is_file()):
-                    continue
             except OSError as error:
                 problems.append(_trouble(prefix + name, error))
+                continue
+            if not is_directory and not name.endswith((".py", ".ipynb")):
                 continue
             if excluded(name, above + name):
                 continue
@@ -177,8 +181,14 @@ def _search(top: str, excluded: Excluder, found: dict[str, None], problems: list
                 continue
             if is_directory:
                 stack.append((prefix + name, above + name, ignores))
-            else:
-                found[prefix + name] = None
+                continue
+            try:
+                if entry.is_file():
+                    found[prefix + name] = None
+                elif entry.is_symlink() and not name.startswith(".#"):  # those are the locks of an editor
+                    entry.stat()  # says why where the link leads nowhere; a link to a folder is not followed
+            except OSError as error:
+                problems.append(_trouble(prefix + name, error))
 
 
 def _ignored(ignores: tuple[Ignores, ...], full: str) -> bool:

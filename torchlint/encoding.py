@@ -56,7 +56,9 @@ def decode(data: bytes) -> Source:
     except UnicodeDecodeError as error:
         row = body.count(b"\n", 0, error.start) + 1
         column = error.start - (body.rfind(b"\n", 0, error.start) + 1) + 1
-        if encoding == "utf-8":
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            what = "the file is UTF-16, which Python does not read: save it as UTF-8"
+        elif encoding == "utf-8":
             what = f"byte 0x{body[error.start]:02x} is not UTF-8 and the file declares no other encoding"
         else:
             what = f"byte 0x{body[error.start]:02x} is not valid in the declared encoding {encoding!r}"

@@ -116,18 +116,21 @@ def checker(config: Config, selection: Selection) -> Callable[[str], Any]:
 
 def outcome(path: str, data: bytes, rules: Sequence[Rule], config: Config, selection: Selection) -> cache.Outcome:
     """What is found in a file's bytes: final where no question is open, else with the suppressions still to apply."""
-    from torchlint.check import check_text, syntax_error
+    from torchlint.check import check_text, crash, syntax_error
     from torchlint.encoding import Undecodable, decode_file
     from torchlint.suppress import scan
     from torchlint.syntax import Trouble
 
     try:
         text = decode_file(path, data).text
+        found = check_text(path, text, rules, config)
+        suppressions = scan(text)
     except Undecodable as error:
         trouble = Trouble(error.message, error.row, error.column)
         return ((cache.pack(syntax_error(path, data.decode("latin-1"), trouble)),), (), False)
-    found = check_text(path, text, rules, config)
-    suppressions = scan(text)
+    except Exception as error:
+        # Ours, not the file's: it may cost this file its result, never the others theirs.
+        return ((cache.pack(crash(path, "torchlint", None, error)),), (), False)
     if any(d.unless for d in found):
         return (tuple(map(cache.pack, found)), tuple(map(cache.pack_suppression, suppressions)), True)
     kept = shown(path, found, suppressions, Answers(), selection)

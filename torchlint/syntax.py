@@ -22,7 +22,7 @@ class Trouble(NamedTuple):
     column: int = 1
 
 
-TOO_DEEP = Trouble("nested too deeply to be parsed: the file was not checked; break up the longest expression")
+TOO_DEEP = Trouble("nested too deeply to be parsed: the file was not checked; break up its deepest expression or block")
 
 _CONFLICT = re.compile(r"^(<{7}|={7}|>{7}|\|{7})(?= |$|\r)", re.MULTILINE)
 _MAGIC = re.compile(r"^[ \t]*(%{1,2}[A-Za-z]\w*|![A-Za-z]\S*)", re.MULTILINE)
