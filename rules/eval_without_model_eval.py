@@ -53,7 +53,8 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, EvalRegion, Event
-from torchlint.semantics.evaluation import EVALUATION_NAMES, framework_questions, goes_over_data, handed_to, same_module, trained_here
+from torchlint.semantics.evaluation import EVALUATION_NAMES, framework_questions, goes_over_data
+from torchlint.semantics.modes import handed_to, same_module, trained_here
 from torchlint.semantics.modules import minds_mode
 from torchlint.source import walk_scope
 
@@ -89,9 +90,7 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
     if isinstance(region.function.node, cst.FunctionDef):
         questions.append(Question("callers-set-eval", region.function.own))
     questions += [
-        Question("sets-eval-mode", e.target)
-        for e in events
-        if e.order < first.order and handed_to(e, first.subject)
+        Question("sets-eval-mode", e.target) for e in events if e.order < first.order and handed_to(e, first.subject)
     ]
     yield Finding(
         first.node,
@@ -105,7 +104,14 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
 
 def _forgotten(events: list[Event], first: Event) -> bool:
     """Whether training happened between the last `train()` and the region: the mode was set for that, not for this."""
-    last = max((e.order for e in events if e.effect is Effect.TRAIN and e.order < first.order and same_module(e.subject, first.subject)), default=-1)
+    last = max(
+        (
+            e.order
+            for e in events
+            if e.effect is Effect.TRAIN and e.order < first.order and same_module(e.subject, first.subject)
+        ),
+        default=-1,
+    )
     return last < 0 or any(e.effect is Effect.BACKWARD and last < e.order < first.order for e in events)
 
 
@@ -116,7 +122,10 @@ def _overridden(region: EvalRegion, events: list[Event], first: Event) -> bool:
         and e.order < first.order
         and e.within(region.node)
         and any(
-            b.effect is Effect.EVAL and b.order < e.order and same_module(b.subject, e.subject) and not b.within(region.node)
+            b.effect is Effect.EVAL
+            and b.order < e.order
+            and same_module(b.subject, e.subject)
+            and not b.within(region.node)
             for b in events
         )
         and not any(b.effect is Effect.BACKWARD and b.within(region.node) for b in events)

@@ -51,7 +51,9 @@ from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.edits import add_decorator, torch_name, wrap_in_with
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, EvalRegion
-from torchlint.semantics.evaluation import EVALUATION_NAMES, escaping, framework_questions, grad_mode, is_frozen
+from torchlint.semantics.escapes import escaping
+from torchlint.semantics.evaluation import EVALUATION_NAMES, framework_questions, is_frozen
+from torchlint.semantics.modes import grad_mode
 from torchlint.source import walk_scope
 
 RULE = Rule(
@@ -95,7 +97,11 @@ def _fix(region: EvalRegion, ctx: Context) -> Fix | None:
     leaves = escaping(ctx.sem, function, target, doubtful=True)
     kind = Applicability.UNSAFE if leaves else Applicability.SAFE
     if isinstance(target, cst.FunctionDef):
-        return Fix((*imports, add_decorator(file, target, f"{name}()")), kind, f"decorate `{target.name.value}` with `{name}()`")
+        return Fix(
+            (*imports, add_decorator(file, target, f"{name}()")),
+            kind,
+            f"decorate `{target.name.value}` with `{name}()`",
+        )
     if not isinstance(target.body, cst.IndentedBlock):
         return None
     return Fix((*imports, *wrap_in_with(file, [target], f"{name}()")), kind, f"wrap the loop in `with {name}():`")

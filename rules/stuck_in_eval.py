@@ -49,8 +49,8 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, Function, Kind
-from torchlint.semantics.evaluation import handed_to
 from torchlint.semantics.loops import Loop
+from torchlint.semantics.modes import handed_to
 from torchlint.semantics.modules import minds_mode
 
 RULE = Rule(
@@ -81,12 +81,26 @@ def _stuck(events: list[Event], event: Event) -> Loop | None:
     """The innermost loop that trains the module, evaluates it and never goes back to train mode; None if there is none."""
     for loop in reversed(event.loops):
         inside = [e for e in events if e.within(loop)]
-        trained = [e for e in inside if e.effect is Effect.FORWARD and _same(e, event) and not e.grad.off and _trains(inside, e)]
+        trained = [
+            e
+            for e in inside
+            if e.effect is Effect.FORWARD and _same(e, event) and not e.grad.off and _trains(inside, e)
+        ]
         if not trained:
             continue
-        if any(e.effect is Effect.TRAIN and (not e.subject or _same(e, event) or event.subject.startswith(e.subject + ".")) for e in inside):
+        if any(
+            e.effect is Effect.TRAIN and (not e.subject or _same(e, event) or event.subject.startswith(e.subject + "."))
+            for e in inside
+        ):
             return None
-        evaluated = [e for e in inside if e.effect is Effect.FORWARD and _same(e, event) and e.order > event.order and (e.grad.off or not _trains(inside, e))]
+        evaluated = [
+            e
+            for e in inside
+            if e.effect is Effect.FORWARD
+            and _same(e, event)
+            and e.order > event.order
+            and (e.grad.off or not _trains(inside, e))
+        ]
         if not evaluated:
             return None
         return loop
@@ -100,7 +114,10 @@ def _same(a: Event, b: Event) -> bool:
 def _trains(inside: list[Event], forward: Event) -> bool:
     """Whether a backward follows in the same turn of the forward's own loop (or in the same callee)."""
     return any(
-        e.effect is Effect.BACKWARD and e.order > forward.order and e.loops == forward.loops and (e.node is forward.node or forward.via is None or e.via is None)
+        e.effect is Effect.BACKWARD
+        and e.order > forward.order
+        and e.loops == forward.loops
+        and (e.node is forward.node or forward.via is None or e.via is None)
         for e in inside
     )
 
@@ -111,9 +128,7 @@ def _report(function: Function, event: Event, loop: Loop, events: list[Event], c
     calls = [e for e in events if e.effect is Effect.CALL and e.within(loop)]
     if any("train" in e.target.rpartition(".")[2].lower() and e.target.startswith("?") for e in calls):
         return
-    questions = dict.fromkeys(
-        Question("sets-train-mode", e.target) for e in calls if handed_to(e, event.subject)
-    )
+    questions = dict.fromkeys(Question("sets-train-mode", e.target) for e in calls if handed_to(e, event.subject))
     name = event.subject
     yield Finding(
         event.node,
@@ -128,4 +143,6 @@ def _report(function: Function, event: Event, loop: Loop, events: list[Event], c
 def _fix(loop: Loop, name: str, event: Event, ctx: Context) -> Fix | None:
     if not isinstance(loop.body, cst.IndentedBlock) or not name.replace(".", "").isidentifier():
         return None
-    return unsafe("go back to train mode at the start of each turn", ctx.file.insert_first(loop.body, f"{name}.train()"))
+    return unsafe(
+        "go back to train mode at the start of each turn", ctx.file.insert_first(loop.body, f"{name}.train()")
+    )

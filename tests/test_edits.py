@@ -45,7 +45,10 @@ def test_remove_argument(before: str, after: str) -> None:
     [
         ("import os\n", "import torch\nimport os\n"),
         ('"""Doc."""\nx = 1\n', '"""Doc."""\n\nimport torch\nx = 1\n'),
-        ("from __future__ import annotations\nimport os\n", "from __future__ import annotations\nimport torch\nimport os\n"),
+        (
+            "from __future__ import annotations\nimport os\n",
+            "from __future__ import annotations\nimport torch\nimport os\n",
+        ),
         ("# comment\nx = 1\n", "# comment\nimport torch\n\nx = 1\n"),
     ],
 )

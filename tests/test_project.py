@@ -39,7 +39,10 @@ def ask(project: Project, root: Path, file: str, ask: str, subject: str) -> bool
 @pytest.mark.parametrize(
     ("caller", "expected"),
     [
-        ("import torch\nfrom engine import validate\ndef main(m, d):\n    with torch.no_grad():\n        validate(m, d)\n", True),
+        (
+            "import torch\nfrom engine import validate\ndef main(m, d):\n    with torch.no_grad():\n        validate(m, d)\n",
+            True,
+        ),
         ("import torch\nimport engine\n@torch.no_grad()\ndef main(m, d):\n    engine.validate(m, d)\n", True),
         ("from engine import validate\ndef main(m, d):\n    validate(m, d)\n", False),
         ("import torch\nfrom other import validate\nwith torch.no_grad():\n    validate(m, d)\n", False),

@@ -26,7 +26,9 @@ def last_value(code: str, name: str) -> Value:
 
 def effects(code: str, function: str) -> list[tuple[str, str]]:
     sem = semantics(code)
-    return [(e.effect.value, e.subject) for e in sem.events(sem.names.functions[function]) if e.effect is not Effect.CALL]
+    return [
+        (e.effect.value, e.subject) for e in sem.events(sem.names.functions[function]) if e.effect is not Effect.CALL
+    ]
 
 
 @pytest.mark.parametrize(

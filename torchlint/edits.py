@@ -138,7 +138,11 @@ def ensure_import(file: File, module: str, *, names: Sequence[str] = ()) -> Edit
             anchor = line
         elif isinstance(small, (cst.Import, cst.ImportFrom)):
             return Edit(file.line_start(line), file.line_start(line), text + file.newline)
-        elif i == 0 and isinstance(small, cst.Expr) and isinstance(small.value, (cst.SimpleString, cst.ConcatenatedString)):
+        elif (
+            i == 0
+            and isinstance(small, cst.Expr)
+            and isinstance(small.value, (cst.SimpleString, cst.ConcatenatedString))
+        ):
             anchor = line
         else:
             break

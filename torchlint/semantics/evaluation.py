@@ -15,11 +15,12 @@ import libcst as cst
 
 from torchlint.diagnostic import Question
 from torchlint.semantics import knowledge
-from torchlint.semantics.calls import bind_arguments
-from torchlint.semantics.effects import Effect, Event, GradMode
-from torchlint.semantics.kinds import Graph, Kind
+from torchlint.semantics.effects import Effect, Event
+from torchlint.semantics.escapes import escaping
+from torchlint.semantics.kinds import Kind
 from torchlint.semantics.loops import EvalRegion, Loop
-from torchlint.semantics.names import OWN, Function
+from torchlint.semantics.modes import last_mode, mode_after, mode_at
+from torchlint.semantics.names import Class, Function
 from torchlint.source import dotted, find, literal, walk_scope
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _judge(
         return None
     if evidence == "eval" and not in_loop:
         # A single pass: only a function that sets the mode itself and gives away nothing that could be differentiated.
-        if _last_mode(events, first) != "eval" or escaping(sem, function, node, doubtful=True):
+        if last_mode(events, first) != "eval" or escaping(sem, function, node, doubtful=True):
             return None
     return EvalRegion(node, function, tuple(forwards), evidence, inside, mode, tuple(escapes), unless)
 
@@ -155,117 +156,6 @@ def _only_in_training(event: Event) -> bool:
         if taken and _IF_TRAINING.search(name.rpartition(".")[2]):
             return True
     return False
-
-
-# -- mode -----------------------------------------------------------------------------------------------------------
-
-
-def same_module(a: str, b: str) -> bool:
-    """Whether two subjects may be the same module: equal, one inside the other, or one of them not known."""
-    if not a or not b:
-        return True
-    a, b = a.removesuffix(".module"), b.removesuffix(".module")
-    return a == b or a.startswith(b + ".") or b.startswith(a + ".")
-
-
-def mode_at(sem: Semantics, function: Function, event: Event) -> tuple[str, tuple[Question, ...]]:
-    """ "eval", "train" or "unknown": the mode of the event's module when it runs, by the file's own evidence.
-
-    Looked for in the function above the event, then at all places in the file that call the function.
-    """
-    found = _last_mode(sem.events(function), event)
-    if found:
-        return found, ()
-    return _mode_from_callers(sem, function, event.subject, set()), ()
-
-
-def _last_mode(events: list[Event], event: Event) -> str:
-    result = ""
-    for e in events:
-        if e.order >= event.order:
-            break
-        if e.effect in (Effect.EVAL, Effect.TRAIN) and same_module(e.subject, event.subject):
-            if e.detail == "conditional":
-                result = "eval"  # model.train(phase == "train"): the user manages the mode
-            else:
-                result = "eval" if e.effect is Effect.EVAL else "train"
-    return result
-
-
-def _mode_from_callers(sem: Semantics, function: Function, subject: str, seen: set[str]) -> str:
-    if function.qualname in seen or len(seen) > 8:
-        return "unknown"
-    seen = seen | {function.qualname}
-    modes = set()
-    for site in call_sites(sem, function):
-        there = _subject_at(function, site, subject)
-        if there is None:
-            return "unknown"
-        mode = _last_mode(sem.events(site.function), site.but(subject=there))
-        modes.add(mode or _mode_from_callers(sem, site.function, there, seen))
-    if not modes:
-        return "unknown"
-    return modes.pop() if len(modes) == 1 else "unknown" if "train" not in modes else "mixed"
-
-
-def _subject_at(function: Function, site: Event, subject: str) -> str | None:
-    """What a function's subject is called at a call site: the argument, the same attribute or global; None for locals."""
-    root, dot, rest = subject.partition(".")
-    if function.params and root == function.params[0] and function.is_method:
-        return subject
-    if root in function.params and isinstance(site.node, cst.Call):
-        method = function.is_method and isinstance(site.node.func, cst.Attribute)
-        arg = bind_arguments(function, site.node, method).get(root)
-        text = dotted(arg.value) if arg is not None else None
-        return text + dot + rest if text else ""
-    return None if root in function.local else subject
-
-
-def mode_after(events: list[Event], event: Event) -> str:
-    """The mode set next behind the event, "" if none is."""
-    for e in events:
-        if e.order > event.order and e.effect in (Effect.EVAL, Effect.TRAIN) and same_module(e.subject, event.subject):
-            return "eval" if e.effect is Effect.EVAL else "train"
-    return ""
-
-
-def call_sites(sem: Semantics, function: Function) -> list[Event]:
-    """Where the file calls the function; for a method also where a base class calls it by the same name."""
-    sites = list(sem.call_sites(function))
-    if function.cls is not None:
-        for base in list(sem.names.mro(function.cls))[1:]:
-            twin = base.methods.get(function.name)
-            if twin is not None:
-                sites += sem.call_sites(twin)
-            else:
-                for method in base.methods.values():
-                    for e in sem.events(method):
-                        if e.effect is Effect.CALL and e.subject == f"self.{function.name}":
-                            sites.append(e)
-    return sites
-
-
-def always_off(sem: Semantics, function: Function, seen: frozenset[str] = frozenset()) -> bool:
-    """Whether every known call of the function happens with recording off."""
-    if sem.summary(function).grad.off:
-        return True
-    if function.qualname in seen:
-        return True
-    sites = call_sites(sem, function)
-    if not sites:
-        return False
-    return all(s.grad.off or always_off(sem, s.function, seen | {function.qualname}) for s in sites)
-
-
-def grad_mode(sem: Semantics, region: EvalRegion) -> GradMode:
-    """Recording in the region, judged by what is around it, its function and the function's callers in this file."""
-    first = region.forwards[0]
-    if first.grad.off or always_off(sem, region.function):
-        return GradMode(True)
-    return first.grad
-
-
-# -- exclusions -------------------------------------------------------------------------------------------------------
 
 
 def _may_evaluate(sem: Semantics, function: Function) -> bool:
@@ -288,7 +178,7 @@ def _may_evaluate(sem: Semantics, function: Function) -> bool:
     return True
 
 
-def owner(function: Function):  # type: ignore[no-untyped-def]
+def owner(function: Function) -> Class | None:
     """The class whose method the function is, or is nested in."""
     scope: Function | None = function
     while scope is not None:
@@ -446,77 +336,8 @@ def is_frozen(sem: Semantics, subject: str) -> bool:
     return False
 
 
-# -- what leaves ------------------------------------------------------------------------------------------------------
-
-
-def carries(sem: Semantics, node: cst.CSTNode) -> bool:
-    """Whether the expression's value surely carries an autograd graph."""
-    value = sem.value(node)
-    if value.kind in (
-        Kind.NUMBER,
-        Kind.STRING,
-        Kind.NONE,
-        Kind.NDARRAY,
-        Kind.MODULE,
-        Kind.LOADER,
-        Kind.FUNCTION,
-        Kind.OPTIMIZER,
-    ):
-        return False
-    if value.kind in (Kind.LIST, Kind.TUPLE, Kind.DICT) and value.graph is not Graph.ATTACHED:
-        if value.items is not None:
-            return any(v.graph is Graph.ATTACHED for v in value.items)
-        return value.element is not None and value.element.graph is Graph.ATTACHED
-    return value.graph is Graph.ATTACHED
-
-
-def escaping(
-    sem: Semantics, function: Function, node: Loop | cst.FunctionDef, *, doubtful: bool = False
-) -> list[cst.CSTNode]:
-    """The places where a value with a graph leaves the region: returned, yielded, kept in a list, attribute or sum.
-
-    For a loop: what it returns, appends or adds to counts only if that is returned or kept as it is; a sum that only
-    ends in `.item()` or a division for a report stays inside. `doubtful` counts values of unknown kind as well.
-    """
-    result: list[cst.CSTNode] = []
-    body = node.body
-
-    def _carries(sem: Semantics, value: cst.CSTNode) -> bool:
-        return carries(sem, value) or (
-            doubtful
-            and sem.value(value).kind in (Kind.UNKNOWN, Kind.TENSOR, Kind.BATCH)
-            and sem.value(value).graph is Graph.UNKNOWN
-        )
-
-    for n in walk_scope(body):
-        if isinstance(n, cst.Return) and n.value is not None and _carries(sem, n.value):
-            result.append(n)
-        elif isinstance(n, cst.Yield) and n.value is not None and _carries(sem, n.value):
-            result.append(n)
-        elif (
-            isinstance(n, cst.Call)
-            and isinstance(n.func, cst.Attribute)
-            and n.func.attr.value in ("append", "extend", "add")
-        ):
-            if n.args and _carries(sem, n.args[0].value):
-                result.append(n)
-        elif isinstance(n, cst.AugAssign) and not isinstance(node, cst.FunctionDef) and _carries(sem, n.value):
-            result.append(n)
-        elif isinstance(n, cst.Assign) and _carries(sem, n.value):
-            for target in n.targets:
-                if isinstance(target.target, cst.Attribute) and (dotted(target.target) or "").startswith("self."):
-                    result.append(n)
-                elif isinstance(target.target, cst.Subscript):
-                    result.append(n)
-    return result
-
-
 def may_evaluate_name(name: str) -> bool:
     return bool(_EVALUATES.search(name.lower()))
-
-
-def own_function(sem: Semantics, name: str) -> Function | None:
-    return sem.names.functions.get(name.removeprefix(OWN))
 
 
 def framework_questions(sem: Semantics, function: Function) -> tuple[Question, ...]:
@@ -526,35 +347,6 @@ def framework_questions(sem: Semantics, function: Function) -> tuple[Question, .
         return ()
     roots = [r for r in sem.names.roots(cls) if r and not r.startswith(("torch.", "object", "abc."))]
     return tuple(Question("framework-class", r) for r in roots)
-
-
-def trained_here(sem: Semantics, function: Function, event: Event) -> bool:
-    """Whether the file trains the event's module and never puts it (by that name) into eval mode."""
-    last = event.subject.rpartition(".")[2]
-    trained = False
-    for other in sem.functions:
-        events = sem.events(other)
-        for e in events:
-            if e.effect is Effect.EVAL and (not e.subject or e.subject.rpartition(".")[2] == last or e.via is not None):
-                return False
-        if any(e.effect is Effect.BACKWARD for e in events) and any(
-            e.effect is Effect.FORWARD and e.subject.rpartition(".")[2] == last and not e.grad.off for e in events
-        ):
-            trained = True
-    return trained
-
-
-def handed_to(event: Event, subject: str) -> bool:
-    """Whether the event calls something outside the file that gets hold of the module, as an argument or as `self`."""
-    if event.effect is not Effect.CALL or event.target.startswith(("?", "torch.", "numpy.")):
-        return False
-    if event.target.startswith(OWN):
-        return True
-    root = subject.partition(".")[0]
-    call = event.origin or event.node
-    if not isinstance(call, cst.Call):
-        return False
-    return any((dotted(a.value) or "").partition(".")[0] == root for a in call.args)
 
 
 def goes_over_data(sem: Semantics, region: EvalRegion) -> bool:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from torchlint.diagnostic import Diagnostic, Question
 from torchlint.semantics import knowledge
 from torchlint.semantics.effects import Effect, Event
-from torchlint.semantics.evaluation import always_off, call_sites, mode_at
 from torchlint.semantics.grad import body_disables
 from torchlint.semantics.kinds import Graph, Kind
 from torchlint.semantics.model import Semantics
+from torchlint.semantics.modes import always_off, call_sites, mode_at
 from torchlint.semantics.names import OWN, Class, Function
 
 _DEPTH = 4

@@ -1,0 +1,304 @@
+"""What methods give and do: tensors, modules, optimizers, schedulers, scalers, lists and dicts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import libcst as cst
+
+from torchlint.semantics import knowledge
+from torchlint.semantics.effects import Effect
+from torchlint.semantics.frames import Frame
+from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value, join_graph
+from torchlint.source import argument, dotted, find, literal
+
+if TYPE_CHECKING:
+    from torchlint.semantics.evaluate import Evaluator
+
+NUMBER = Value(Kind.NUMBER)
+_TENSORISH = (Kind.TENSOR, Kind.PARAMETER, Kind.BATCH)
+
+
+def device_text(node: cst.BaseExpression | None) -> str:
+    """The text that stands for a device: "cpu", "cuda" or the expression's own text where it is a name."""
+    if node is None:
+        return ""
+    value = literal(node)
+    if isinstance(value, str):
+        return value.partition(":")[0]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "cuda"
+    if isinstance(node, cst.Call) and (dotted(node.func) or "").endswith("device") and node.args:
+        return device_text(node.args[0].value)
+    return dotted(node) or "?"
+
+
+def evaluate_method(
+    ev: Evaluator, func: cst.Attribute, receiver: Value, node: cst.Call, args: list[Value], frame: Frame
+) -> Value | None:
+    attr = func.attr.value
+    subject = dotted(func.value) or subscript_text(func.value)
+    kind = receiver.kind
+    if attr == "backward" and kind not in (Kind.NDARRAY, Kind.STRING):
+        text = subject
+        if kind in (Kind.FRAMEWORK, Kind.MODULE, Kind.OPTIMIZER, Kind.SCALER) or (
+            node.args and args[0].kind in _TENSORISH and kind is Kind.UNKNOWN
+        ):
+            text = dotted(node.args[0].value) or "" if node.args else subject
+        ev.emit(Effect.BACKWARD, node, frame, subject=text, value=receiver, detail=code_of(func.value))
+        return Value(Kind.NONE)
+    if attr == "zero_grad":
+        ev.emit(Effect.ZERO_GRAD, node, frame, subject=subject, value=receiver)
+        return Value(Kind.NONE)
+    if attr == "zero_" and isinstance(func.value, cst.Attribute):
+        if ".grad" in "." + code_of(func.value):
+            ev.emit(Effect.ZERO_GRAD, node, frame, subject="parameters")
+            return receiver
+    if attr == "step":
+        return _step(ev, subject, receiver, node, args, frame)
+    if attr in ("eval", "train") and kind not in (Kind.FRAMEWORK, Kind.STRING, Kind.NDARRAY, Kind.LIST, Kind.DICT):
+        first = argument(node, "mode", 0)
+        mode = literal(first.value) if first is not None else attr == "train"
+        if attr == "eval" and node.args:
+            return None
+        if attr == "train" and node.args and mode is ...:
+            ev.emit(Effect.TRAIN, node, frame, subject=subject, value=receiver, detail="conditional")
+        elif isinstance(mode, bool) or first is None:
+            ev.emit(Effect.TRAIN if mode else Effect.EVAL, node, frame, subject=subject, value=receiver)
+        else:
+            return None
+        return receiver
+    if attr == "unscale_":
+        ev.emit(Effect.UNSCALE, node, frame, subject=subject, value=receiver)
+        return UNKNOWN
+    if attr == "update" and kind is Kind.SCALER:
+        ev.emit(Effect.SCALER_UPDATE, node, frame, subject=subject, value=receiver)
+        return UNKNOWN
+    if attr in ("clip_grad_norm_", "clip_grad_value_") and kind is not Kind.TENSOR:
+        ev.emit(Effect.CLIP, node, frame, subject=subject, value=receiver)
+        return Value(Kind.TENSOR)
+    if attr == "autograd" or (attr == "grad" and subject.endswith("autograd")):
+        ev.emit(Effect.GRAD, node, frame)
+        return UNKNOWN
+    if (
+        receiver.is_tensor
+        or kind is Kind.BATCH
+        or (attr in ("cuda", "detach", "item", "unsqueeze") and kind is Kind.UNKNOWN)
+    ):
+        return _tensor_method(ev, attr, receiver, node, args, frame)
+    if kind in (Kind.MODULE, Kind.LOSS_FN):
+        return _module_method(ev, attr, receiver, subject, node, args, frame)
+    if kind is Kind.NDARRAY:
+        return Value(Kind.NDARRAY)
+    if kind is Kind.STRING:
+        return Value(Kind.LIST, element=Value(Kind.STRING)) if attr.startswith("split") else Value(Kind.STRING)
+    if kind is Kind.LIST:
+        if attr == "append" and args and (key := dotted(func.value)) is not None:
+            element = args[0] if receiver.element is None else receiver.element
+            frame.env[key] = receiver.but(
+                items=None,
+                element=element if receiver.element in (None, args[0]) else None,
+                graph=args[0].graph if args[0].graph is Graph.ATTACHED else receiver.graph,
+            )
+            return Value(Kind.NONE)
+        if attr == "pop":
+            return receiver.element or UNKNOWN
+        return UNKNOWN
+    if kind is Kind.DICT:
+        if attr in ("get", "pop"):
+            return receiver.element or UNKNOWN
+        return UNKNOWN
+    if kind is Kind.FRAMEWORK and attr in ("prepare", "setup") and args:
+        kept = tuple(args)
+        return kept[0] if len(kept) == 1 else Value(Kind.TUPLE, items=kept)
+    return None
+
+
+def _step(
+    ev: Evaluator, subject: str, receiver: Value, node: cst.Call, args: list[Value], frame: Frame
+) -> Value | None:
+    kind = receiver.kind
+    if kind is Kind.SCALER or (args and args[0].kind is Kind.OPTIMIZER and kind is not Kind.FRAMEWORK):
+        ev.emit(
+            Effect.STEP,
+            node,
+            frame,
+            subject=dotted(node.args[0].value) or "" if node.args else "",
+            value=args[0] if args else UNKNOWN,
+            detail="scaler",
+        )
+        return UNKNOWN
+    if kind is Kind.OPTIMIZER:
+        ev.emit(Effect.STEP, node, frame, subject=subject, value=receiver)
+        return UNKNOWN
+    if kind is Kind.SCHEDULER:
+        ev.emit(Effect.SCHEDULER_STEP, node, frame, subject=subject, value=receiver)
+        return UNKNOWN
+    if kind in (Kind.FRAMEWORK, Kind.MODULE):
+        ev.emit(Effect.STEP, node, frame, subject=subject, value=receiver, detail="engine")
+        return UNKNOWN
+    last = subject.rpartition(".")[2].lower()
+    if kind in (Kind.UNKNOWN, Kind.OBJECT):
+        if "sched" in last or last.startswith("lr"):
+            ev.emit(Effect.SCHEDULER_STEP, node, frame, subject=subject, value=receiver)
+            return UNKNOWN
+        if ("optim" in last or last.startswith("opt") or last.endswith("opt")) and len(args) <= 1:
+            ev.emit(Effect.STEP, node, frame, subject=subject, value=receiver, detail="spelled")
+            return UNKNOWN
+        if subject and not args and _built_from_parameters(receiver.node):
+            ev.emit(Effect.STEP, node, frame, subject=subject, value=receiver.but(kind=Kind.OPTIMIZER))
+            return UNKNOWN
+    return None
+
+
+def _built_from_parameters(made: cst.CSTNode | None) -> bool:
+    """Whether a call's first argument holds a model's parameters: `make([p for p in net.parameters() if p.requires_grad])`."""
+    if not isinstance(made, cst.Call) or not made.args:
+        return False
+    return any(_gives_parameters(call) for call in find(made.args[0].value, cst.Call))
+
+
+_KEEPING = frozenset(("to", "cuda", "cpu", "half", "float", "double", "bfloat16", "type", "requires_grad_", "apply", "share_memory", "xpu", "npu"))  # fmt: skip
+
+
+def _module_method(
+    ev: Evaluator, attr: str, receiver: Value, subject: str, node: cst.Call, args: list[Value], frame: Frame
+) -> Value | None:
+    if attr in _KEEPING:
+        if attr in ("to", "cuda"):
+            device = argument(node, "device", 0)
+            return receiver.but(
+                device="cuda" if attr == "cuda" else device_text(device.value) if device is not None else ""
+            )
+        return receiver
+    if attr == "forward":
+        ev.emit(Effect.FORWARD, node, frame, subject=subject, value=receiver, detail="forward")
+        return Value(Kind.BATCH, receiver.origin, graph=Graph.DETACHED if frame.grad.off else Graph.ATTACHED, node=node)
+    if attr in ("parameters", "buffers"):
+        return Value(Kind.ITERATOR, element=Value(Kind.PARAMETER, graph=Graph.ATTACHED))
+    if attr == "named_parameters":
+        return Value(
+            Kind.ITERATOR,
+            element=Value(Kind.TUPLE, items=(Value(Kind.STRING), Value(Kind.PARAMETER, graph=Graph.ATTACHED))),
+        )
+    if attr in ("modules", "children"):
+        return Value(Kind.ITERATOR, element=Value(Kind.MODULE))
+    if attr == "state_dict":
+        return Value(Kind.DICT, "state_dict", element=Value(Kind.TENSOR, graph=Graph.DETACHED))
+    if attr in (
+        "load_state_dict",
+        "register_buffer",
+        "add_module",
+        "named_modules",
+        "named_children",
+        "register_forward_hook",
+    ):
+        return UNKNOWN
+    ev.emit(
+        Effect.CALL,
+        node,
+        frame,
+        target=f"{receiver.origin or '?'}.{attr}",
+        subject=f"{subject}.{attr}",
+        value=receiver,
+        detail="module method",
+    )
+    return Value(graph=Graph.DETACHED if frame.grad.off else Graph.UNKNOWN, node=node)
+
+
+def _tensor_method(ev: Evaluator, attr: str, receiver: Value, node: cst.Call, args: list[Value], frame: Frame) -> Value:
+    subject = _receiver_text(node.func.value) if isinstance(node.func, cst.Attribute) else ""
+    if attr in ("to", "cuda"):
+        device = argument(node, "device", 0)
+        target = "cuda" if attr == "cuda" else device_text(device.value) if device is not None else "?"
+        ev.emit(Effect.TRANSFER, node, frame, subject=subject, value=receiver, detail=target)
+        return receiver.but(
+            kind=Kind.TENSOR if receiver.kind is Kind.UNKNOWN else receiver.kind, device=target, node=node, items=None
+        )
+    if attr in knowledge.SYNCING:
+        ev.emit(Effect.SYNC, node, frame, subject=subject, value=receiver, detail=attr)
+    if attr == "item":
+        return NUMBER
+    if attr == "tolist":
+        return Value(Kind.LIST, element=NUMBER)
+    if attr == "numpy":
+        return Value(Kind.NDARRAY)
+    if attr == "size":
+        return NUMBER if node.args else Value(Kind.TUPLE, "shape", element=NUMBER)
+    if attr in knowledge.TO_NUMBER:
+        return NUMBER
+    if attr in ("detach", "detach_"):
+        return receiver.but(graph=Graph.DETACHED, node=node, items=None)
+    if attr in (
+        "clone",
+        "cpu",
+        "contiguous",
+        "requires_grad_",
+        "float",
+        "half",
+        "double",
+        "bfloat16",
+        "pin_memory",
+        "type",
+        "type_as",
+    ):
+        graph = Graph.ATTACHED if attr == "requires_grad_" else receiver.graph
+        kind = Kind.TENSOR if receiver.kind in (Kind.UNKNOWN, Kind.PARAMETER) or attr != "cpu" else receiver.kind
+        return receiver.but(
+            kind=kind, device="cpu" if attr == "cpu" else receiver.device, graph=graph, node=node, items=None
+        )
+    if attr in knowledge.TUPLE_METHODS:
+        return Value(Kind.TUPLE, element=Value(Kind.TENSOR, graph=receiver.graph, device=receiver.device))
+    if attr in knowledge.DIM_PAIRS and node.args and not (args and args[0].is_tensor):
+        return Value(
+            Kind.TUPLE,
+            items=(
+                Value(Kind.TENSOR, graph=receiver.graph, device=receiver.device),
+                Value(Kind.TENSOR, graph=Graph.DETACHED, device=receiver.device),
+            ),
+        )
+    if receiver.kind is Kind.BATCH and attr in ("items", "keys", "values", "get", "pop"):
+        if attr == "items":
+            return Value(Kind.ITERATOR, element=Value(Kind.TUPLE, items=(Value(Kind.STRING), receiver)))
+        return receiver if attr != "keys" else UNKNOWN
+    if receiver.kind is Kind.BATCH and attr not in knowledge.TENSOR_ONLY and attr not in _COMMON:
+        return UNKNOWN
+    graph = Graph.DETACHED if frame.grad.off or attr in knowledge.DETACHING else join_graph([receiver, *args])
+    if attr.startswith("new_"):
+        graph = Graph.DETACHED
+    return Value(Kind.TENSOR, graph=graph, device=receiver.device, node=node)
+
+
+# Methods shared with numpy that on a batch's tensor still give a tensor.
+_COMMON = frozenset("sum mean std var max min abs exp log sqrt view reshape transpose squeeze flatten t repeat pow add sub mul div norm round long int bool size dim argmax argmin data softmax eq gather scatter index_select any all cumsum prod dot mm".split())  # fmt: skip
+
+
+def subscript_text(node: cst.CSTNode) -> str:
+    """A stable text for `opts["g"]`, `self.opts[i]`: the subject of a call on an item."""
+    return code_of(node) if isinstance(node, cst.Subscript) else ""
+
+
+def code_of(node: cst.CSTNode) -> str:
+    return cst.Module([]).code_for_node(node)
+
+
+def _receiver_text(node: cst.BaseExpression, longest: int = 40) -> str:
+    """The text of what a method is called on, "" behind so long a chain that writing out each of its links would cost more
+    than everything else."""
+    inner = node
+    for _ in range(longest):
+        if isinstance(inner, cst.Call):
+            inner = inner.func
+        elif isinstance(inner, (cst.Attribute, cst.Subscript)):
+            inner = inner.value
+        else:
+            return code_of(node)
+    return ""
+
+
+def gives_parameters(node: cst.BaseExpression | None) -> bool:
+    return (
+        isinstance(node, cst.Call)
+        and isinstance(node.func, cst.Attribute)
+        and node.func.attr.value in ("parameters", "get_parameters")
+    )

@@ -1,0 +1,151 @@
+"""In which mode code runs: train or eval, recording or not, by the file's own evidence and its own call sites."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import libcst as cst
+
+from torchlint.diagnostic import Question
+from torchlint.semantics.calls import bind_arguments
+from torchlint.semantics.effects import Effect, Event, GradMode
+from torchlint.semantics.loops import EvalRegion
+from torchlint.semantics.names import OWN, Function
+from torchlint.source import dotted
+
+if TYPE_CHECKING:
+    from torchlint.semantics.model import Semantics
+
+
+def same_module(a: str, b: str) -> bool:
+    """Whether two subjects may be the same module: equal, one inside the other, or one of them not known."""
+    if not a or not b:
+        return True
+    a, b = a.removesuffix(".module"), b.removesuffix(".module")
+    return a == b or a.startswith(b + ".") or b.startswith(a + ".")
+
+
+def mode_at(sem: Semantics, function: Function, event: Event) -> tuple[str, tuple[Question, ...]]:
+    """ "eval", "train" or "unknown": the mode of the event's module when it runs, by the file's own evidence.
+
+    Looked for in the function above the event, then at all places in the file that call the function.
+    """
+    found = last_mode(sem.events(function), event)
+    if found:
+        return found, ()
+    return _mode_from_callers(sem, function, event.subject, set()), ()
+
+
+def last_mode(events: list[Event], event: Event) -> str:
+    result = ""
+    for e in events:
+        if e.order >= event.order:
+            break
+        if e.effect in (Effect.EVAL, Effect.TRAIN) and same_module(e.subject, event.subject):
+            if e.detail == "conditional":
+                result = "eval"  # model.train(phase == "train"): the user manages the mode
+            else:
+                result = "eval" if e.effect is Effect.EVAL else "train"
+    return result
+
+
+def _mode_from_callers(sem: Semantics, function: Function, subject: str, seen: set[str]) -> str:
+    if function.qualname in seen or len(seen) > 8:
+        return "unknown"
+    seen = seen | {function.qualname}
+    modes = set()
+    for site in call_sites(sem, function):
+        there = _subject_at(function, site, subject)
+        if there is None:
+            return "unknown"
+        mode = last_mode(sem.events(site.function), site.but(subject=there))
+        modes.add(mode or _mode_from_callers(sem, site.function, there, seen))
+    if not modes:
+        return "unknown"
+    return modes.pop() if len(modes) == 1 else "unknown" if "train" not in modes else "mixed"
+
+
+def _subject_at(function: Function, site: Event, subject: str) -> str | None:
+    """What a function's subject is called at a call site: the argument, the same attribute or global; None for locals."""
+    root, dot, rest = subject.partition(".")
+    if function.params and root == function.params[0] and function.is_method:
+        return subject
+    if root in function.params and isinstance(site.node, cst.Call):
+        method = function.is_method and isinstance(site.node.func, cst.Attribute)
+        arg = bind_arguments(function, site.node, method).get(root)
+        text = dotted(arg.value) if arg is not None else None
+        return text + dot + rest if text else ""
+    return None if root in function.local else subject
+
+
+def mode_after(events: list[Event], event: Event) -> str:
+    """The mode set next behind the event, "" if none is."""
+    for e in events:
+        if e.order > event.order and e.effect in (Effect.EVAL, Effect.TRAIN) and same_module(e.subject, event.subject):
+            return "eval" if e.effect is Effect.EVAL else "train"
+    return ""
+
+
+def call_sites(sem: Semantics, function: Function) -> list[Event]:
+    """Where the file calls the function; for a method also where a base class calls it by the same name."""
+    sites = list(sem.call_sites(function))
+    if function.cls is not None:
+        for base in list(sem.names.mro(function.cls))[1:]:
+            twin = base.methods.get(function.name)
+            if twin is not None:
+                sites += sem.call_sites(twin)
+            else:
+                for method in base.methods.values():
+                    for e in sem.events(method):
+                        if e.effect is Effect.CALL and e.subject == f"self.{function.name}":
+                            sites.append(e)
+    return sites
+
+
+def always_off(sem: Semantics, function: Function, seen: frozenset[str] = frozenset()) -> bool:
+    """Whether every known call of the function happens with recording off."""
+    if sem.summary(function).grad.off:
+        return True
+    if function.qualname in seen:
+        return True
+    sites = call_sites(sem, function)
+    if not sites:
+        return False
+    return all(s.grad.off or always_off(sem, s.function, seen | {function.qualname}) for s in sites)
+
+
+def grad_mode(sem: Semantics, region: EvalRegion) -> GradMode:
+    """Recording in the region, judged by what is around it, its function and the function's callers in this file."""
+    first = region.forwards[0]
+    if first.grad.off or always_off(sem, region.function):
+        return GradMode(True)
+    return first.grad
+
+
+def trained_here(sem: Semantics, function: Function, event: Event) -> bool:
+    """Whether the file trains the event's module and never puts it (by that name) into eval mode."""
+    last = event.subject.rpartition(".")[2]
+    trained = False
+    for other in sem.functions:
+        events = sem.events(other)
+        for e in events:
+            if e.effect is Effect.EVAL and (not e.subject or e.subject.rpartition(".")[2] == last or e.via is not None):
+                return False
+        if any(e.effect is Effect.BACKWARD for e in events) and any(
+            e.effect is Effect.FORWARD and e.subject.rpartition(".")[2] == last and not e.grad.off for e in events
+        ):
+            trained = True
+    return trained
+
+
+def handed_to(event: Event, subject: str) -> bool:
+    """Whether the event calls something outside the file that gets hold of the module, as an argument or as `self`."""
+    if event.effect is not Effect.CALL or event.target.startswith(("?", "torch.", "numpy.")):
+        return False
+    if event.target.startswith(OWN):
+        return True
+    root = subject.partition(".")[0]
+    call = event.origin or event.node
+    if not isinstance(call, cst.Call):
+        return False
+    return any((dotted(a.value) or "").partition(".")[0] == root for a in call.args)
