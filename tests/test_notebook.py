@@ -327,3 +327,16 @@ def test_questions_to_other_files(
     assert run(["check", ".", "--select", "TL101"], capsys)[0] == 0
     Path("n.ipynb").write_bytes(raw("from helpers import other as reset_all", MODEL, DATA, train))
     assert run(["check", ".", "--select", "TL101"], capsys)[0] == 1
+
+
+def test_an_unchanged_notebook_costs_a_warm_run_nothing(tmp_path: Path) -> None:
+    (tmp_path / "n.ipynb").write_bytes(raw(MODEL))
+    program = (
+        "import sys; from torchlint.cli import main; code = main(['check', '.']); "
+        "print(code, *sorted({'json', 're', 'libcst', 'torchlint.notebook'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, "-c", program]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "0"

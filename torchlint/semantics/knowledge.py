@@ -95,6 +95,10 @@ TENSOR_ONLY = frozenset(
 ) - frozenset(["zero_", "argmax_", "tolist_", "cumsum_", "norm_", "view", "size", "gather", "scatter"])
 # Shared with numpy or others: not evidence alone.
 
+# Methods that no tensor has: a name on which one is called stands for something else at least once (in a notebook one
+# name often serves several cells).
+NOT_TENSOR = frozenset("copy astype tobytes tofile append extend keys items get update".split())
+
 MODULE_ONLY = frozenset(
     """parameters named_parameters state_dict load_state_dict eval train named_modules modules children named_children
     buffers named_buffers register_buffer register_forward_hook""".split()

@@ -163,6 +163,6 @@ def used_as(attrs: set[str]) -> Value:
             return Value(Kind.MODULE, evidence="used")
     if attrs & {"batch_sampler", "collate_fn"} or ("dataset" in attrs and attrs & {"batch_size", "sampler"}):
         return Value(Kind.LOADER, element=BATCH, evidence="used")
-    if attrs & knowledge.TENSOR_ONLY:
+    if attrs & knowledge.TENSOR_ONLY and not attrs & knowledge.NOT_TENSOR:
         return Value(Kind.TENSOR, evidence="used")
     return UNKNOWN
