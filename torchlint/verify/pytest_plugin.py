@@ -39,7 +39,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
 
     session = Session(parse(["fix", path]))
     session.check()
-    files = {one.path: (session.source(one.path), one.text) for one in session.fix(True) if one.applied}
+    made = [one for one in session.fix(True) if one.applied and not one.path.endswith(".ipynb")]
+    files = {one.path: (session.source(one.path), one.text) for one in made}
     run, plan = planned(files, None)
     out = tempfile.mkdtemp(prefix="torchlint-verdicts-")
     plan_path = os.path.join(out, ".plan")
