@@ -113,7 +113,7 @@ class _Proving:
     def run(self) -> int:
         session, fixed = self._fixed([])
         if not fixed:
-            print("Nothing to fix.")
+            print("Nothing to fix.", *self.notes)
             return session.finish(0)
         codes = tuple(sorted({d.code for one in fixed for d in one.applied}))
         proofs = self._prove(session, fixed)
@@ -135,7 +135,7 @@ class _Proving:
         """All fixes in one differential run, then rule by rule where that was not proven; nothing is written."""
         session, fixed = self._fixed([])
         if not fixed:
-            print("Nothing to fix.")
+            print("Nothing to fix.", *self.notes)
             return session.finish(0)
         codes = tuple(sorted({d.code for one in fixed for d in one.applied}))
         judged = self._differential({one.path: (session.source(one.path), one.text) for one in fixed})
