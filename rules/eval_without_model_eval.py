@@ -1,8 +1,8 @@
 """Evaluation with dropout and batch statistics still in training mode.
 
 ## What it does
-Finds evaluation code (recording off, or a loop over data that only reports numbers) that runs a model which the same file
-has just trained and which nothing puts into eval mode.
+Finds evaluation code (recording off, or a loop over data that only reports numbers) that runs a model which the same
+file has just trained and which nothing puts into eval mode.
 
 Silent where the mode is set by the function, by any caller, or by a helper in the project; where the model is known to
 hold no layer that minds (no Dropout, no BatchNorm); and where train mode is set on purpose right before (refreshing

@@ -4,7 +4,8 @@
 Finds loops and functions that run a model for evaluation (the model was put into eval mode, or the loop goes over data
 and only reports numbers) while autograd records, with no backward that could use the recording.
 
-Silent where recording is off: `no_grad`, `inference_mode`, `set_grad_enabled`, as decorator or context manager, also the
+Silent where recording is off: `no_grad`, `inference_mode`, `set_grad_enabled`, as decorator or context manager, also
+the
 project's own ones, in this file or another, in every caller, or by a framework that calls the function. Silent where
 gradients are asked for (attacks, explanations, forces), in `forward`, and in unit tests.
 
@@ -34,7 +35,8 @@ Safe where nothing that carries a graph leaves the region: values are bitwise eq
 where outputs are returned or kept, because a caller could differentiate them later.
 
 ## Verified by
-Bitwise equality of results, and saved-tensor bytes and peak tensor memory before and after (`fixtures/eval_without_no_grad/run.py`).
+Bitwise equality of results, and saved-tensor bytes and peak tensor memory before and after
+(`fixtures/eval_without_no_grad/run.py`).
 
 ## References
 - https://docs.pytorch.org/docs/stable/generated/torch.no_grad.html

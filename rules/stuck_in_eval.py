@@ -1,14 +1,17 @@
 """Training that goes on in eval mode after an evaluation.
 
 ## What it does
-Finds `model.eval()` inside a loop that also trains the same model, where nothing in the loop calls `model.train()` again:
+Finds `model.eval()` inside a loop that also trains the same model, where nothing in the loop calls `model.train()`
+again:
 from the first evaluation on, training runs with Dropout off and BatchNorm frozen.
 
-Silent where `train()` follows anywhere in the loop, also in a helper of the project; where the module in eval mode is only
+Silent where `train()` follows anywhere in the loop, also in a helper of the project; where the module in eval mode is
+only
 a part of the trained one (frozen backbones); and where no evaluation follows (training in eval mode on purpose).
 
 ## Why is this bad
-Everything after the first evaluation trains another model than the one configured: no regularisation by Dropout, running
+Everything after the first evaluation trains another model than the one configured: no regularisation by Dropout,
+running
 statistics that never move again. Loss looks better, generalisation gets worse, and nothing warns.
 
 ## Example
@@ -78,7 +81,8 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
 
 
 def _stuck(events: list[Event], event: Event) -> Loop | None:
-    """The innermost loop that trains the module, evaluates it and never goes back to train mode; None if there is none."""
+    """The innermost loop that trains the module, evaluates it and never goes back to train mode; None if there is
+    none."""
     for loop in reversed(event.loops):
         inside = [e for e in events if e.within(loop)]
         trained = [

@@ -40,7 +40,8 @@ def ask(project: Project, root: Path, file: str, ask: str, subject: str) -> bool
     ("caller", "expected"),
     [
         (
-            "import torch\nfrom engine import validate\ndef main(m, d):\n    with torch.no_grad():\n        validate(m, d)\n",
+            "import torch\nfrom engine import validate\n"
+            "def main(m, d):\n    with torch.no_grad():\n        validate(m, d)\n",
             True,
         ),
         ("import torch\nimport engine\n@torch.no_grad()\ndef main(m, d):\n    engine.validate(m, d)\n", True),
@@ -67,7 +68,8 @@ def test_the_projects_own_decorator_in_a_package(tmp_path: Path) -> None:
     built = project(
         tmp_path,
         pkg__init="",
-        pkg__torch_utils="import torch\ndef smart(f):\n    def run(*a):\n        with torch.inference_mode():\n            return f(*a)\n    return run\n",
+        pkg__torch_utils="import torch\ndef smart(f):\n    def run(*a):\n"
+        "        with torch.inference_mode():\n            return f(*a)\n    return run\n",
         pkg__val="from .torch_utils import smart\n@smart\ndef run(model):\n    model.eval()\n",
     )
     assert ask(built, tmp_path, "pkg/val.py", "disables-grad", ".torch_utils.smart")

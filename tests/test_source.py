@@ -47,18 +47,17 @@ def test_walk_meets_every_expression_and_statement() -> None:
     tree = cst.parse_module(TEXT)
     met = set(map(id, walk(tree)))
 
-    class Collect(cst.CSTVisitor):
-        missing: list[str] = []
+    missing: list[str] = []
 
+    class Collect(cst.CSTVisitor):
         def on_visit(self, node: cst.CSTNode) -> bool:
             if isinstance(node, (cst.BaseExpression, cst.BaseStatement, cst.BaseSmallStatement)):
                 if id(node) not in met:
-                    self.missing.append(type(node).__name__)
+                    missing.append(type(node).__name__)
             return True
 
-    collect = Collect()
-    tree.visit(collect)
-    assert collect.missing == []
+    tree.visit(Collect())
+    assert missing == []
 
 
 def test_children_come_in_source_order_of_a_call() -> None:

@@ -7,7 +7,25 @@ import libcst as cst
 from torchlint.source import dotted
 
 # Wrappers that hand on what they iterate over.
-TRANSPARENT = frozenset(("enumerate", "zip", "reversed", "iter", "list", "tuple", "sorted", "islice", "cycle", "chain", "tqdm", "trange", "progress_bar", "prefetch", "track"))  # fmt: skip
+TRANSPARENT = frozenset(
+    (
+        "enumerate",
+        "zip",
+        "reversed",
+        "iter",
+        "list",
+        "tuple",
+        "sorted",
+        "islice",
+        "cycle",
+        "chain",
+        "tqdm",
+        "trange",
+        "progress_bar",
+        "prefetch",
+        "track",
+    )
+)
 
 
 def leaves(suite: cst.BaseSuite) -> bool:

@@ -21,7 +21,21 @@ if TYPE_CHECKING:
 
 NUMBER = Value(Kind.NUMBER)
 _TENSORISH = (Kind.TENSOR, Kind.PARAMETER, Kind.BATCH)
-_WRAPPERS = frozenset(("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "DDP", "compile", "convert_sync_batchnorm", "script", "trace", "convert_model", "auto_model", "fully_shard"))  # fmt: skip
+_WRAPPERS = frozenset(
+    (
+        "DataParallel",
+        "DistributedDataParallel",
+        "FullyShardedDataParallel",
+        "DDP",
+        "compile",
+        "convert_sync_batchnorm",
+        "script",
+        "trace",
+        "convert_model",
+        "auto_model",
+        "fully_shard",
+    )
+)
 
 
 def evaluate_call(ev: Evaluator, node: cst.Call, frame: Frame) -> Value:
@@ -93,7 +107,7 @@ def _is_autograd(ev: Evaluator, own: Function) -> bool:
 
 def _closures(ev: Evaluator, node: cst.Call, args: list[Value], name: str | None, frame: Frame) -> None:
     """Own functions handed to a call: `optimizer.step(closure)` runs it, others may."""
-    for arg, value in zip(node.args, args):
+    for value in args:
         if value.kind is Kind.FUNCTION and value.origin.startswith(OWN):
             function = ev.names.functions.get(value.origin.removeprefix(OWN))
             if function is None:

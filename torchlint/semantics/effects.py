@@ -55,6 +55,9 @@ class GradMode:
         return GradMode(self.off or other.off, self.unless + tuple(q for q in other.unless if q not in self.unless))
 
 
+RECORDING = GradMode()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
     """One effect. `loops` and `guards` are those of the function in which `node` stands, outermost first."""
@@ -66,7 +69,7 @@ class Event:
     value: Value = UNKNOWN
     loops: tuple[cst.For | cst.While, ...] = field(default=(), repr=False)
     guards: tuple[Guard, ...] = field(default=(), repr=False)
-    grad: GradMode = GradMode()
+    grad: GradMode = RECORDING
     order: int = 0
     via: Function | None = field(default=None, repr=False)  # the callee in which it really happens
     origin: cst.CSTNode | None = field(default=None, repr=False)  # the node there

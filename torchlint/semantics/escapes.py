@@ -55,10 +55,9 @@ def escaping(
         )
 
     for n in walk_scope(body):
-        if isinstance(n, cst.Return) and n.value is not None and _carries(sem, n.value):
-            result.append(n)
-        elif isinstance(n, cst.Yield) and n.value is not None and _carries(sem, n.value):
-            result.append(n)
+        if isinstance(n, (cst.Return, cst.Yield)):
+            if n.value is not None and _carries(sem, n.value):
+                result.append(n)
         elif (
             isinstance(n, cst.Call)
             and isinstance(n.func, cst.Attribute)
@@ -70,8 +69,7 @@ def escaping(
             result.append(n)
         elif isinstance(n, cst.Assign) and _carries(sem, n.value):
             for target in n.targets:
-                if isinstance(target.target, cst.Attribute) and (dotted(target.target) or "").startswith("self."):
-                    result.append(n)
-                elif isinstance(target.target, cst.Subscript):
+                kept = isinstance(target.target, cst.Attribute) and (dotted(target.target) or "").startswith("self.")
+                if kept or isinstance(target.target, cst.Subscript):
                     result.append(n)
     return result

@@ -51,6 +51,7 @@ class Evaluator:
         self.unknown_parameters: set[tuple[Function, str]] = set()
         self.missed: set[tuple[str, str]] = set()
         self.frames: dict[Function, Frame] = {}
+        self._owners: set[str] = set()  # names of which some frame knows an attribute
         collect_uses(self)
 
     # -- running ---------------------------------------------------------------------------------------------------
@@ -75,7 +76,8 @@ class Evaluator:
             self.summary(function)
 
     def _learned(self) -> bool:
-        """Whether a second pass could know more: parameters got values, or attributes were read before they were set."""
+        """Whether a second pass could know more: parameters got values, or attributes were read before they were
+        set."""
         return any(
             self.arguments[key].kind is not Kind.UNKNOWN and key in self.unknown_parameters for key in self.arguments
         ) or any(key in self.missed for key in self.attributes)
@@ -227,7 +229,7 @@ class Evaluator:
             value = Value(Kind.LOADER, element=BATCH, evidence="used")
             self.values[node] = value
             if (key := dotted(node)) is not None:
-                frame.env[key] = value
+                self.remember(frame, key, value)
 
     def _is_batch_target(self, target: cst.BaseAssignTargetExpression, frame: Frame) -> bool:
         names = [n.value for n in walk(target) if isinstance(n, cst.Name)]
@@ -312,14 +314,15 @@ class Evaluator:
                     slice_value(self, part_of.slice, frame)
                 name = dotted(target.value)
                 if name is not None and base.kind in (Kind.DICT, Kind.LIST) and base.element is None:
-                    frame.env[name] = base.but(element=value)
+                    self.remember(frame, name, base.but(element=value))
             elif isinstance(target, cst.Attribute):
                 self.eval(target.value, frame)
                 self._grad_assignment(target, value, frame)
             return
-        frame.env[key] = value
-        for known in [k for k in frame.env if k.startswith(key + ".")]:
-            del frame.env[known]
+        self.remember(frame, key, value)
+        if key in self._owners:
+            for known in [k for k in frame.env if k.startswith(key + ".")]:
+                del frame.env[known]
         if isinstance(target, cst.Attribute):
             self._grad_assignment(target, value, frame)
             cls = frame.function.cls
@@ -334,6 +337,13 @@ class Evaluator:
                     pass  # wrapped: self.net = DataParallel(self.net)
                 else:
                     self.attributes[attribute] = join(old, value)
+
+    def remember(self, frame: Frame, key: str, value: Value) -> None:
+        """Let a name or an attribute path have a value from here on."""
+        frame.env[key] = value
+        while "." in key:
+            key = key.rpartition(".")[0]
+            self._owners.add(key)
 
     def _grad_assignment(self, target: cst.Attribute, value: Value, frame: Frame) -> None:
         if target.attr.value == "grad" and value.kind is Kind.NONE:

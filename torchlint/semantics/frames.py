@@ -17,7 +17,7 @@ class Summary:
 
     events: list[Event] = field(default_factory=list)
     returns: Value = UNKNOWN
-    grad: GradMode = GradMode()  # of the function's body as its decorators set it
+    grad: GradMode = field(default_factory=GradMode)  # of the function's body as its decorators set it
     done: bool = False
 
 

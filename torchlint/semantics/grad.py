@@ -1,4 +1,5 @@
-"""Whether a decorator or a context manager turns recording off: torch's own, the file's, or a question to another file."""
+"""Whether a decorator or a context manager turns recording off: torch's own, the file's, or a question to another
+file."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Graph(str, enum.Enum):
 class Value:
     """What is known about an expression.
 
-    `origin`: qualified name of what made it (`torch.nn.Linear`, `torch.zeros`, `~.Net` for a class of this file), or "".
+    `origin`: qualified name of what made it (`torch.nn.Linear`, `torch.zeros`, `~.Net` for an own class), or "".
     `node`: the expression that made it, to look at its arguments.  `device`: "cpu", "cuda", the source text of the
     device expression, or "" when unknown.  `element`: what iterating or indexing gives, where that is uniform.
     `items`: the members of a tuple or list display, or values of a dict display (keys in `keys`).

@@ -62,16 +62,24 @@ _OPTIMIZERS = re.compile(
     r"^(torch\.optim\.(?!lr_scheduler|swa_utils)[A-Z]\w*|torch_optimizer\.[A-Z]\w*|apex\.optimizers\.\w+|transformers\.(AdamW|Adafactor)|transformers\.optimization\.(AdamW|Adafactor)"
     r"|timm\.optim\.\w+(\.\w+)?|bitsandbytes\.optim\.\w+|torch\.distributed\.optim\.\w+)$"
 )
-_SCALERS = {"torch.cuda.amp.GradScaler", "torch.amp.GradScaler", "torch.cuda.amp.grad_scaler.GradScaler", "torch.amp.grad_scaler.GradScaler"}  # fmt: skip
+_SCALERS = {
+    "torch.cuda.amp.GradScaler",
+    "torch.amp.GradScaler",
+    "torch.cuda.amp.grad_scaler.GradScaler",
+    "torch.amp.grad_scaler.GradScaler",
+}
 
-# Base classes whose subclasses own the training loop: their hooks run with the grad and train mode set by the framework.
+# Base classes whose subclasses own the training loop: their hooks run with the grad and train mode set by the
+# framework.
 FRAMEWORK_BASES = re.compile(
     r"(^|\.)(LightningModule|LightningLite|Fabric|ComposerModel|HuggingFaceModel|NeuralNet\w*|Learner|Callback|pl\.LightningModule|L\.LightningModule"
     r"|LightningDataModule|TrainerCallback|Metric)$"
 )
 LIGHTNING_EVAL_HOOKS = frozenset(
-    """validation_step test_step predict_step validation_epoch_end test_epoch_end on_validation_epoch_end on_test_epoch_end
-    on_validation_end on_test_end on_validation_start on_validation_epoch_start on_test_epoch_start on_validation_batch_end
+    """validation_step test_step predict_step validation_epoch_end test_epoch_end on_validation_epoch_end
+    on_test_epoch_end
+    on_validation_end on_test_end on_validation_start on_validation_epoch_start on_test_epoch_start
+    on_validation_batch_end
     on_test_batch_end on_predict_epoch_end on_sanity_check_end validation_step_end test_step_end""".split()
 )
 
@@ -87,9 +95,12 @@ AUTOGRAD_FUNCTION = re.compile(r"^torch\.autograd\.(function\.)?(\w*Function)$")
 
 # Methods that only a tensor has (numpy arrays, lists and modules do not): calling one is evidence.
 TENSOR_ONLY = frozenset(
-    """backward detach detach_ unsqueeze unsqueeze_ expand expand_as contiguous numel masked_fill masked_fill_ masked_select
-    requires_grad_ new_zeros new_ones new_tensor new_empty new_full index_select scatter_ scatter_add_ index_add_ permute
-    log_softmax softmax sigmoid bmm matmul size view view_as narrow topk is_cuda clamp clamp_ argmax_ scatter gather zero_ fill_ copy_
+    """backward detach detach_ unsqueeze unsqueeze_ expand expand_as contiguous numel masked_fill masked_fill_
+    masked_select
+    requires_grad_ new_zeros new_ones new_tensor new_empty new_full index_select scatter_ scatter_add_ index_add_
+    permute
+    log_softmax softmax sigmoid bmm matmul size view view_as narrow topk is_cuda clamp clamp_ argmax_ scatter gather
+    zero_ fill_ copy_
     pin_memory is_contiguous type_as tolist_ sub_ add_ mul_ div_ normal_ uniform_ nelement storage data_ptr chunk unbind
     register_hook retain_grad cumsum_ mm addmm norm_ eq ne lt gt le ge""".split()
 ) - frozenset(["zero_", "argmax_", "tolist_", "cumsum_", "norm_", "view", "size", "gather", "scatter"])
@@ -107,10 +118,17 @@ OPTIMIZER_ONLY = frozenset(("param_groups", "add_param_group"))
 
 # Tensor methods and attributes that leave Python objects or lose the graph.
 TO_NUMBER = frozenset(
-    "item numel nelement dim ndimension is_contiguous is_floating_point is_complex get_device element_size data_ptr stride storage_offset is_shared is_pinned tolist __len__".split()
+    """
+        item numel nelement dim ndimension is_contiguous is_floating_point is_complex get_device
+        element_size data_ptr stride storage_offset is_shared is_pinned tolist __len__
+        """.split()
 )
 DETACHING = frozenset(
-    "detach detach_ argmax argmin argsort eq ne lt gt le ge long int bool byte short nonzero equal isnan isinf isfinite bincount sign round floor ceil bernoulli multinomial any all logical_and logical_or logical_not unique eq_ searchsorted bucketize histc histogram".split()
+    """
+        detach detach_ argmax argmin argsort eq ne lt gt le ge long int bool byte short nonzero equal isnan
+        isinf isfinite bincount sign round floor ceil bernoulli multinomial any all logical_and logical_or
+        logical_not unique eq_ searchsorted bucketize histc histogram
+        """.split()
 )
 TUPLE_METHODS = frozenset("split chunk unbind sort topk kthvalue svd qr eig unique_consecutive tensor_split".split())
 

@@ -50,8 +50,8 @@ class EvalRegion:
 
     `node`: the loop or the function whose body it is. `forwards`: the model calls in it. `evidence`: why it is taken for
     evaluation: "eval" (the model was put into eval mode), "no_grad" (recording is off), "loader" (it goes over data and
-    keeps only numbers), "name" (the function's name says so, and it keeps only numbers), "loaded" (the weights come from a file, nothing in the
-    source trains, and only numbers are kept).
+    keeps only numbers), "name" (the function's name says so, and it keeps only numbers), "loaded" (the weights come
+    from a file, nothing in the source trains, and only numbers are kept).
     """
 
     node: Loop | cst.FunctionDef = field(repr=False)
@@ -66,7 +66,8 @@ class EvalRegion:
 
 @dataclass(frozen=True, eq=False)
 class LoaderCall:
-    """A call that makes a DataLoader. `given`: the keywords it surely passes, `**dict` resolved where the dict is known;
+    """A call that makes a DataLoader. `given`: the keywords it surely passes, `**dict` resolved where the dict is
+    known;
     `open`: it may pass more than is known."""
 
     node: cst.Call = field(repr=False)

@@ -95,11 +95,12 @@ def evaluate_method(
     if kind is Kind.LIST:
         if attr == "append" and args and (key := dotted(func.value)) is not None:
             element = args[0] if receiver.element is None else receiver.element
-            frame.env[key] = receiver.but(
+            grown = receiver.but(
                 items=None,
                 element=element if receiver.element in (None, args[0]) else None,
                 graph=args[0].graph if args[0].graph is Graph.ATTACHED else receiver.graph,
             )
+            ev.remember(frame, key, grown)
             return Value(Kind.NONE)
         if attr == "pop":
             return receiver.element or UNKNOWN
@@ -152,13 +153,30 @@ def _step(
 
 
 def _built_from_parameters(made: cst.CSTNode | None) -> bool:
-    """Whether a call's first argument holds a model's parameters: `make([p for p in net.parameters() if p.requires_grad])`."""
+    """Whether a call's first argument holds a model's parameters: `make([p for p in net.parameters() if
+    p.requires_grad])`."""
     if not isinstance(made, cst.Call) or not made.args:
         return False
-    return any(_gives_parameters(call) for call in find(made.args[0].value, cst.Call))
+    return any(gives_parameters(call) for call in find(made.args[0].value, cst.Call))
 
 
-_KEEPING = frozenset(("to", "cuda", "cpu", "half", "float", "double", "bfloat16", "type", "requires_grad_", "apply", "share_memory", "xpu", "npu"))  # fmt: skip
+_KEEPING = frozenset(
+    (
+        "to",
+        "cuda",
+        "cpu",
+        "half",
+        "float",
+        "double",
+        "bfloat16",
+        "type",
+        "requires_grad_",
+        "apply",
+        "share_memory",
+        "xpu",
+        "npu",
+    )
+)
 
 
 def _module_method(
@@ -270,7 +288,13 @@ def _tensor_method(ev: Evaluator, attr: str, receiver: Value, node: cst.Call, ar
 
 
 # Methods shared with numpy that on a batch's tensor still give a tensor.
-_COMMON = frozenset("sum mean std var max min abs exp log sqrt view reshape transpose squeeze flatten t repeat pow add sub mul div norm round long int bool size dim argmax argmin data softmax eq gather scatter index_select any all cumsum prod dot mm".split())  # fmt: skip
+_COMMON = frozenset(
+    """
+    sum mean std var max min abs exp log sqrt view reshape transpose squeeze flatten t repeat pow add
+    sub mul div norm round long int bool size dim argmax argmin data softmax eq gather scatter
+    index_select any all cumsum prod dot mm
+    """.split()
+)
 
 
 def subscript_text(node: cst.CSTNode) -> str:
@@ -283,7 +307,8 @@ def code_of(node: cst.CSTNode) -> str:
 
 
 def _receiver_text(node: cst.BaseExpression, longest: int = 40) -> str:
-    """The text of what a method is called on, "" behind so long a chain that writing out each of its links would cost more
+    """The text of what a method is called on, "" behind so long a chain that writing out each of its links would cost
+    more
     than everything else."""
     inner = node
     for _ in range(longest):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import libcst as cst
 
@@ -56,7 +56,8 @@ class Semantics:
         return self.names.module
 
     def qualified(self, node: cst.CSTNode) -> str | None:
-        """The import-resolved name of a name or attribute chain: `torch.nn.functional.relu`; `~.Net` for own definitions.
+        """The import-resolved name of a name or attribute chain: `torch.nn.functional.relu`; `~.Net` for own
+        definitions.
 
         None for anything that is a value rather than an imported or defined name.
         """
@@ -111,5 +112,4 @@ class Semantics:
 
         if kind not in self._objects:
             self._objects[kind] = loops.recognise(self, kind)
-        for item in self._objects[kind]:
-            yield item  # type: ignore[misc]
+        yield from cast("list[T]", self._objects[kind])

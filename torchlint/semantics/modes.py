@@ -66,7 +66,8 @@ def _mode_from_callers(sem: Semantics, function: Function, subject: str, seen: s
 
 
 def _subject_at(function: Function, site: Event, subject: str) -> str | None:
-    """What a function's subject is called at a call site: the argument, the same attribute or global; None for locals."""
+    """What a function's subject is called at a call site: the argument, the same attribute or global; None for
+    locals."""
     root, dot, rest = subject.partition(".")
     if function.params and root == function.params[0] and function.is_method:
         return subject

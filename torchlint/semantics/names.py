@@ -237,17 +237,24 @@ def parameters(node: cst.FunctionDef) -> Iterator[cst.Param]:
         yield p.star_kwarg
 
 
+_TARGETED = (cst.AnnAssign, cst.AugAssign, cst.NamedExpr, cst.For)
 _BINDING = frozenset(
-    (cst.FunctionDef, cst.ClassDef, cst.Import, cst.ImportFrom, cst.AssignTarget, cst.AnnAssign, cst.AugAssign)
-    + (cst.NamedExpr, cst.For, cst.WithItem, cst.ExceptHandler)
+    (
+        cst.FunctionDef,
+        cst.ClassDef,
+        cst.Import,
+        cst.ImportFrom,
+        cst.AssignTarget,
+        *_TARGETED,
+        cst.WithItem,
+        cst.ExceptHandler,
+    )
 )
 
 
 def _bound(node: cst.CSTNode) -> Iterator[str]:
     """Names that this node itself binds."""
-    if isinstance(node, cst.AssignTarget):
-        yield from _targets(node.target)
-    elif isinstance(node, (cst.AnnAssign, cst.AugAssign, cst.NamedExpr, cst.For)):
+    if isinstance(node, (cst.AssignTarget, *_TARGETED)):
         yield from _targets(node.target)
     elif isinstance(node, cst.WithItem) and node.asname is not None:
         yield from _targets(node.asname.name)
@@ -266,10 +273,17 @@ def _targets(node: cst.CSTNode) -> Iterator[str]:
 # What `from torch import *` and friends bring in, as far as rules care.
 STAR_NAMES: dict[str, frozenset[str]] = {
     "torch": frozenset(
-        "nn optim tensor zeros ones randn rand randint arange eye empty full stack cat no_grad inference_mode device load save sigmoid softmax".split()
+        """
+            nn optim tensor zeros ones randn rand randint arange eye empty full stack cat no_grad inference_mode
+            device load save sigmoid softmax
+            """.split()
     ),
     "torch.nn": frozenset(
-        "Module Linear Conv1d Conv2d Conv3d BatchNorm1d BatchNorm2d BatchNorm3d Dropout Embedding LSTM GRU Sequential ModuleList CrossEntropyLoss MSELoss BCELoss BCEWithLogitsLoss NLLLoss L1Loss DataParallel Parameter ReLU Softmax Sigmoid functional".split()
+        """
+            Module Linear Conv1d Conv2d Conv3d BatchNorm1d BatchNorm2d BatchNorm3d Dropout Embedding LSTM GRU
+            Sequential ModuleList CrossEntropyLoss MSELoss BCELoss BCEWithLogitsLoss NLLLoss L1Loss DataParallel
+            Parameter ReLU Softmax Sigmoid functional
+            """.split()
     ),
     "torch.optim": frozenset("SGD Adam AdamW Adagrad RMSprop LBFGS lr_scheduler".split()),
     "torch.utils.data": frozenset(

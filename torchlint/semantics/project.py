@@ -248,7 +248,8 @@ def link(diagnostics: Iterable[Diagnostic], project: Project) -> list[Diagnostic
     return [d for d in diagnostics if not any(project.answer(d.path, q) for q in d.unless)]
 
 
-# -- answers --------------------------------------------------------------------------------------------------------------
+# -- answers
+# --------------------------------------------------------------------------------------------------------------
 
 
 def _does(effect: Effect) -> Callable[[Project, str, str], bool]:

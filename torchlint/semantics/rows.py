@@ -309,10 +309,10 @@ def is_read(node: cst.Name, sem: Semantics) -> bool:
 
 
 def fresh_name(wanted: str, sem: Semantics) -> str:
-    """A name like the wanted one that this file does not use."""
-    used = {n.value for n in walk(sem.file.tree) if isinstance(n, cst.Name)}
+    """A name like the wanted one that this file does not use, not even in a comment: its text is searched, not its
+    tree."""
     name, n = wanted, 2
-    while name in used:
+    while re.search(rf"\b{name}\b", sem.file.text):
         name, n = f"{wanted}_{n}", n + 1
     return name
 
