@@ -76,7 +76,7 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
                 reported.add(loader)
                 yield Finding(
                     at,
-                    "This loader shuffles the whole dataset in every process",
+                    "the loader shuffles the whole dataset in every process",
                     "DistributedDataParallel averages gradients and divides no data, so processes repeat each other",
                     "give it a DistributedSampler and call its `set_epoch`",
                     divide(script, trained, loader),

@@ -1,8 +1,8 @@
 """Which stretches of code evaluate: forward passes whose results nobody differentiates.
 
 A region is the outermost loop (or the whole function) that runs a model and holds no backward. That alone is not
-enough: rollouts, feature caches and inner loops of training look the same. There must be evidence: the model was put into eval
-mode, recording is off, or the function goes over data and only reports numbers.
+enough: rollouts, feature caches and inner loops of training look the same. There must be evidence: the model was put
+into eval mode, recording is off, or the function goes over data and only reports numbers.
 """
 
 from __future__ import annotations
