@@ -28,62 +28,60 @@ _TRIVIA_PREFIXES = (
     "last_line", "empty_lines", "indent", "separator", "asterisk", "operator",
 )  # fmt: skip
 _KEEP = {"star_arg", "star_kwarg", "star_etc"}
-_NOT_CHILDREN = {"str", "bool", "Optional[str]"}
 _NEWLINE = re.compile(r"\r\n|\n|\r")
-_LEAF: tuple[str, ...] = ()
-# Class → names of the fields with children. isinstance is slow on libcst's abstract classes, a dict lookup is not.
-_child_fields: dict[type, tuple[str, ...] | None] = {str: None, type(None): None, cst.MaybeSentinel: None, bool: None}
+_NO_NODE = (str, bool, type(None), cst.MaybeSentinel)
+# Nodes are equal by identity, and so they hash; libcst says so in Python, which every dict of nodes would pay for.
+cst.CSTNode.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
-def _fields_of(cls: type) -> tuple[str, ...] | None:
-    """The fields to walk into, in source order as far as it matters; None for what is no node at all."""
-    result: tuple[str, ...] | None = None
-    if issubclass(cls, cst.CSTNode):
-        result = tuple(
-            f.name
-            for f in fields(cls)
-            if (f.name in _KEEP or not f.name.startswith(_TRIVIA_PREFIXES)) and str(f.type) not in _NOT_CHILDREN
-        )
-    _child_fields[cls] = result
-    return result
+class _Children(dict[type, "Callable[[Any], list[cst.CSTNode]]"]):
+    """Class → the function that lists the children of its nodes, written on first use.
+
+    The walk over trees is the hottest code there is, and most fields are known to hold one node or a sequence of them.
+    """
+
+    def __missing__(self, cls: type) -> Callable[[Any], list[cst.CSTNode]]:
+        body = ["result = []"]
+        for f in fields(cls):
+            if f.name.startswith(_TRIVIA_PREFIXES) and f.name not in _KEEP:
+                continue
+            if isinstance(f.type, type):
+                if issubclass(f.type, cst.CSTNode):
+                    body.append(f"result.append(node.{f.name})")
+            elif str(f.type).startswith("typing.Sequence["):
+                body.append(f"result += node.{f.name}")
+            elif "libcst" in str(f.type) or "ForwardRef" in str(f.type):
+                body.append(f"value = node.{f.name}")
+                body.append("if value.__class__ in many: result += value")
+                body.append("elif value.__class__ not in no_node: result.append(value)")
+        names: dict[str, Any] = {"no_node": frozenset(_NO_NODE), "many": frozenset((tuple, list))}
+        source = "def listed(node):\n    " + "\n    ".join(body) + "\n    return result"
+        exec(source, names)
+        listed: Callable[[Any], list[cst.CSTNode]] = names["listed"]
+        self[cls] = listed
+        return listed
 
 
-def _is_node(cls: type) -> bool:
-    try:
-        return _child_fields[cls] is not None
-    except KeyError:
-        return _fields_of(cls) is not None
+_children_of = _Children()
 
 
 def children(node: cst.CSTNode) -> list[cst.CSTNode]:
     """The node's children in source order, whitespace and punctuation left out."""
-    cls = node.__class__
-    names = _child_fields.get(cls)
-    if names is None:
-        names = _fields_of(cls) or _LEAF
-    result = []
-    for name in names:
-        value = getattr(node, name)
-        kind = value.__class__
-        if kind is tuple or kind is list:
-            for item in value:
-                if _is_node(item.__class__):
-                    result.append(item)
-        elif _is_node(kind):
-            result.append(value)
-    return result
+    return _children_of[node.__class__](node)
 
 
 def walk(node: cst.CSTNode, *, into: Callable[[cst.CSTNode], bool] | None = None) -> Iterator[cst.CSTNode]:
     """`node` and everything under it in source order; `into(n)` false keeps the walk out of `n`'s children."""
     stack = [node]
+    pop, listed = stack.pop, _children_of
     while stack:
-        current = stack.pop()
+        current = pop()
         yield current
         if into is None or current is node or into(current):
-            below = children(current)
-            below.reverse()
-            stack += below
+            below = listed[current.__class__](current)
+            if below:
+                below.reverse()
+                stack += below
 
 
 def walk_scope(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
@@ -208,11 +206,13 @@ class File:
     def parents(self) -> dict[cst.CSTNode, cst.CSTNode]:
         result: dict[cst.CSTNode, cst.CSTNode] = {}
         stack: list[cst.CSTNode] = [self.tree]
+        pop, listed = stack.pop, _children_of
         while stack:
-            node = stack.pop()
-            for child in children(node):
+            node = pop()
+            below = listed[node.__class__](node)
+            for child in below:
                 result[child] = node
-                stack.append(child)
+            stack += below
         return result
 
     def parent(self, node: cst.CSTNode) -> cst.CSTNode | None:
