@@ -105,6 +105,8 @@ def _worker(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> N
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; it ends us
+    # A parent that was killed cannot; its pipe does not end while later workers hold a copy of it, so we look.
+    parent = os.getppid()
 
     def work() -> None:
         one = make(*arguments)
@@ -113,10 +115,15 @@ def _worker(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> N
         done = 0
         while True:
             try:
+                while not connection.poll(2.0):
+                    if os.getppid() != parent:
+                        return
                 paths = marshal.loads(connection.recv_bytes())
-            except EOFError:
+            except (EOFError, OSError):
                 return
             for path in paths:
+                if os.getppid() != parent:
+                    return
                 gc.disable()  # trees are dropped one by one and hold no cycles
                 result = one(path)
                 gc.enable()

@@ -312,7 +312,7 @@ def fresh_name(wanted: str, sem: Semantics) -> str:
     """A name like the wanted one that this file does not use, not even in a comment: its text is searched, not its
     tree."""
     name, n = wanted, 2
-    while re.search(rf"\b{name}\b", sem.file.text):
+    while name in sem.file.text and re.search(rf"\b{name}\b", sem.file.text):
         name, n = f"{wanted}_{n}", n + 1
     return name
 
