@@ -39,7 +39,7 @@ def test_lines_stay_where_they_are() -> None:
 
 
 def test_files_without_torch_are_not_parsed() -> None:
-    assert prefilter.load("x.py", "model.eval()\n", RULES) is None
+    assert prefilter.load("x.py", "model.eval()\n", RULES, ast.parse("model.eval()\n")) is None
 
 
 def test_text_that_only_libcst_reads_is_taken_whole() -> None:
@@ -47,11 +47,11 @@ def test_text_that_only_libcst_reads_is_taken_whole() -> None:
     try:
         ast.parse(text)
     except SyntaxError:
-        loaded = prefilter.load("x.py", text, RULES)
+        loaded = prefilter.load("x.py", text, RULES, None)
         assert loaded is not None
         assert loaded.tree.code == text
 
 
 def test_words_in_docstrings_are_no_triggers() -> None:
     text = 'import torch\n\n\ndef f(m):\n    """Call m.eval() first."""\n    return m\n'
-    assert prefilter.load("x.py", text, [r for r in RULES if r.code == "TL204"]) is None
+    assert prefilter.load("x.py", text, [r for r in RULES if r.code == "TL204"], ast.parse(text)) is None

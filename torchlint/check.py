@@ -56,11 +56,11 @@ def _check_cells(path: str, text: str, rules: Sequence[Rule], settings: Config) 
 def _check_whole(path: str, text: str, rules: Sequence[Rule], settings: Config, tree: File | None) -> list[Diagnostic]:
     active = [r for r in rules if r.checks and r.may_find(text)]
     if tree is None:
-        broken = syntax.examine(text)
-        if broken is not None:
-            return [syntax_error(path, text, broken, rules)] if _selected(rules, "TL001") else []
+        parsed = syntax.parsed(text)
+        if isinstance(parsed, syntax.Trouble):
+            return [syntax_error(path, text, parsed, rules)] if _selected(rules, "TL001") else []
         try:
-            tree = prefilter.load(path, text, active, _seeds(tuple(active)))
+            tree = prefilter.load(path, text, active, parsed, _seeds(tuple(active)))
         except cst.ParserSyntaxError as error:
             # Valid for this Python, not for the parser that rules need.
             trouble = syntax.Trouble(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -69,16 +68,17 @@ def concerns(text: str) -> bool:
     return "torch" in text or "lightning" in text
 
 
-def load(path: str, text: str, rules: Sequence[Rule], seeds: Seeds | None = None) -> File | None:
-    """The file as the rules need it, or None where none of them can find anything. Raises libcst.ParserSyntaxError."""
+def load(
+    path: str, text: str, rules: Sequence[Rule], tree: ast.Module | None, seeds: Seeds | None = None
+) -> File | None:
+    """The file as the rules need it, or None where none of them can find anything. Raises libcst.ParserSyntaxError.
+
+    `tree` is the text as Python reads it, None where its syntax is newer than this Python.
+    """
     if not rules or not concerns(text):
         return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return File.parse(path, text)  # newer syntax than this Python's
+    if tree is None:
+        return File.parse(path, text)
     sparse = thin(text, tree, seeds or Seeds(rules))
     if sparse is None:
         return None
@@ -108,33 +108,42 @@ def thin(text: str, tree: ast.Module, seeds: Seeds) -> str | None:
     return _blank(units, lines)
 
 
+def _definitions(body: Iterable[ast.stmt]) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    """The classes and functions of a file, those inside of others and under `if`, `try` and the like included."""
+    stack = list(body)
+    while stack:
+        node = stack.pop()
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield node
+        if node.__class__ in _SIMPLE:
+            continue
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            stack += getattr(node, name, ())
+
+
+_SIMPLE = frozenset((ast.Expr, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Return, ast.Import, ast.ImportFrom))
+
+
 def _without_docstrings(tree: ast.Module, lines: list[str]) -> list[str]:
     """The lines, with those of docstrings emptied: what they say is no code."""
     result = lines
-    for node in descend([tree]):
-        if node.__class__ in _DOCUMENTED and node.body:
-            first = node.body[0]
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                end = first.end_lineno or first.lineno
-                if lines[first.lineno - 1][: first.col_offset].isspace() and ";" not in lines[end - 1]:
-                    if result is lines:
-                        result = list(lines)
-                    for row in range(first.lineno - 1, end):
-                        result[row] = lines[row][: first.col_offset] + "\n" if row == first.lineno - 1 else "\n"
+    for node in _definitions(tree.body):
+        first = node.body[0]
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            end = first.end_lineno or first.lineno
+            indent = lines[first.lineno - 1][: first.col_offset]
+            if indent.isspace() and ";" not in lines[end - 1]:
+                if result is lines:
+                    result = list(lines)
+                result[first.lineno - 1] = indent + "\n"
+                result[first.lineno : end] = ["\n"] * (end - first.lineno)
     return result
-
-
-_DOCUMENTED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def _families(tree: ast.Module) -> dict[str, int]:
     """Class → a number that classes of this file share where one is, however far, derived from the other."""
     family: dict[str, int] = {}
-    for node in ast.walk(tree) if any(isinstance(n, ast.ClassDef) for n in tree.body) else ():
+    for node in _definitions(tree.body):
         if isinstance(node, ast.ClassDef):
             names = [node.name, *(b.attr if isinstance(b, ast.Attribute) else getattr(b, "id", "") for b in node.bases)]
             numbers = {family[n] for n in names if n in family}

@@ -31,7 +31,9 @@ _KEEP = {"star_arg", "star_kwarg", "star_etc"}
 _NEWLINE = re.compile(r"\r\n|\n|\r")
 _NO_NODE = (str, bool, type(None), cst.MaybeSentinel)
 # Nodes are equal by identity, and so they hash; libcst says so in Python, which every dict of nodes would pay for.
-cst.CSTNode.__hash__ = object.__hash__  # type: ignore[method-assign]
+for _kind in (cst.CSTNode, *vars(cst).values()):
+    if isinstance(_kind, type) and issubclass(_kind, cst.CSTNode) and "__hash__" in vars(_kind):
+        _kind.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 class _Children(dict[type, "Callable[[Any], list[cst.CSTNode]]"]):

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import re
 import warnings
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import ast
 
 MAX_CHARACTERS = 8_000_000
 MAX_BRACKETS = 200  # as deep as CPython's tokenizer goes
@@ -36,6 +39,12 @@ def first_line(message: str) -> str:
 
 def examine(text: str) -> Trouble | None:
     """None for a text that can be parsed; newer syntax than this Python's is left for libcst to judge."""
+    found = parsed(text)
+    return found if isinstance(found, Trouble) else None
+
+
+def parsed(text: str) -> ast.Module | Trouble | None:
+    """The syntax tree of a text, or what is wrong with it; None where its syntax is newer than this Python."""
     if len(text) > MAX_CHARACTERS:
         return Trouble(
             f"{len(text):,} characters are more than torchlint reads ({MAX_CHARACTERS:,}): the file was not checked"
@@ -51,14 +60,14 @@ def examine(text: str) -> Trouble | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            compile(text, "<file>", "exec", _ONLY_AST, True)
+            tree: ast.Module = compile(text, "<file>", "exec", _ONLY_AST, True)
     except SyntaxError as error:
         return _explain(text, error)
     except (RecursionError, MemoryError):
         return TOO_DEEP
     except ValueError as error:  # an integer literal of too many digits, a lone surrogate
         return Trouble(f"cannot be parsed: {first_line(str(error))}")
-    return None
+    return tree
 
 
 def _explain(text: str, error: SyntaxError) -> Trouble | None:
