@@ -49,9 +49,9 @@ class EvalRegion:
     """A stretch of code that runs a model forward and never backward.
 
     `node`: the loop or the function whose body it is. `forwards`: the model calls in it. `evidence`: why it is taken
-    for evaluation: "eval" (the model was put into eval mode), "no_grad" (recording is off), "loader" (it goes over data and
-    keeps only numbers), "name" (the function's name says so, and it keeps only numbers), "loaded" (the weights come
-    from a file, nothing in the source trains, and only numbers are kept).
+    for evaluation: "eval" (the model was put into eval mode), "no_grad" (recording is off), "loader" (it goes over
+    data and keeps only numbers), "name" (the function's name says so, and it keeps only numbers), "loaded" (the
+    weights come from a file, nothing in the source trains, and only numbers are kept).
     """
 
     node: Loop | cst.FunctionDef = field(repr=False)
