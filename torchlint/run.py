@@ -313,9 +313,14 @@ def fix(
 
     allowed = {Applicability.SAFE, Applicability.UNSAFE} if unsafe else {Applicability.SAFE}
     paths = sorted({d.path for d in result.diagnostics if d.fix and d.fix.applicability in allowed})
-    todo = [(os.path.getsize(path), path) for path in paths if os.path.exists(path)]
+    todo: list[tuple[int, str]] = []
     fixed: list[Fixed] = []
     problems: list[str] = []
+    for path in paths:
+        try:
+            todo.append((os.path.getsize(path), path))
+        except OSError as error:
+            problems.append(f"{path}: not fixed: {error.strerror or error}")
     arguments = (config, selection, unsafe, result.answers)
     for done, (path, got) in enumerate(pool.each(todo, fixer, arguments, config.jobs) if todo else ()):
         if progress is not None:
