@@ -317,10 +317,10 @@ def fix(
     fixed: list[Fixed] = []
     problems: list[str] = []
     for path in paths:
-        try:
+        if os.path.exists(path):
             todo.append((os.path.getsize(path), path))
-        except OSError as error:
-            problems.append(f"{path}: not fixed: {error.strerror or error}")
+        else:
+            problems.append(f"{path}: not fixed: it is gone since it was checked")
     arguments = (config, selection, unsafe, result.answers)
     for done, (path, got) in enumerate(pool.each(todo, fixer, arguments, config.jobs) if todo else ()):
         if progress is not None:
