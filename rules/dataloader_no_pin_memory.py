@@ -61,7 +61,7 @@ RULE = Rule(
     Category.DATA,
     Severity.WARNING,
     triggers=(r"DataLoader\b", r"\.\s*(?:to|cuda)\s*\("),
-    requires=(r"\bDataLoader\b",),
+    requires=(r"\bDataLoader\s*\(|\bDataLoader\s+as\b|(?:=|\belse|\bor|\()\s*(?:\w+\.)*DataLoader\b",),
     since="0.1",
     fixes=(Applicability.SAFE,),
 )

@@ -7,7 +7,6 @@ Each test here asks for less than the rule does and never for more, so it may on
 from __future__ import annotations
 
 import ast
-import builtins
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
@@ -16,12 +15,11 @@ from torchlint.vectorise.pure import JOINS, PURE, WRITES
 
 _FROM_TORCH = re.compile(r"\bfrom\s+torch[\w.]*\s+import\s*(\([^)]*\)|(?:[^\n\\]|\\.)*)", re.DOTALL)
 _RENAMED = re.compile(r"\b(\w+)\s+as\s+(\w+)")
-_LOSS = re.compile(r"[Ll]oss|entropy|kl_div|criterion")
+_LOSS = re.compile(r"Loss\b|_loss\b|cross_entropy|kl_div")
 _MADE = re.compile(r"\b(?:zeros|ones|empty|full|rand|randn)\s*\(")
 _SIZES = re.compile(r"\.shape|\.size\s*\(|\blen\s*\(|" + _MADE.pattern)
 # Builtins that a row's work may call.
 _ALLOWED = {"float", "int", "abs"}
-_OTHER_BUILTINS = frozenset(dir(builtins)) - _ALLOWED
 _LEAVES_GRAPH = frozenset(
     ("item", "detach", "data", "tolist", "numpy", "shape", "size", "device", "dtype", "grad_fn", "requires_grad")
 )
@@ -103,6 +101,12 @@ class Code:
         )
 
     @cached_property
+    def callable(self) -> set[str]:
+        """The names of functions that the file defines or takes from torch."""
+        own = set(re.findall(r"\bdef\s+(\w+)", self.whole))
+        return own.union(*(re.findall(r"\w+", names) for names in _FROM_TORCH.findall(self.whole)))
+
+    @cached_property
     def has_loss(self) -> bool:
         return _LOSS.search(self.whole) is not None
 
@@ -141,7 +145,10 @@ def _is_row_comprehension(node: ast.AST, code: Code) -> bool:
     if inner.ifs or inner.is_async:
         return False
     names = _walked(inner.target, inner.iter, code)
-    return names is not None and _is_pure(node.elt, code) and _mentions(node.elt, names)
+    if names is None or not _is_pure(node.elt, code) or not _mentions(node.elt, names):
+        return False
+    # A bare `x[i]` only takes the tensor apart.
+    return any(isinstance(n, (ast.Call, ast.BinOp, ast.UnaryOp, ast.Compare)) for n in descend([node.elt]))
 
 
 def _is_row_loop(loop: ast.For, code: Code) -> bool:
@@ -176,7 +183,8 @@ def _step(node: ast.stmt, names: set[str], code: Code) -> tuple[ast.expr | None,
             return node.value, grows and node.value.left.id == target.id  # type: ignore[attr-defined]
     elif isinstance(node, ast.AugAssign):
         if isinstance(node.op, (ast.Add, ast.Sub, ast.Mult, ast.Div)) and _is_pure(node.value, code):
-            return (node.value, True) if isinstance(node.target, (ast.Name, ast.Subscript)) else (None, False)
+            own = isinstance(node.target, ast.Subscript) and _mentions(node.target, names)
+            return (node.value, True) if own or isinstance(node.target, ast.Name) else (None, False)
     elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Attribute):
         call, method = node.value, node.value.func.attr
         if method == "append" and len(call.args) == 1 and isinstance(node.value.func.value, ast.Name):
@@ -185,7 +193,9 @@ def _step(node: ast.stmt, names: set[str], code: Code) -> tuple[ast.expr | None,
             ):
                 return call.args[0], True
         elif method in WRITES:
-            return call, True
+            owner = node.value.func.value
+            if isinstance(owner, ast.Subscript) or (isinstance(owner, ast.Name) and owner.id in names):
+                return call, True
     return None, False
 
 
@@ -214,10 +224,15 @@ def _walked(target: ast.expr, source: ast.expr, code: Code) -> set[str] | None:
         return {target.id} if sizes.search(code.text) else None
     if isinstance(source, (ast.List, ast.Tuple, ast.Constant, ast.Dict, ast.Set, ast.JoinedStr)):
         return None
-    if isinstance(source, ast.Call) and isinstance(source.func, ast.Attribute):
-        if source.func.attr in ("items", "keys", "named_parameters", "parameters", "modules", "named_modules"):
-            return None
+    parts = source.args if isinstance(source, ast.Call) and name in ("zip", "enumerate") else [source]
+    if any(isinstance(p, ast.Call) and _last(p.func) in _NO_TENSORS for p in parts):
+        return None
     return _walked_by(target)
+
+
+_NO_TENSORS = frozenset(
+    "items keys values parameters named_parameters modules named_modules children named_children sorted".split()
+)
 
 
 def _walked_by(target: ast.expr) -> set[str] | None:
@@ -263,9 +278,9 @@ def _is_pure(node: ast.AST, code: Code) -> bool:
     if not all(_is_pure(a, code) for a in (*node.args, *(k.value for k in node.keywords))):
         return False
     if isinstance(node.func, ast.Name):
-        # Own functions and names imported from torch; a builtin only where the file gives its name to one of these.
+        # Own functions and names imported from torch; a loss may be kept under any name.
         name = node.func.id
-        return name not in _OTHER_BUILTINS or re.search(rf"(?:import\b.*|\bdef\s+){name}\b", code.whole) is not None
+        return name in _ALLOWED or code.has_loss or name in code.callable
     if isinstance(node.func, ast.Attribute):
         return (
             node.func.attr in PURE or code.has_loss or re.search(rf"def\s+{node.func.attr}\b", code.whole) is not None
