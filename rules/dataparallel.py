@@ -32,6 +32,7 @@ for epoch in range(epochs):
     for x, y in loader:
         ...
 save_on_main(model.module.state_dict(), "model.pt")
+dist.barrier()
 dist.destroy_process_group()
 ```
 

@@ -140,9 +140,10 @@ class Frame(Step):
             raise NotUnderstood("no statement starts the training")
         self.start = first
         self.edits.append(self.file.insert_before(first, "setup_distributed()"))
-        end = f"{self.dist}.destroy_process_group()"
+        # A process that fails while it exits makes torchrun end the others: the first must have saved by then.
+        end = [f"{self.dist}.barrier()", f"{self.dist}.destroy_process_group()"]
         last = entry.call if entry.call is not None else entry.body[-1]
-        self.edits.append(self.file.insert_after(last, ["", end] if entry.body is self.file.tree.body else end))
+        self.edits.append(self.file.insert_after(last, ["", *end] if entry.body is self.file.tree.body else end))
 
     def touches(self, statement: cst.CSTNode, anchors: set[int], needs: set[Scope]) -> bool:
         """Whether running the statement may need the process group or put something on a GPU."""
