@@ -87,8 +87,10 @@ def _here(paths: Sequence[str], make: Make, arguments: tuple[Any, ...]) -> Itera
 
     def work() -> None:
         one = make(*arguments)
-        for path in paths:
+        for done, path in enumerate(paths, 1):
             results.append((path, one(path)))
+            if not done % 25:
+                gc.collect()  # what is known about a file refers to itself, and would stay
 
     collecting = gc.isenabled()
     gc.disable()
@@ -128,7 +130,7 @@ def _worker(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> N
                 result = one(path)
                 gc.enable()
                 done += 1
-                if not done % 200:
+                if not done % 25:
                     gc.collect()
                 try:
                     connection.send_bytes(marshal.dumps((path, result)))
