@@ -176,6 +176,8 @@ def _own_function(
         returns = returns.but(graph=Graph.DETACHED)
     elif returns.graph is Graph.UNKNOWN and returns.kind in _TENSORISH and not own.cls:
         pass
+    if returns.kind is Kind.LOADER and returns.node is not None:
+        return returns  # what matters of a loader is the call that made it
     return returns.but(node=node) if returns.kind is not Kind.UNKNOWN else returns.but(origin=own.own)
 
 

@@ -180,8 +180,6 @@ def loader_calls(sem: Semantics) -> Iterator[LoaderCall]:
         value = sem.value(call)
         if value.kind is not Kind.LOADER or value.node is not call or not value.origin:
             continue
-        if sem.callee(call) is not None:
-            continue  # a function of the file that returns a loader: its parameters are its own
         yield _loader_call(sem, call, value)
 
 
