@@ -55,3 +55,14 @@ def test_text_that_only_libcst_reads_is_taken_whole() -> None:
 def test_words_in_docstrings_are_no_triggers() -> None:
     text = 'import torch\n\n\ndef f(m):\n    """Call m.eval() first."""\n    return m\n'
     assert prefilter.load("x.py", text, [r for r in RULES if r.code == "TL204"], ast.parse(text)) is None
+
+
+def test_what_a_model_of_the_top_level_is_made_of_is_kept() -> None:
+    text = (
+        "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.drop = torch.nn.Dropout()\n\n\nmodel = Net()\n\n\ndef fit(loss):\n    loss.backward()\n\n\n"
+        "def test(x):\n    model.eval()\n    return model(x)\n"
+    )
+    thin = prefilter.thin(text, ast.parse(text), prefilter.Seeds(r for r in RULES if r.code == "TL204"))
+    assert thin is not None
+    assert "torch.nn.Dropout()" in thin

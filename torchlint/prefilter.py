@@ -274,6 +274,7 @@ def _close(units: list[_Unit], codes: list[Code], chosen: list[int], outside: Co
     known = {families[cls] for cls in families.keys() & top.bare}
     above = _callers(units, names, chosen, family, known, families)
     queue = chosen + above + [i for n in functions.keys() & top.bare for i in functions[n]]
+    queue += [j for cls in of_class.keys() & top.bare for j in of_class[cls] if units[j].name in special]
     waiting: dict[int, list[int]] = {}  # family → methods that are reached once it is known
     while queue:
         i = queue.pop()
