@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import libcst as cst
 
 from torchlint.semantics.kinds import Kind, Value
-from torchlint.semantics.names import OWN
-from torchlint.source import find
+from torchlint.semantics.names import OWN, Class
+from torchlint.source import dotted, find
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -29,10 +29,40 @@ def minds_mode(sem: Semantics, value: Value, depth: int = 0) -> bool:
         cls = sem.class_of(value.origin)
         if cls is None or any(not r.startswith("torch.nn.Module") for r in sem.names.roots(cls)):
             return True
-        return any(_call_minds(sem, call, depth) for c in sem.names.mro(cls) for call in find(c.node.body, cst.Call))
+        family = list(sem.names.mro(cls))
+        if any(_takes_modules(sem, c) for c in family):
+            return True
+        return any(_call_minds(sem, call, depth) for c in family for call in find(c.node.body, cst.Call))
     if value.node is not None and isinstance(value.node, cst.Call) and value.origin.startswith("torch.nn."):
         return any(_call_minds(sem, call, depth) for call in find(value.node, cst.Call))
     return True
+
+
+def _takes_modules(sem: Semantics, cls: Class) -> bool:
+    """Whether the constructor keeps something that it was given and that may be a module: `self.encoder = encoder`."""
+    init = cls.methods.get("__init__")
+    if init is None:
+        return False
+    for assign in find(init.node, cst.Assign):
+        target = assign.targets[0].target
+        if isinstance(target, cst.Attribute) and dotted(target.value) == init.params[0]:
+            value = sem.value(assign.value)
+            given = isinstance(assign.value, cst.Name) and assign.value.value in init.params
+            if given and value.kind in (Kind.UNKNOWN, Kind.MODULE, Kind.LIST, Kind.OBJECT):
+                if value.kind is Kind.MODULE or _called(cls, target.attr.value):
+                    return True
+            if isinstance(assign.value, cst.Call) and sem.qualified(assign.value.func) in _HOLDERS:
+                if any(isinstance(a.value, cst.Name) and a.value.value in init.params for a in assign.value.args):
+                    return True
+    return False
+
+
+_HOLDERS = ("torch.nn.ModuleList", "torch.nn.ModuleDict", "torch.nn.Sequential")
+
+
+def _called(cls: Class, attribute: str) -> bool:
+    """Whether the class calls the attribute, as one does with a module."""
+    return any(dotted(call.func) == f"self.{attribute}" for call in find(cls.node.body, cst.Call))
 
 
 def _call_minds(sem: Semantics, call: cst.Call, depth: int) -> bool:
