@@ -174,8 +174,6 @@ def _own_function(
     returns = summary.returns
     if (summary.grad.off or frame.grad.off) and returns.kind in (*_TENSORISH, Kind.UNKNOWN):
         returns = returns.but(graph=Graph.DETACHED)
-    elif returns.graph is Graph.UNKNOWN and returns.kind in _TENSORISH and not own.cls:
-        pass
     if returns.kind is Kind.LOADER and returns.node is not None:
         return returns  # what matters of a loader is the call that made it
     return returns.but(node=node) if returns.kind is not Kind.UNKNOWN else returns.but(origin=own.own)
@@ -240,7 +238,7 @@ def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame
         "torch.func.jvp",
     ):
         ev.emit(Effect.GRAD, node, frame)
-    if name in knowledge.GRAD_SET and isinstance(ev.names, object):
+    if name in knowledge.GRAD_SET:
         mode = argument(node, "mode", 0)
         if mode is not None:
             _set_grad(ev, literal(mode.value), frame)

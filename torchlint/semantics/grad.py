@@ -34,9 +34,6 @@ def decorated(ev: Evaluator, function: Function) -> GradMode:
             target = decorator.decorator
             call = target if isinstance(target, cst.Call) else None
             mode = mode.or_off(disables(ev, call.func if call else target, call, function))
-        if function.parent is not None and function.parent.parent is not None and function.cls is None:
-            # A nested function runs wherever it is called; its text stands inside its parent's decorators.
-            pass
     return mode
 
 

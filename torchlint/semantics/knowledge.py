@@ -114,7 +114,6 @@ MODULE_ONLY = frozenset(
     """parameters named_parameters state_dict load_state_dict eval train named_modules modules children named_children
     buffers named_buffers register_buffer register_forward_hook""".split()
 )
-OPTIMIZER_ONLY = frozenset(("param_groups", "add_param_group"))
 
 # Tensor methods and attributes that leave Python objects or lose the graph.
 TO_NUMBER = frozenset(
@@ -157,8 +156,6 @@ def made_by(name: str) -> Value | None:
         return Value(Kind.MODULE, name)
     if name in ("apex.parallel.DistributedDataParallel",):
         return Value(Kind.MODULE, name)
-    if name.startswith("kornia."):
-        return None
     return None
 
 

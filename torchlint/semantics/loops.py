@@ -13,7 +13,7 @@ from torchlint.diagnostic import Question
 from torchlint.semantics.effects import Effect, Event, Guard
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value
 from torchlint.semantics.names import Function
-from torchlint.source import dotted, literal, walk
+from torchlint.source import dotted, walk
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -192,7 +192,6 @@ def _loader_call(sem: Semantics, call: cst.Call, value: Value) -> LoaderCall:
             inner = passed.keys
             if inner is None:
                 is_open = True
-                inner = _dict_keys(sem, arg.value)
             for key in inner or ():
                 given[str(key)] = None
             if _grown_later(sem, arg.value):
@@ -206,10 +205,6 @@ def _loader_call(sem: Semantics, call: cst.Call, value: Value) -> LoaderCall:
     if isinstance(parent, cst.Assign):
         targets = [t for target in parent.targets if (t := dotted(target.target)) is not None]
     return LoaderCall(call, sem.function(call), value, given, is_open, tuple(targets))
-
-
-def _dict_keys(sem: Semantics, node: cst.BaseExpression) -> tuple[str, ...]:
-    return ()
 
 
 def _grown_later(sem: Semantics, node: cst.BaseExpression) -> bool:
@@ -228,10 +223,6 @@ def _grown_later(sem: Semantics, node: cst.BaseExpression) -> bool:
         ):
             return True
     return False
-
-
-def is_true(node: cst.BaseExpression | None) -> bool:
-    return node is not None and literal(node) is True
 
 
 __all__ = ["UNKNOWN", "EvalRegion", "LoaderCall", "Loop", "TrainingLoop", "accumulation_steps", "recognise"]
