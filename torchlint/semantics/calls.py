@@ -324,6 +324,9 @@ def _builtin(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame:
         return Value(Kind.RANGE, node=node, element=NUMBER)
     if name == "print":
         ev.emit(Effect.PRINT, node, frame)
+        for arg, value in zip(node.args, args):
+            if value.is_tensor:
+                ev.emit(Effect.SYNC, arg.value, frame, value=value, detail="print")
         return Value(Kind.NONE)
     if name in ("list", "tuple", "sorted", "reversed", "iter"):
         kind = {"tuple": Kind.TUPLE, "iter": Kind.ITERATOR}.get(name, Kind.LIST)

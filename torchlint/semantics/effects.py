@@ -25,7 +25,7 @@ class Effect(str, enum.Enum):
     SCALER_UPDATE = "scaler update"
     EVAL = "eval"  # subject: the module
     TRAIN = "train"
-    SYNC = "sync"  # host waits for the device: item, tolist, cpu, numpy, float(t)
+    SYNC = "sync"  # the host needs a tensor's values; `detail`: item, tolist, cpu, float, bool, format, print, …
     TRANSFER = "transfer"  # to, cuda; `detail`: the target's source text
     CALL = "call"  # a call whose target this file does not define; `target` says what is known of it
     PRINT = "print"

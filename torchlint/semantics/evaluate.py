@@ -140,6 +140,7 @@ class Evaluator:
             self.eval(node.test, frame)
             before = dict(frame.env)
             frame.loops = (*frame.loops, node)
+            expressions.tested(self, node.test, frame)
             self._suite(node.body, frame)
             frame.loops = frame.loops[:-1]
             self._merge(frame, before)
@@ -181,6 +182,7 @@ class Evaluator:
 
     def _if(self, node: cst.If, frame: Frame) -> None:
         self.eval(node.test, frame)
+        expressions.tested(self, node.test, frame)
         before = dict(frame.env)
         guards = frame.guards
         depth = len(frame.loops)
@@ -281,6 +283,7 @@ class Evaluator:
             frame.returns.append(self.eval(node.value, frame) if node.value is not None else Value(Kind.NONE))
         elif isinstance(node, cst.Assert):
             self.eval(node.test, frame)
+            expressions.tested(self, node.test, frame)
         elif isinstance(node, cst.Raise) and node.exc is not None:
             self.eval(node.exc, frame)
         elif isinstance(node, cst.Del):

@@ -8,6 +8,7 @@ import libcst as cst
 
 from torchlint.semantics import knowledge
 from torchlint.semantics.blocks import TRANSPARENT
+from torchlint.semantics.effects import Effect
 from torchlint.semantics.frames import Frame, Summary
 from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value, join, join_all, join_graph
 from torchlint.semantics.names import OWN, Function
@@ -200,6 +201,8 @@ def subscript(ev: Evaluator, node: cst.Subscript, frame: Frame) -> Value:
     base = ev.eval(node.value, frame)
     for element in node.slice:
         slice_value(ev, element.slice, frame)
+    if isinstance(node.value, cst.Attribute) and node.value.attr.value == "data":
+        ev.emit(Effect.SYNC, node, frame, value=base, detail="data[0]")  # how `item` was written before 0.4
     if base.is_tensor:
         return Value(Kind.TENSOR, graph=base.graph, device=base.device)
     if base.kind is Kind.BATCH:
@@ -285,7 +288,23 @@ def boolean(ev: Evaluator, node: cst.BooleanOperation, frame: Frame) -> Value:
 
 def conditional(ev: Evaluator, node: cst.IfExp, frame: Frame) -> Value:
     ev.eval(node.test, frame)
+    tested(ev, node.test, frame)
     return join(ev.eval(node.body, frame), ev.eval(node.orelse, frame))
+
+
+def tested(ev: Evaluator, node: cst.BaseExpression, frame: Frame) -> None:
+    """Python asks for the truth of an evaluated expression: of a tensor it has to be fetched."""
+    if isinstance(node, cst.BooleanOperation):
+        tested(ev, node.left, frame)
+        tested(ev, node.right, frame)
+    elif isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Not):
+        tested(ev, node.expression, frame)
+    elif ev.values.get(node, UNKNOWN).kind is Kind.TENSOR:
+        value = ev.values[node]
+        if isinstance(node, cst.Comparison):
+            sides = [ev.values.get(n, UNKNOWN) for n in (node.left, *(c.comparator for c in node.comparisons))]
+            value = next((v for v in sides if v.is_tensor), value)
+        ev.emit(Effect.SYNC, node, frame, value=value, detail="bool")
 
 
 def display(ev: Evaluator, node: cst.Tuple | cst.List, frame: Frame) -> Value:
@@ -377,5 +396,7 @@ def string(ev: Evaluator, node: cst.CSTNode, frame: Frame) -> Value:
     if isinstance(node, cst.FormattedString):
         for part in node.parts:
             if isinstance(part, cst.FormattedStringExpression):
-                ev.eval(part.expression, frame)
+                value = ev.eval(part.expression, frame)
+                if value.is_tensor:
+                    ev.emit(Effect.SYNC, part.expression, frame, value=value, detail="format")
     return Value(Kind.STRING)

@@ -86,6 +86,14 @@ def may_be_cuda(sem: Semantics, device: cst.BaseExpression | None) -> bool:
     return not made or any(made)
 
 
+def device_may_be_cuda(sem: Semantics, text: str) -> bool:
+    """The same for a device as `Value.device` has it: "cuda", "cpu" or the text of a name."""
+    if text.partition(":")[0] in _NOT_CUDA:
+        return False
+    made = [v for v in (_names_cuda(sem, n) for n in _assigned(sem, text)) if v is not None]
+    return not made or any(made)
+
+
 def _names_cuda(sem: Semantics, node: cst.BaseExpression) -> bool | None:
     """What the device expression itself says: True or False where it names devices, None where it does not."""
     named: set[str] = set()

@@ -1,0 +1,325 @@
+"""Which expressions make the CPU wait for the GPU, how often per turn of which loop, and whether a GPU is there at all.
+
+The evaluator notes every place where Python needs a tensor's values (`Effect.SYNC`: `.item()`, `.cpu()`, `float(t)`, a
+printed tensor, the truth of one). Here they are sorted: on the CPU they cost nothing, under `if step % N == 0` little,
+in every step or for every element much.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import libcst as cst
+
+from torchlint.semantics.blocks import unwrap_iteration
+from torchlint.semantics.effects import Effect, Event, Guard
+from torchlint.semantics.kinds import Kind
+from torchlint.semantics.loops import TrainingLoop
+from torchlint.semantics.names import Function
+from torchlint.semantics.transfers import device_may_be_cuda, loader_value
+from torchlint.source import dotted, find, walk
+
+if TYPE_CHECKING:
+    from torchlint.semantics.model import Semantics
+
+Loop = cst.For | cst.While
+Clause = cst.For | cst.CompFor
+
+# What says that tensors of this file go to a GPU: by name, by a device that is chosen, by a library that places them.
+_GPU = re.compile(
+    r"cuda|\.to\(\s*(?:device\s*=\s*)?[\w.\[\]\"']*device|\bAccelerator\(|deepspeed|\bFabric\(|convert_tensor|prepare_batch"
+)
+_WAITING = frozenset("item tolist cpu numpy float int bool print format".split())
+EXPLICIT = frozenset(
+    ("torch.cuda.synchronize", "torch.accelerator.synchronize", "torch.cuda.current_stream.synchronize")
+)
+_EVERY_TURN = re.compile(r"rank|is_main|is_master|main_process|cuda|gpu", re.I)
+_COUNTED = re.compile(r"%|every|freq|interval|period|debug|verbose|first|last", re.I)
+_MEASURING = re.compile(r"bench|profil|latenc|throughput|timing|(^|_)time(_|$)|speed|warm_?up", re.I)
+_WORLD = re.compile(r"(^|\.|_)(env|envs|game|simulator|gym)(s|_\w+)?$", re.I)
+_FETCHING = frozenset(("next", "__next__", "get_batch", "next_batch", "sample_batch"))
+_PARAMETERS = frozenset(("parameters", "named_parameters", "param_groups"))
+
+
+@dataclass(frozen=True, eq=False)
+class Sync:
+    """A place where the CPU waits for the GPU.
+
+    `code`: what it looks like. `loops`: loops of its function around it, inside the one that was asked about,
+    comprehension clauses included, outermost first. `call`: the call in the asked function that leads to it, if a
+    callee does it.
+    """
+
+    node: cst.CSTNode = field(repr=False)
+    event: Event = field(repr=False)
+    code: str
+    loops: tuple[Clause | cst.While, ...] = field(default=(), repr=False)
+    call: cst.CSTNode | None = field(default=None, repr=False)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether it happens more than once per turn of the asked loop."""
+        return bool(self.loops)
+
+
+# -- is there a GPU -----------------------------------------------------------------------------------------------
+
+
+def uses_gpu(sem: Semantics) -> bool:
+    """Whether the file says anywhere that its tensors may lie on a GPU. A script for the CPU never does."""
+    return _GPU.search(sem.file.text) is not None
+
+
+def waits(sem: Semantics, event: Event) -> bool:
+    """Whether a SYNC or TRANSFER event makes the CPU wait: its tensor may lie on a GPU and comes to the host."""
+    if event.effect is Effect.TRANSFER:
+        if event.detail != "cpu" or event.value.kind is Kind.UNKNOWN:
+            return False
+    elif event.effect is not Effect.SYNC or event.detail not in (*_WAITING, "data[0]"):
+        return False
+    device = event.value.device
+    if device in ("cpu", "meta"):
+        return False
+    return device_may_be_cuda(sem, device) if device not in ("", "?") else uses_gpu(sem)
+
+
+def read(event: Event) -> cst.BaseExpression:
+    """The tensor whose values are asked for."""
+    node = event.node
+    if isinstance(node, cst.Call):
+        if event.detail in ("float", "int", "bool") and node.args:
+            return node.args[0].value
+        if isinstance(node.func, cst.Attribute):
+            return node.func.value
+    if isinstance(node, cst.Subscript):
+        return node.value
+    assert isinstance(node, cst.BaseExpression)
+    return node
+
+
+_events: WeakKeyDictionary[Semantics, dict[Function, list[Event]]] = WeakKeyDictionary()
+
+
+def events_of(sem: Semantics, function: Function) -> list[Event]:
+    """The function's own waits, in order, each place once."""
+    known = _events.setdefault(sem, {})
+    if function not in known:
+        seen: dict[int, Event] = {}
+        for event in sem.events(function, Effect.SYNC, Effect.TRANSFER):
+            if event.function is function and waits(sem, event) and _is_tensor(sem, event):
+                seen.setdefault(id(event.node), event)
+        known[function] = list(seen.values())
+    return known[function]
+
+
+def _is_tensor(sem: Semantics, event: Event) -> bool:
+    """Whether what is read is a tensor; of unknown things only those that were computed from tensors."""
+    if event.detail == "data[0]":
+        return _is_scalar(sem, event)
+    if event.value.is_tensor or event.value.kind is Kind.BATCH:
+        return True
+    return event.detail == "item" and event.value.kind is Kind.UNKNOWN and _from_tensors(sem, event)
+
+
+def _is_scalar(sem: Semantics, event: Event) -> bool:
+    """Whether `x.data[0]` reads a number: `x` is differentiated without arguments, or a term of what is.
+
+    An element of anything longer is a tensor, and nobody waits for it.
+    """
+    data = read(event)
+    name = dotted(data.value) if isinstance(data, cst.Attribute) else None
+    losses = {e.subject for e in sem.events(event.function, Effect.BACKWARD)}
+    for node in find(event.function.node, cst.Assign):
+        if any(dotted(t.target) in losses for t in node.targets):
+            losses |= {dotted(term) or "" for term in _terms(node.value)}
+    return name is not None and name in losses
+
+
+def _terms(node: cst.BaseExpression) -> Iterator[cst.BaseExpression]:
+    if isinstance(node, cst.BinaryOperation):
+        yield from _terms(node.left)
+        yield from _terms(node.right)
+    else:
+        yield node
+
+
+_HOST = re.compile(r"\.cpu\(|numpy|\bnp\.|\.item\(|\.tolist\(|\bfloat\(|\bint\(|\blen\(|env\.|\.sample\(|random\.")
+
+
+def _from_tensors(sem: Semantics, event: Event) -> bool:
+    """Whether an unknown thing with `.item()` was computed here from tensors, by a function of another file say."""
+    root: cst.CSTNode = read(event)
+    while isinstance(root, (cst.Attribute, cst.Subscript, cst.Call)):
+        root = root.func if isinstance(root, cst.Call) else root.value
+    if not isinstance(root, cst.Name):
+        return False
+    name = root.value
+    if any(e.subject.partition(".")[0] == name for e in sem.events(event.function, Effect.BACKWARD)):
+        return True
+    around: cst.CSTNode = event.loops[-1].body if event.loops else event.function.body
+    for node in find(around, cst.Assign):
+        bound = {n.value for t in node.targets for n in walk(t) if isinstance(n, cst.Name)}
+        if name in bound and isinstance(node.value, cst.Call):
+            if _HOST.search(sem.file.code(node.value)):
+                return False
+            if any(_holds_tensor(sem, a.value) for a in node.value.args):
+                return True
+    return False
+
+
+def _holds_tensor(sem: Semantics, node: cst.BaseExpression) -> bool:
+    value = sem.value(node)
+    return (value.is_tensor or value.kind is Kind.BATCH) and value.device != "cpu"
+
+
+# -- per step -----------------------------------------------------------------------------------------------------
+
+
+def step_syncs(sem: Semantics, loop: TrainingLoop) -> list[Sync]:
+    """What makes the CPU wait in every turn of a training loop, no matter what; helpers of the same file included."""
+    found: list[Sync] = []
+    for event in events_of(sem, loop.function):
+        inside = isinstance(loop.node, cst.FunctionDef) or event.within(loop.node)
+        if inside and _every_turn(sem, loop.node, event):
+            found.append(_sync(sem, event, loop.node))
+    if isinstance(loop.node, cst.FunctionDef):
+        return found
+    for callee, sites in sem.evaluator.call_sites.items():
+        if callee is loop.function:
+            continue
+        for site in sites:
+            if site.function is loop.function and site.within(loop.node) and _every_turn(sem, loop.node, site):
+                for event in events_of(sem, callee):
+                    if _every_turn(sem, callee.node, event):
+                        found.append(_sync(sem, event, callee.node, site.node))
+                break
+    return found
+
+
+def _sync(sem: Semantics, event: Event, inside: cst.CSTNode, call: cst.CSTNode | None = None) -> Sync:
+    node = event.node
+    code = " ".join(sem.file.code(node).split())
+    if event.detail in ("print", "format"):
+        code = f"print({code})" if event.detail == "print" else f"{{{code}}}"
+    return Sync(node, event, code, loops_between(sem, node, inside), call)
+
+
+def loops_between(sem: Semantics, node: cst.CSTNode, outer: cst.CSTNode) -> tuple[Clause | cst.While, ...]:
+    """The loops and comprehension clauses around a node, up to an ancestor of it, outermost first."""
+    loops: list[Clause | cst.While] = []
+    below: cst.CSTNode = node
+    for ancestor in sem.file.ancestors(node):
+        if ancestor is outer:
+            break
+        if isinstance(ancestor, (cst.For, cst.While)) and below is ancestor.body:
+            loops.append(ancestor)
+        elif isinstance(ancestor, (cst.ListComp, cst.SetComp, cst.GeneratorExp, cst.DictComp)):
+            if below is not ancestor.for_in:
+                loops.extend(reversed(list(_clauses(ancestor))))
+        below = ancestor
+    return tuple(reversed(loops))
+
+
+def _clauses(node: cst.ListComp | cst.SetComp | cst.GeneratorExp | cst.DictComp) -> Iterator[cst.CompFor]:
+    clause: cst.CompFor | None = node.for_in
+    while clause is not None:
+        yield clause
+        clause = clause.inner_for_in
+
+
+def _every_turn(sem: Semantics, outer: cst.CSTNode, event: Event) -> bool:
+    """Whether nothing but the rank or the device decides if the event happens in a turn."""
+    depth = next((i + 1 for i, item in enumerate(event.loops) if item is outer), 0)
+    guards = [g for g in event.guards if g.depth >= depth]
+    if not all(_lets_through(sem, guard, event) for guard in guards):
+        return False
+    for loop in event.loops[depth:]:
+        if isinstance(loop, cst.For) and loader_value(sem, loop.iter) is not None:
+            return False  # an evaluation inside the loop
+        if isinstance(loop, cst.For) and isinstance(unwrap_iteration(loop.iter), cst.List):
+            return False
+    return not any(isinstance(a, cst.ExceptHandler) for a in _between(sem, event.node, outer)) and not _conditional(
+        sem, event.node, outer
+    )
+
+
+def _lets_through(sem: Semantics, guard: Guard, event: Event) -> bool:
+    test = sem.file.code(guard.test)
+    if _COUNTED.search(test):
+        return False
+    around = any(a is guard.node for a in sem.file.ancestors(event.node))
+    if not guard.taken and not around:
+        return True  # behind `if resumed: continue`: the turns that are skipped are the exception
+    return guard.taken and _EVERY_TURN.search(test) is not None
+
+
+def _between(sem: Semantics, node: cst.CSTNode, outer: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    for ancestor in sem.file.ancestors(node):
+        if ancestor is outer:
+            return
+        yield ancestor
+
+
+def _conditional(sem: Semantics, node: cst.CSTNode, outer: cst.CSTNode) -> bool:
+    """Whether a conditional expression or a short circuit decides if the node is reached at all."""
+    below = node
+    for ancestor in _between(sem, node, outer):
+        if isinstance(ancestor, cst.IfExp) and below is not ancestor.test:
+            return True
+        if isinstance(ancestor, cst.BooleanOperation) and below is ancestor.right:
+            return True
+        below = ancestor
+    return False
+
+
+def per_parameter(sync: Sync) -> bool:
+    """Whether it waits once for every parameter of a model."""
+    return any(
+        isinstance(n, cst.Attribute) and n.attr.value in _PARAMETERS
+        for loop in sync.loops
+        if not isinstance(loop, cst.While)
+        for n in walk(loop.iter)
+    )
+
+
+def over_batches(sem: Semantics, loop: TrainingLoop) -> bool:
+    """Whether the loop takes a step per batch: it goes over data, fetches it, or is repeated by another loop."""
+    node = loop.node
+    if isinstance(node, cst.FunctionDef) or loop.outer:
+        return True
+    targets: set[str] = set()
+    if isinstance(node, cst.For):
+        if loader_value(sem, node.iter) is not None:
+            return True
+        targets = {n.value for n in walk(node.target) if isinstance(n, cst.Name)}
+    for call in find(node.body, cst.Call):
+        name = dotted(call.func) or ""
+        if name.rpartition(".")[2] in _FETCHING:
+            return True
+        if name.partition(".")[0] in targets and name.endswith((".to", ".cuda")):
+            return True
+    return False
+
+
+def measures(function: Function, path: str) -> bool:
+    """Whether the function is there to take time: it has to wait."""
+    return _MEASURING.search(function.name) is not None or _MEASURING.search(path.rpartition("/")[2]) is not None
+
+
+def synchronizes(sem: Semantics, loop: TrainingLoop) -> bool:
+    """Whether every turn waits explicitly: `torch.cuda.synchronize()`."""
+    return any(e.target in EXPLICIT and e.via is None and _every_turn(sem, loop.node, e) for e in loop.of(Effect.CALL))
+
+
+def asks_world(loop: TrainingLoop) -> bool:
+    """Whether the loop acts in an environment: actions have to come to the host in every step."""
+    for event in loop.events:
+        if event.effect in (Effect.CALL, Effect.STEP, Effect.SCHEDULER_STEP):
+            owner, _, last = event.subject.rpartition(".")
+            if last in ("step", "reset") and _WORLD.search(owner):
+                return True
+    return False
