@@ -347,6 +347,11 @@ def _calls_set_epoch(project: Project, path: str, subject: str) -> bool:
     return any(".set_epoch(" in project.text(p) for p in project.neighbours(path))
 
 
+def _sets_rendezvous(project: Project, path: str, subject: str) -> bool:
+    """Whether anything in the project says where processes meet."""
+    return any("MASTER_" in (text := project.text(p)) or "init_method" in text for p in project.neighbours(path))
+
+
 def _no_cuda_use(project: Project, path: str, subject: str) -> bool:
     """Whether nobody who calls the function works with CUDA (no caller found counts as nobody)."""
     own = subject.removeprefix(OWN)
@@ -383,6 +388,7 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "framework-class": _framework_class,
     "returns-number": _returns_number,
     "calls-set-epoch": _calls_set_epoch,
+    "sets-rendezvous": _sets_rendezvous,
     "no-cuda-use": _no_cuda_use,
     "not-trained": _not_trained,
 }

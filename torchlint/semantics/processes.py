@@ -1,0 +1,414 @@
+"""How a file trains in several processes: who is which rank, which models are replicas, what only some processes do.
+
+Read from the whole file, which distributed scripts are few enough for. A name is a rank or a world size because it
+reaches `init_process_group`, comes from `torch.distributed` or the launcher's environment, or is what `mp.spawn`
+counts; a model is a replica because a call wraps it in DistributedDataParallel.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import libcst as cst
+
+from torchlint.semantics.blocks import leaves
+from torchlint.semantics.calls import bind_arguments
+from torchlint.semantics.model import Semantics
+from torchlint.semantics.names import Function
+from torchlint.source import File, argument, dotted, find, literal, walk, walk_scope
+
+N = TypeVar("N", bound=cst.CSTNode)
+_Source = Callable[[cst.BaseExpression, Function], bool]
+
+DDP = "torch.nn.parallel.DistributedDataParallel"
+GROUP = "torch.distributed.init_process_group"
+SPAWN = re.compile(r"^torch\.multiprocessing\.(spawn\.)?(spawn|start_processes)$")
+PROCESS = re.compile(r"^(torch\.)?multiprocessing\.(\w+\.)*Process$")
+_CANONICAL = {
+    "torch.distributed.distributed_c10d.init_process_group": GROUP,
+    "torch.nn.parallel.distributed.DistributedDataParallel": DDP,
+    "torch.nn.DistributedDataParallel": DDP,
+}
+_RANKS = frozenset(("torch.distributed.get_rank", "torch.distributed.get_node_local_rank"))
+_WORLDS = frozenset(("torch.distributed.get_world_size",))
+_RANK_VARIABLES = frozenset(("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID", "OMPI_COMM_WORLD_RANK"))
+_WORLD_VARIABLES = frozenset(("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
+# What a test may say when it lets only some processes through; used to keep silent, never to make a finding.
+_PROCESS_WORDS = re.compile(
+    r"rank|is_?(main|master|primary|chief|leader|root|head|logg|first|save)|main_?(proc|thread|node)|master|primary|chief"
+    r"|proc(ess)?_?(id|index|num)|proc_id|first_?worker|\bgpu\b|\bgpu_?(id|idx|index)\b|device_?(id|idx)|should_(log|save)|logger|writer|coordinator",
+    re.I,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Replica:
+    """A model wrapped in DistributedDataParallel. `conditional`: the wrap stands under an `if` of its function."""
+
+    call: cst.Call = field(repr=False)
+    function: Function
+    conditional: bool
+
+
+class Processes:
+    """What one file says about its processes. `sem` and `file` are those of the whole file, nothing blanked."""
+
+    def __init__(self, sem: Semantics) -> None:
+        self.sem = sem
+        self.file = sem.file
+
+    @classmethod
+    def of(cls, sem: Semantics) -> Processes:
+        """The processes of a file, read once however many rules ask."""
+        found = _known.get(sem)
+        if found is None:
+            whole = sem
+            if sem.file.tree.code != sem.file.text:
+                whole = Semantics(File.parse(sem.file.path, sem.file.text))
+            found = _known[sem] = cls(whole)
+        return found
+
+    def twin(self, node: N, file: File) -> N | None:
+        """The node of the thinned tree at the place of one of the whole tree; None where it is blanked."""
+        if self.file is file:
+            return node
+        place = self.file.caret(node)
+        return next((n for n in find(file.tree, type(node)) if file.caret(n) == place), None)
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def calls(self) -> list[tuple[cst.Call, Function, str]]:
+        """Every call of the file in source order, with its function and its qualified name ("" where unknown)."""
+        at = self.sem.evaluator.function_at
+        result = []
+        for call in find(self.file.tree, cst.Call):
+            function = at.get(call) or self.sem.function(call)
+            name = self.sem.names.qualify(call.func, function) or ""
+            result.append((call, function, _CANONICAL.get(name, name)))
+        return result
+
+    def named(self, *names: str) -> Iterator[tuple[cst.Call, Function]]:
+        return ((call, function) for call, function, name in self.calls if name in names)
+
+    @cached_property
+    def spawned(self) -> dict[Function, cst.Call]:
+        """Functions of this file that are started in processes of their own, with the call that starts them."""
+        result: dict[Function, cst.Call] = {}
+        for call, function, name in self.calls:
+            target = None
+            if SPAWN.match(name):
+                target = argument(call, "fn", 0)
+            elif PROCESS.match(name):
+                target = argument(call, "target", 1)
+            if target is not None:
+                own = self.sem.names.qualify(target.value, function) or ""
+                started = self.sem.names.functions.get(own.removeprefix("~.")) if own.startswith("~.") else None
+                if started is not None:
+                    result.setdefault(started, call)
+        return result
+
+    @cached_property
+    def callers(self) -> dict[Function, list[tuple[cst.Call, Function]]]:
+        """Function → the calls of this file that reach it."""
+        result: dict[Function, list[tuple[cst.Call, Function]]] = {}
+        for call, function, _ in self.calls:
+            callee = self.sem.callee(call)
+            if callee is not None:
+                result.setdefault(callee, []).append((call, function))
+        return result
+
+    def started_from(self, function: Function) -> set[Function]:
+        """The function and those of the file that reach it by calls."""
+        found: set[Function] = set()
+        queue = [function]
+        while queue:
+            current = queue.pop()
+            if current not in found:
+                found.add(current)
+                queue += [caller for _, caller in self.callers.get(current, ())]
+        return found
+
+    # -- ranks --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def ranks(self) -> set[tuple[Function, str]]:
+        """(function, name) of what certainly holds the rank of the process."""
+        seeds = set(self._given("rank", 4)) | set(self._assigned_from(self._is_rank_source))
+        for function in self.spawned:
+            if function.params and SPAWN.match(self._name(self.spawned[function])):
+                seeds.add((function, function.params[0]))
+        return self._spread(seeds)
+
+    @cached_property
+    def worlds(self) -> set[tuple[Function, str]]:
+        """(function, name) of what certainly holds the number of processes."""
+        return self._spread(set(self._given("world_size", 3)) | set(self._assigned_from(self._is_world_source)))
+
+    def is_rank(self, node: cst.BaseExpression, function: Function) -> bool:
+        return self._is_rank_source(node, function) or self._holds(self.ranks, node, function)
+
+    def is_world_size(self, node: cst.BaseExpression, function: Function) -> bool:
+        return self._is_world_source(node, function) or self._holds(self.worlds, node, function)
+
+    def holds_rank(self, name: str, function: Function) -> bool:
+        """The same for a name as text."""
+        return self._known_as(self.ranks, name, function)
+
+    def _name(self, call: cst.Call) -> str:
+        return self.sem.qualified(call.func) or ""
+
+    def _given(self, keyword: str, position: int) -> Iterator[tuple[Function, str]]:
+        for call, function in self.named(GROUP):
+            arg = argument(call, keyword, position)
+            if arg is not None and (name := dotted(arg.value)) is not None:
+                yield function, name
+
+    def _assigned_from(self, source: _Source) -> Iterator[tuple[Function, str]]:
+        for function in self.sem.functions:
+            for node in walk_scope(function.body):
+                if isinstance(node, cst.Assign) and source(node.value, function):
+                    for target in node.targets:
+                        if (name := dotted(target.target)) is not None:
+                            yield function, name
+
+    def _is_rank_source(self, node: cst.BaseExpression, function: Function) -> bool:
+        return self._source(node, function, _RANKS, _RANK_VARIABLES)
+
+    def _is_world_source(self, node: cst.BaseExpression, function: Function) -> bool:
+        return self._source(node, function, _WORLDS, _WORLD_VARIABLES)
+
+    def _source(
+        self, node: cst.BaseExpression, function: Function, made: frozenset[str], variables: frozenset[str]
+    ) -> bool:
+        if isinstance(node, cst.Call):
+            name = self.sem.names.qualify(node.func, function)
+            if name in made:
+                return True
+            if name in ("os.getenv", "os.environ.get") and node.args:
+                return literal(node.args[0].value) in variables
+            if isinstance(node.func, cst.Name) and node.func.value == "int" and node.args:
+                return self._source(node.args[0].value, function, made, variables)
+        if isinstance(node, cst.Subscript) and self.sem.names.qualify(node.value, function) == "os.environ":
+            index = node.slice[0].slice
+            return isinstance(index, cst.Index) and literal(index.value) in variables
+        if isinstance(node, cst.IfExp):
+            return self._source(node.body, function, made, variables)
+        return False
+
+    def _holds(self, known: set[tuple[Function, str]], node: cst.BaseExpression, function: Function) -> bool:
+        name = dotted(node)
+        return name is not None and self._known_as(known, name, function)
+
+    def _known_as(self, known: set[tuple[Function, str]], name: str, function: Function) -> bool:
+        scope: Function | None = function
+        while scope is not None:
+            if (scope, name) in known:
+                return True
+            if name.partition(".")[0] in scope.local:
+                return False
+            scope = scope.parent if scope.parent is not None else _outer(self.sem, scope)
+        return False
+
+    @cached_property
+    def _handed(self) -> list[tuple[Function, cst.CSTNode, Function, dict[str, cst.BaseExpression]]]:
+        """(caller, call, callee, parameter → what it is given) for every call or spawn of a function of this file."""
+        result: list[tuple[Function, cst.CSTNode, Function, dict[str, cst.BaseExpression]]] = []
+        for callee, sites in self.callers.items():
+            for call, caller in sites:
+                bound = bind_arguments(callee, call, callee.is_method and isinstance(call.func, cst.Attribute))
+                result.append((caller, call, callee, {param: arg.value for param, arg in bound.items()}))
+        for callee, start in self.spawned.items():
+            spawns = SPAWN.match(self._name(start)) is not None
+            args = argument(start, "args", 1 if spawns else 3)
+            if args is not None and isinstance(args.value, cst.Tuple):
+                params = callee.params[1:] if spawns else callee.params
+                values = [e.value for e in args.value.elements if not isinstance(e, cst.StarredElement)]
+                result.append((self.sem.function(start), start, callee, dict(zip(params, values))))
+        return result
+
+    def _spread(self, known: set[tuple[Function, str]]) -> set[tuple[Function, str]]:
+        """Names that are handed on by calls hold the same thing there, in both directions."""
+        for _ in range(4):
+            before = len(known)
+            for caller, _call, callee, given in self._handed:
+                for param, value in given.items():
+                    name = dotted(value)
+                    if name is None:
+                        continue
+                    if (callee, param) in known and "." not in name:
+                        known.add((caller, name))
+                    if (caller, name) in known:
+                        known.add((callee, param))
+            if len(known) == before:
+                break
+        return known
+
+    # -- replicas -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def replicas(self) -> dict[tuple[Function | str, str], Replica]:
+        """(function or class name, name) → the replica that the name stands for there."""
+        found: dict[tuple[Function | str, str], Replica] = {}
+        for call, function in self.named(DDP):
+            guard = self.file.enclosing(call, (cst.If, cst.FunctionDef, cst.ClassDef))
+            replica = Replica(call, function, isinstance(guard, cst.If) and not _is_main_guard(guard))
+            for name in self._targets(call):
+                found[self._scope(function, name), name] = replica
+        for _ in range(4):
+            before = len(found)
+            for caller, site, callee, given in self._handed:
+                for param, value in given.items():
+                    name = dotted(value) or ""
+                    known = found.get((self._scope(caller, name), name))
+                    if known is not None and self._behind(site, caller, known):
+                        found.setdefault((callee, param), known)
+            if len(found) == before:
+                break
+        return found
+
+    def replica(self, node: cst.BaseExpression, function: Function) -> Replica | None:
+        """The replica that an expression stands for at its place, by name; None where it is none."""
+        name = dotted(node)
+        if name is None:
+            return None
+        found = self.replicas.get((self._scope(function, name), name))
+        if found is None and name.partition(".")[0] not in function.local:
+            found = self.replicas.get((self.sem.names.module, name))
+        return found if found is not None and self._behind(node, function, found) else None
+
+    def _behind(self, node: cst.CSTNode, function: Function, replica: Replica) -> bool:
+        """Whether the node stands behind the wrap, as far as both are in one function."""
+        return replica.function is not function or self.file.caret(node)[0] > self.file.caret(replica.call)[1]
+
+    def _scope(self, function: Function, name: str) -> Function | str:
+        if function.cls is not None and function.params and name.startswith(function.params[0] + "."):
+            return function.cls.qualname
+        return function
+
+    def _targets(self, call: cst.Call) -> list[str]:
+        parent = self.file.parent(call)
+        if isinstance(parent, cst.Assign):
+            return [name for t in parent.targets if (name := dotted(t.target)) is not None]
+        if isinstance(parent, cst.AnnAssign) and (name := dotted(parent.target)) is not None:
+            return [name]
+        return []
+
+    # -- what only some processes do ----------------------------------------------------------------------------------
+
+    def tests_around(self, node: cst.CSTNode) -> Iterator[tuple[cst.BaseExpression, bool]]:
+        """The tests that decide whether the node runs, with whether they let it run by being true.
+
+        Early exits (`if rank != 0: return`) in front of the node count too.
+        """
+        inner: cst.CSTNode = node
+        for outer in self.file.ancestors(node):
+            if isinstance(outer, (cst.If, cst.IfExp)) and inner is not outer.test:
+                yield outer.test, inner is outer.body
+            elif isinstance(outer, (cst.IndentedBlock, cst.Module)):
+                for statement in outer.body:
+                    if statement is inner:
+                        break
+                    if isinstance(statement, cst.If) and leaves(statement.body):
+                        yield statement.test, False
+            if isinstance(outer, (cst.FunctionDef, cst.ClassDef)):
+                return
+            inner = outer
+
+    def one_process(self, test: cst.BaseExpression, taken: bool, function: Function) -> bool:
+        """Whether the test, being `taken`, certainly singles out one process: `rank == 0`, `not rank`."""
+        if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
+            if self.is_rank(test.expression, function):
+                return taken
+            return self.one_process(test.expression, not taken, function)
+        if isinstance(test, cst.BooleanOperation):
+            decides = cst.And if taken else cst.Or
+            return isinstance(test.operator, decides) and any(
+                self.one_process(side, taken, function) for side in (test.left, test.right)
+            )
+        if isinstance(test, cst.Comparison) and len(test.comparisons) == 1:
+            operator, other = test.comparisons[0].operator, test.comparisons[0].comparator
+            sides = (test.left, other), (other, test.left)
+            if isinstance(operator, cst.Equal if taken else cst.NotEqual):
+                return any(self.is_rank(a, function) and literal(b) == 0 for a, b in sides)
+            if isinstance(operator, cst.GreaterThan if not taken else cst.LessThan):
+                return self.is_rank(test.left, function) and literal(other) == (1 if taken else 0)
+        return self._own_test(test, taken, function)
+
+    def _own_test(self, test: cst.BaseExpression, taken: bool, function: Function) -> bool:
+        """`is_main_process()` of this file, or a name that such a comparison was assigned to."""
+        if isinstance(test, cst.Call):
+            own = self.sem.callee(test)
+            if own is None:
+                return False
+            given = [n.value for n in walk_scope(own.body) if isinstance(n, cst.Return)]
+            return len(given) == 1 and given[0] is not None and self.one_process(given[0], taken, own)
+        if isinstance(test, cst.Name):
+            made = self.values(test.value, function)
+            return len(made) == 1 and not isinstance(made[0], cst.Name) and self.one_process(made[0], taken, function)
+        return False
+
+    def values(self, name: str, function: Function) -> list[cst.BaseExpression]:
+        """What the function, or else the module, assigns to a plain name."""
+        scope = function if name in function.local else self.sem.names.module
+        return [
+            node.value
+            for node in walk_scope(scope.body)
+            if isinstance(node, (cst.Assign, cst.AnnAssign))
+            and node.value is not None
+            and name in (dotted(t) for t in _assigned(node))
+        ]
+
+    def may_mind_rank(self, test: cst.BaseExpression, function: Function, depth: int = 0) -> bool:
+        """Whether a test might tell processes apart: by what it says, or by what its names were made from."""
+        if _PROCESS_WORDS.search(self.file.code(test)):
+            return True
+        for node in walk(test):
+            if isinstance(node, cst.Call):
+                own = self.sem.callee(node)
+                if own is not None and _PROCESS_WORDS.search(self.file.code(own.node)):
+                    return True
+            if not isinstance(node, cst.Name) or depth >= 3:
+                continue
+            if self._holds(self.ranks, node, function) or self._holds(self.worlds, node, function):
+                return True
+            for value in self.values(node.value, function):
+                if self.may_mind_rank(value, function, depth + 1) or any(
+                    self.may_mind_rank(outer, function, 3) for outer, _ in self.tests_around(value)
+                ):
+                    return True
+        return False
+
+    def only_some(self, node: cst.CSTNode, function: Function, depth: int = 0) -> bool:
+        """Whether the node might run in some processes only: a test around it, or around a call of its function."""
+        if any(self.may_mind_rank(test, function) for test, _ in self.tests_around(node)):
+            return True
+        if isinstance(function.node, cst.FunctionDef):
+            if any(_PROCESS_WORDS.search(self.file.code(d.decorator)) for d in function.node.decorators):
+                return True
+        return depth < 4 and any(
+            self.only_some(call, caller, depth + 1)
+            for call, caller in self.callers.get(function, ())
+            if caller is not function
+        )
+
+
+def _outer(sem: Semantics, function: Function) -> Function | None:
+    return None if function is sem.names.module else sem.names.module
+
+
+def _assigned(node: cst.Assign | cst.AnnAssign) -> Iterable[cst.BaseExpression]:
+    for target in [t.target for t in node.targets] if isinstance(node, cst.Assign) else [node.target]:
+        yield from (e.value for e in target.elements) if isinstance(target, (cst.Tuple, cst.List)) else (target,)
+
+
+def _is_main_guard(node: cst.If) -> bool:
+    return any(isinstance(n, cst.Name) and n.value == "__name__" for n in walk(node.test))
+
+
+_known: WeakKeyDictionary[Semantics, Processes] = WeakKeyDictionary()
