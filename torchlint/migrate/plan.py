@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import libcst as cst
@@ -36,7 +37,7 @@ class Plan:
         self.wraps = [c for c in self.script.calls if self.script.qualified(c.func) == DATA_PARALLEL]
 
 
-class Step:
+class Step(ABC):
     """One part of the rewrite. It adds to the plan or raises `NotUnderstood`."""
 
     def __init__(self, plan: Plan) -> None:
@@ -49,8 +50,9 @@ class Step:
         self.dist = plan.dist
         self.wraps = plan.wraps
 
+    @abstractmethod
     def run(self) -> None:
-        raise NotImplementedError
+        """Note this part's edits in the plan."""
 
     def is_main_guard(self, node: cst.If) -> bool:
         return self.file.code(node.test).replace("'", '"') in ('__name__ == "__main__"', '"__main__" == __name__')
