@@ -170,6 +170,13 @@ def move_after(file: File, line: cst.SimpleStatementLine, target: cst.CSTNode) -
     return Edit(start, end, left), file.insert_after(target, text)
 
 
+def move_before(file: File, line: cst.SimpleStatementLine, target: cst.CSTNode) -> tuple[Edit, Edit]:
+    """Put a one-statement line, with the comment behind it, above another statement and at that one's indentation."""
+    taken, put = move_after(file, line, target)
+    text = put.text.lstrip().rstrip("\r\n")
+    return taken, file.insert_before(target, text)
+
+
 def add_decorator(file: File, function: cst.FunctionDef, decorator: str) -> Edit:
     """`@decorator` directly above `def`, below the decorators that are there (`@staticmethod`, `@property` …)."""
     start, _ = file.caret(function)

@@ -11,7 +11,7 @@ from torchlint.semantics.effects import Effect, Event, GradMode
 from torchlint.semantics.expressions import attribute_of, own_callee
 from torchlint.semantics.frames import Frame
 from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value, join, join_graph
-from torchlint.semantics.methods import code_of, device_text, evaluate_method, gives_parameters
+from torchlint.semantics.methods import code_of, device_text, evaluate_method, gives_parameters, parameters_of
 from torchlint.semantics.names import OWN, Class, Function
 from torchlint.semantics.origins import instance
 from torchlint.source import argument, dotted, literal
@@ -245,7 +245,7 @@ def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame
         return Value(Kind.CONTEXT, name)
     last = name.rpartition(".")[2]
     if name.startswith("torch.nn.utils.clip_grad"):
-        ev.emit(Effect.CLIP, node, frame, subject=dotted(node.args[0].value) or "" if node.args else "")
+        ev.emit(Effect.CLIP, node, frame, subject=parameters_of(node.args[0].value if node.args else None))
         return Value(Kind.TENSOR, name, graph=Graph.DETACHED)
     if last in _WRAPPERS and args and (args[0].kind is Kind.MODULE or name.startswith("torch.")):
         if args[0].kind is Kind.MODULE or last in (
@@ -265,6 +265,8 @@ def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame
     if value is None:
         return None
     value = value.but(node=node)
+    if value.kind is Kind.OPTIMIZER:
+        ev.emit(Effect.MAKE, node, frame, value=value)
     if value.kind is Kind.TENSOR:
         if name in knowledge.LIKE or name in knowledge.FACTORIES:
             device = argument(node, "device")

@@ -20,8 +20,9 @@ class Effect(str, enum.Enum):
     STEP = "step"  # subject: the optimizer
     ZERO_GRAD = "zero_grad"  # subject: optimizer, module or "parameters" for `p.grad = None` loops
     SCHEDULER_STEP = "scheduler step"
-    CLIP = "clip"
+    CLIP = "clip"  # subject: the module or optimizer whose gradients; `detail`: "method" for a framework's own
     UNSCALE = "unscale"
+    MAKE = "make"  # an optimizer is made; value: what it is
     SCALER_UPDATE = "scaler update"
     EVAL = "eval"  # subject: the module
     TRAIN = "train"

@@ -75,7 +75,7 @@ def evaluate_method(
         ev.emit(Effect.SCALER_UPDATE, node, frame, subject=subject, value=receiver)
         return UNKNOWN
     if attr in ("clip_grad_norm_", "clip_grad_value_") and kind is not Kind.TENSOR:
-        ev.emit(Effect.CLIP, node, frame, subject=subject, value=receiver)
+        ev.emit(Effect.CLIP, node, frame, subject=subject, value=receiver, detail="method")
         return Value(Kind.TENSOR)
     if attr == "autograd" or (attr == "grad" and subject.endswith("autograd")):
         ev.emit(Effect.GRAD, node, frame)
@@ -327,3 +327,25 @@ def gives_parameters(node: cst.BaseExpression | None) -> bool:
         and isinstance(node.func, cst.Attribute)
         and node.func.attr.value in ("parameters", "get_parameters")
     )
+
+
+def parameters_of(node: cst.BaseExpression | None) -> str:
+    """Whose parameters an expression hands on: `net` of `net.parameters()`, `opt` of `opt.param_groups[0]["params"]`,
+    the name itself of a list of them; "" where that is more than one thing or not known."""
+    if node is None:
+        return ""
+    if isinstance(node, cst.Call) and gives_parameters(node) and isinstance(node.func, cst.Attribute):
+        return dotted(node.func.value) or ""
+    inner = node
+    while isinstance(inner, cst.Subscript):
+        inner = inner.value
+    if isinstance(inner, cst.Attribute) and inner.attr.value == "param_groups":
+        return dotted(inner.value) or ""
+    if isinstance(node, (cst.Call, cst.ListComp, cst.GeneratorExp)):
+        owners = {
+            dotted(c.func.value)
+            for c in find(node, cst.Call)
+            if isinstance(c.func, cst.Attribute) and gives_parameters(c)
+        }
+        return (owners.pop() or "") if len(owners) == 1 else ""
+    return dotted(node) or ""
