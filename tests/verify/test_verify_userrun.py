@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch")
 
 from torchlint.verify.sandbox import landlock_version  # noqa: E402
 from torchlint.verify.shadow import Limits  # noqa: E402
+from torchlint.verify.units import changed, compose  # noqa: E402
 from torchlint.verify.userrun import FunctionVerdict, UserRun, prepared, verify_run  # noqa: E402
 from torchlint.verify.verdict import Behaviour  # noqa: E402
-from torchlint.verify.weave import Choice, merge, weave  # noqa: E402
 
 PROGRAM = """\
 import torch
@@ -177,11 +177,9 @@ def test_merging_takes_the_proven_functions_and_their_imports() -> None:
     before = '"""Doc."""\nimport os\n\n\ndef f(x):\n    return x\n\n\nclass A:\n    def g(self):\n        return 1\n'
     after = before.replace("import os\n", "import os\nimport torch\n").replace("return x", "return torch.relu(x)")
     after = after.replace("return 1", "return 2")
-    woven = weave(before, after)
-    assert [f.name for f in woven.functions] == ["f", "A.g"]
-    f, g = (Choice(function, after, woven.imports) for function in woven.functions)
-    assert merge(before, [f, g]) == after
-    assert merge(before, [g]) == before.replace("return 1", "return 2")
+    assert changed(before, after) == {"f", "A.g"}
+    assert compose(before, [(["f", "A.g"], after)]) == after
+    assert compose(before, [(["A.g"], after)]) == before.replace("return 1", "return 2")
 
 
 @pytest.mark.parametrize(

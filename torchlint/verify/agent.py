@@ -1,4 +1,4 @@
-"""What runs inside the user's process during a verified run: it compiles the edited files with both versions in them.
+"""What runs inside the user's process during a verified run: it compiles the edited files with all versions in them.
 
 Started by `inject/sitecustomize.py`. It writes no bytecode, changes no file, and leaves every other module alone.
 """
@@ -30,15 +30,17 @@ def start(plan_path: str) -> None:
     limits = Limits(**_plan["limits"])
     shadows: dict[str, list[Shadow]] = {}
     for path, texts in _plan["files"].items():
-        woven = weave(texts["before"], texts["after"])
-        old, new = edited_lines(texts["before"], texts["after"])
+        woven = weave(texts["before"], *texts["variants"])
+        edited = [edited_lines(texts["before"], after) for after in texts["variants"]]
         shadows[path] = []
         for function in woven.functions:
+            old, new = edited[function.variant]
+            text = texts["variants"][function.variant]
             before = {line for line in old if function.before[0] <= line <= function.before[1]}
             after = {line for line in new if function.after[0] <= line <= function.after[1]}
             statements = [
                 *evidence_lines(texts["before"], before),
-                *map(shifted, evidence_lines(texts["after"], after)),
+                *(shifted(lines, function.variant) for lines in evidence_lines(text, after)),
             ]
             shadows[path].append(Shadow(path, function, statements, _plan["out"], limits))
     install(shadows)
@@ -58,7 +60,10 @@ def _start_recording() -> None:
     from torchlint.verify.recorder import Recorder
 
     lines: set[str] = set()
-    Recorder(_plan["out"], _plan["steps"], _plan["seed"], _plan["nudge"], lines)
+    Recorder(
+        _plan["out"], keep=_plan["keep"], steps=_plan["steps"], most=_plan["most"], seed=_plan["seed"],
+        nudge=_plan["nudge"], lines=lines, hints=_plan["hints"],
+    )  # fmt: skip
     if _plan["trace"]:
         _trace(lines)
 
@@ -84,7 +89,7 @@ def _compile(path: str) -> CodeType | None:
     texts = _plan["files"].get(real)
     if texts is None:
         return None
-    woven = weave(texts["before"], texts["after"])
+    woven = weave(texts["before"], *texts["variants"])
     if woven.tree is None:
         return None
     return compile(woven.tree, real, "exec", dont_inherit=True)

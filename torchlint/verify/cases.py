@@ -212,6 +212,8 @@ class _Verification:
         make = trial.maker(self.seeds[0], max(self.sizes))
         a, b = (footprint(Runnable(program.entry, make, True)) for program in (trial.before, trial.after))
         self.calls += 4
+        if a.raised or b.raised:
+            return MemoryVerdict(Trend.NOT_MEASURED), {}  # half a call has no footprint
         counters = {name: (count, b.counters[name]) for name, count in a.counters.items()}
         return judge_memory((a.peak, b.peak), (a.saved, b.saved)), counters
 

@@ -75,6 +75,25 @@ def compare(before: Observation, after: Observation, yardstick: Yardstick | None
     return result
 
 
+def deviation(a: Observation, b: Observation) -> float:
+    """The largest deviation of any float tensor or number, relative to its own rms; 1 where something is missing."""
+    worst = 0.0
+    for path in [*a.leaves, *(p for p in b.leaves if p not in a.leaves)]:
+        x, y = (_floats(o.leaves.get(path)) for o in (a, b))
+        if x is None or y is None or x.shape != y.shape:
+            worst = max(worst, 1.0 if (x is None) != (y is None) or x is not None else 0.0)
+        elif not torch.equal(x, y):
+            far = _rms((x - y).nan_to_num(0.0, 0.0, 0.0)) / max(_rms(x.nan_to_num(0.0, 0.0, 0.0)), 1e-30)
+            worst = max(worst, far if bool(y.isfinite().all()) == bool(x.isfinite().all()) else 1.0)
+    return worst
+
+
+def _floats(value: Any) -> torch.Tensor | None:
+    if isinstance(value, TensorLeaf):
+        return value.value.double() if value.value.is_floating_point() else None
+    return _as_tensor(value)
+
+
 def _leaf(result: Comparison, path: str, a: Any, b: Any, yardstick: Yardstick) -> None:
     if isinstance(a, TensorLeaf) and isinstance(b, TensorLeaf):
         _tensor(result, path, a, b, yardstick)

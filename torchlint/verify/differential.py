@@ -1,4 +1,4 @@
-"""Tier 3: the whole command twice, with the original and with the fixed text in memory, compared step by step.
+"""Tier 3: whole runs of the command, with the text before and after a fix in memory, compared step by step.
 
 For edits that cannot be compared call by call (module-level code, generators, CUDA). The first divergence is located to
 the step and the tensor; runs of the original with parameters nudged by one ulp are the yardstick.
@@ -6,23 +6,32 @@ the step and the tensor; runs of the original with parameters nudged by one ulp 
 
 from __future__ import annotations
 
+import difflib
 import os
 import pickle
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torchlint.verify.compare import Comparison, Level, Yardstick, compare
-from torchlint.verify.judge import Run, judge_behaviour, judge_property
+from torchlint.verify.compare import Comparison, Level, Yardstick, compare, deviation
+from torchlint.verify.judge import Run, judge_behaviour, judge_property, judge_speed
 from torchlint.verify.lines import edited_lines, evidence_lines
 from torchlint.verify.observe import Observation
 from torchlint.verify.properties import TOLERANCE
 from torchlint.verify.sandbox import scratch_directory
+from torchlint.verify.stats import paired_ratio, slope
 from torchlint.verify.userrun import execute
-from torchlint.verify.verdict import Behaviour, BehaviourVerdict
+from torchlint.verify.verdict import Behaviour, BehaviourVerdict, Cost, CostVerdict, Point
 
 NUDGES = 3
 STEPS = 8  # divergence compounds: the early steps tell
+MOST_STEPS = 400  # how long to wait for an edited line that is only reached later
+FEWEST_PAIRS = 12  # of steps, for a claim on time
+_LONGEST_REPEAT = 60.0  # seconds of a run that is made again only for its time
+_LEAK = 32 * 1024  # bytes per step
+
+Texts = Mapping[str, str]
 
 
 @dataclass
@@ -30,10 +39,14 @@ class Recorded:
     """One run of the command: a record per step, how it ended, and what it showed on the way."""
 
     records: list[Observation] = field(default_factory=list)
+    steps: int = 0
     deviations: list[float] = field(default_factory=list)
     lines: set[str] = field(default_factory=set)
+    seconds: list[float] = field(default_factory=list)
+    resident: list[int] = field(default_factory=list)
     ended: str = ""
     enclosed: bool = False
+    wall: float = 0.0
 
     @property
     def broken_ledger(self) -> str | None:
@@ -48,6 +61,123 @@ class Differential:
     verdict: BehaviourVerdict
     steps: int = 0
     sandbox: str = ""
+    cost: Cost | None = None
+    curve: tuple[Point, ...] = ()
+
+
+@dataclass
+class _Original:
+    """The runs of one text before: traced, plain, and (once they are needed) nudged ones."""
+
+    traced: Recorded
+    plain: Recorded
+    steps: int
+    nudged: list[Recorded] = field(default_factory=list)
+    repeated: Recorded | None = None
+
+
+class Runs:
+    """Runs one command with any texts; what it knows of a text before it keeps."""
+
+    def __init__(
+        self, command: Sequence[str], *, steps: int = STEPS, seed: int = 0, timeout: float = 3600.0,
+        cwd: str | None = None,
+    ) -> None:  # fmt: skip
+        self.command, self.steps, self.seed, self.timeout = command, steps, seed, timeout
+        self.where = os.path.abspath(cwd or ".")
+        self.count = 0  # how often the command was run
+        self._known: dict[tuple[tuple[str, str], ...], _Original] = {}
+
+    def judge(self, files: Mapping[str, tuple[str, str]]) -> Differential:
+        """Judge all edits of `files` (path → text before, text after) together."""
+        old = {os.path.realpath(path): before for path, (before, _) in files.items()}
+        new = {os.path.realpath(path): after for path, (_, after) in files.items()}
+        original = self._original(old, files)
+        first = original.plain
+        sandbox = "the runs change no file" if first.enclosed else "the runs were not sandboxed"
+        if first.ended and not first.steps:
+            why = first.ended if first.ended.startswith("timeout") else f"crash in the original: {first.ended}"
+            return Differential(judge_behaviour([], unable=why), 0, sandbox)
+        fixed = self._record(new, steps=original.steps, trace=True)
+        unsteady = next((r for r in _runs(first, original.traced, ()) if r.comparison.level is not Level.BITWISE), None)
+        check = unsteady.comparison if unsteady else Comparison()
+        executed = _executed(files, original.traced, fixed)
+        runs = _runs(first, fixed, ())
+        differs = any(r.comparison.level is Level.DIFFERENT for r in runs)
+        if check.level is Level.BITWISE and differs:
+            original.nudged = original.nudged or [
+                self._record(old, steps=original.steps, nudge=k) for k in range(NUDGES)
+            ]
+            runs = _runs(first, fixed, original.nudged)
+        verdict = judge_behaviour(runs, self_check=check, executed=executed)
+        if verdict.kind is Behaviour.DIFFERENT and first.broken_ledger and fixed.deviations and not fixed.ended:
+            intended = judge_property([first.broken_ledger], [fixed.broken_ledger], executed=executed)
+            if intended.kind is Behaviour.INTENDED:
+                verdict = intended
+        cost = self._cost(old, new, original) if verdict.proven else None
+        curve = _curve(first, fixed, original.nudged) if verdict.kind is Behaviour.DIFFERENT else ()
+        return Differential(verdict, first.steps, sandbox, cost, curve)
+
+    def _original(self, old: Texts, files: Mapping[str, tuple[str, str]]) -> _Original:
+        key = tuple(sorted(old.items()))
+        if key not in self._known:
+            traced = self._record(old, steps=self.steps, trace=True, hints=_hints(files))
+            steps = max(self.steps, traced.steps)
+            self._known[key] = _Original(traced, self._record(old, steps=steps), steps)
+        return self._known[key]
+
+    def _cost(self, old: Texts, new: Texts, original: _Original) -> Cost:
+        """Time by the steps of two more runs each way, so that neither side always comes first; growth of memory.
+
+        Where steps are few or runs are long, nothing is said of time.
+        """
+        if original.plain.wall > _LONGEST_REPEAT:
+            return Cost(judge_speed(None, None))
+        b = self._record(new, steps=original.steps)
+        c = self._record(new, steps=original.steps)
+        original.repeated = original.repeated or self._record(old, steps=original.steps)
+        a, d = original.plain, original.repeated
+        # The first step of a run pays for what is only made once.
+        before, after, control = (
+            [s for run in pair for s in run.seconds[1:]] for pair in ((a, d), (b, c), (d, a))
+        )  # fmt: skip
+        speed: CostVerdict = judge_speed(None, None)
+        if FEWEST_PAIRS <= len(before) == len(after) == len(control):
+            speed = judge_speed(paired_ratio(before, after), paired_ratio(before, control))
+        counters = {}
+        growth = slope(a.resident[2:]), slope(b.resident[2:])
+        if max(growth) > _LEAK:
+            counters["RSS bytes per step"] = (max(0, round(growth[0])), max(0, round(growth[1])))
+        return Cost(speed, counters=counters)
+
+    def _record(
+        self,
+        texts: Texts,
+        *,
+        steps: int,
+        nudge: int | None = None,
+        trace: bool = False,
+        hints: Sequence[Sequence[str]] = (),
+    ) -> Recorded:
+        plan = {
+            "mode": "record", "texts": texts, "keep": self.steps, "steps": steps, "seed": self.seed, "nudge": nudge,
+            "trace": trace, "hints": hints, "most": max(steps, MOST_STEPS) if hints else steps,
+        }  # fmt: skip
+        result = Recorded()
+        self.count += 1
+        with scratch_directory() as out:
+            output = os.path.join(out, "stdout")
+            started = time.monotonic()
+            plan["out"] = out
+            result.ended, result.enclosed = execute(self.command, plan, out, self.timeout, self.where, output)
+            result.wall = time.monotonic() - started
+            path = os.path.join(out, "record.pickle")
+            if os.path.exists(path):
+                _read(path, result)
+                with open(output, encoding="utf-8", errors="replace") as text:
+                    end = Observation({"how it ended": result.ended, "stdout": text.read()})
+                result.records.append(end)
+        return result
 
 
 def differential(
@@ -59,36 +189,24 @@ def differential(
     timeout: float = 3600.0,
     cwd: str | None = None,
 ) -> Differential:
-    """Judge all edits of `files` (path → text before, text after) together by at most `steps` optimizer steps."""
-    where = os.path.abspath(cwd or ".")
-    old = {os.path.realpath(path): before for path, (before, _) in files.items()}
-    new = {os.path.realpath(path): after for path, (_, after) in files.items()}
+    """Judge all edits of `files` together by the first `steps` optimizer steps (more, if they come later)."""
+    return Runs(command, steps=steps, seed=seed, timeout=timeout, cwd=cwd).judge(files)
 
-    def run(texts: Mapping[str, str], *, nudge: int | None = None, trace: bool = False) -> Recorded:
-        plan = {"mode": "record", "texts": texts, "steps": steps, "seed": seed, "nudge": nudge, "trace": trace}
-        return _record(plan, command, timeout, where)
 
-    first = run(old)
-    sandbox = "the runs change no file" if first.enclosed else "the runs were not sandboxed"
-
-    def told(verdict: BehaviourVerdict) -> Differential:
-        return Differential(verdict, max(0, len(first.records) - 1), sandbox)
-
-    if first.ended and not first.records:
-        return told(judge_behaviour([], unable=f"crash in the original: {first.ended}"))
-    again, fixed = run(old, trace=True), run(new, trace=True)
-    unsteady = next((r for r in _runs(first, again, ()) if r.comparison.level is not Level.BITWISE), None)
-    check = unsteady.comparison if unsteady else Comparison()
-    executed = _executed(files, again, fixed)
-    runs = _runs(first, fixed, ())
-    if check.level is Level.BITWISE and any(r.comparison.level is Level.DIFFERENT for r in runs):
-        runs = _runs(first, fixed, [run(old, nudge=k) for k in range(NUDGES)])
-    verdict = judge_behaviour(runs, self_check=check, executed=executed)
-    if verdict.kind is Behaviour.DIFFERENT and first.broken_ledger and fixed.deviations and not fixed.ended:
-        intended = judge_property([first.broken_ledger], [fixed.broken_ledger], executed=executed)
-        if intended.kind is Behaviour.INTENDED:
-            verdict = intended
-    return told(verdict)
+def _read(path: str, result: Recorded) -> None:
+    """What the run has written: records, and at last the rest; a killed run has no last part."""
+    with open(path, "rb") as file:
+        while True:
+            try:
+                item = pickle.load(file)
+            except (EOFError, pickle.UnpicklingError):
+                break
+            if isinstance(item, Observation):
+                result.records.append(item)
+                continue
+            seen: dict[str, Any] = item
+            result.steps, result.lines = seen["steps"], set(seen["lines"])
+            result.deviations, result.seconds, result.resident = seen["deviations"], seen["seconds"], seen["resident"]
 
 
 def _runs(a: Recorded, b: Recorded, nudged: Sequence[Recorded]) -> list[Run]:
@@ -99,12 +217,21 @@ def _runs(a: Recorded, b: Recorded, nudged: Sequence[Recorded]) -> list[Run]:
         runs.append(Run(f"step {i + 1}", compare(left, right, yardstick)))
     if len(a.records) != len(b.records):
         uneven = Comparison()
-        uneven.differ("the run", "steps", len(a.records) - 1, f"{len(b.records) - 1} {b.ended}")
+        uneven.differ("the run", "steps", a.steps, f"{b.steps} {b.ended}")
         return [*runs, Run("end", uneven)]
     if a.records and b.records:
         yardstick = Yardstick(tuple(n.records[-1] for n in nudged if len(n.records) == len(a.records)))
         runs.append(Run("end", compare(a.records[-1], b.records[-1], yardstick)))
     return runs
+
+
+def _curve(first: Recorded, fixed: Recorded, nudged: Sequence[Recorded]) -> tuple[Point, ...]:
+    """Per step, how far the fixed run is from the original, and how far runs nudged by one ulp are."""
+    points = []
+    for i, (a, b) in enumerate(zip(first.records[: first.steps], fixed.records[: fixed.steps])):
+        others = [deviation(a, n.records[i]) for n in nudged if i < n.steps]
+        points.append(Point(i + 1, deviation(a, b), max(others, default=0.0)))
+    return tuple(points)
 
 
 def _executed(files: Mapping[str, tuple[str, str]], again: Recorded, fixed: Recorded) -> bool:
@@ -118,18 +245,16 @@ def _executed(files: Mapping[str, tuple[str, str]], again: Recorded, fixed: Reco
     return False
 
 
-def _record(plan: dict[str, Any], command: Sequence[str], timeout: float, cwd: str) -> Recorded:
-    result = Recorded()
-    with scratch_directory() as out:
-        output = os.path.join(out, "stdout")
-        result.ended, result.enclosed = execute(command, {**plan, "out": out}, out, timeout, cwd, output)
-        path = os.path.join(out, "record.pickle")
-        if os.path.exists(path):
-            with open(path, "rb") as file:
-                data = pickle.load(file)
-            result.records, result.deviations = data["records"], data["deviations"]
-            result.lines = set(data["lines"])
-            with open(output, encoding="utf-8", errors="replace") as text:
-                end = Observation({"how it ended": result.ended, "stdout": text.read()})
-            result.records.append(end)
-    return result
+def _hints(files: Mapping[str, tuple[str, str]]) -> list[list[str]]:
+    """Lines of the texts before that show that the place of an edit was reached, as sets of "file:line"."""
+    found = []
+    for path, (before, after) in files.items():
+        real = os.path.realpath(path)
+        old, _ = edited_lines(before, after)
+        a, b = before.splitlines(), after.splitlines()
+        for tag, start, _end, _, _ in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+            if tag == "insert":
+                old |= {line for line in (start, start + 1) if 1 <= line <= len(a)}
+        for statement in evidence_lines(before, old, module_level=True):
+            found.append([f"{real}:{line}" for line in sorted(statement)])
+    return found

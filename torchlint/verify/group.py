@@ -7,7 +7,8 @@ holds, not what ranks learn together; `torchlint.verify.ranks` starts real proce
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any
 from unittest import mock
 
@@ -41,6 +42,7 @@ class Noted(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 def _bare(self: DistributedDataParallel, module: nn.Module, *_: object, **__: object) -> None:
     nn.Module.__init__(self)
     self.module = module
+    self.require_backward_grad_sync = True
 
 
 def _through(self: DistributedDataParallel, *inputs: Any, **named: Any) -> Any:
@@ -53,6 +55,8 @@ def process(rank: int, world: int = WORLD) -> Iterator[None]:
     start = dist.init_process_group
 
     def pretend(*_: object, **__: object) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
         start("fake", store=FakeStore(), rank=rank, world_size=world)
 
     if dist.is_initialized():
@@ -64,6 +68,19 @@ def process(rank: int, world: int = WORLD) -> Iterator[None]:
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
+
+
+@cache
+def stay(rank: int = 0) -> None:
+    """Be that rank for the rest of this process: for code that starts its group where no property looks on.
+
+    A case runs in a confined child of its own, so nothing has to be undone.
+    """
+    _stays.append(process(rank))
+    _stays[-1].__enter__()
+
+
+_stays: list[AbstractContextManager[None]] = []
 
 
 def drawn_by_rank(data: Noted, run: Callable[[int], object], epochs: int, world: int = WORLD) -> list[list[list[int]]]:

@@ -61,6 +61,7 @@ class Footprint:
     ops: int
     syncs: int
     copies: int
+    raised: str | None = None
 
     @property
     def counters(self) -> dict[str, int]:
@@ -205,12 +206,16 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def footprint(runnable: Runnable) -> Footprint:
-    """Memory and counters of one call, after a warm-up call. Storages of the arguments do not count as saved."""
-    with quiet():
-        _ignore_errors(runnable.entry, runnable.make())
+def footprint(runnable: Runnable, *, warm: bool = True, state: Mapping[str, Any] | None = None) -> Footprint:
+    """Memory and counters of one call, with `warm` after another one.
+
+    Storages of the arguments, and of `state`, do not count as saved.
+    """
+    if warm:
+        with quiet():
+            _error_of(runnable.entry, runnable.make())
     inputs = runnable.make()
-    own = {v.untyped_storage()._cdata for _, v in walk_state(dict(inputs), "arg") if _strided(v)}
+    own = {v.untyped_storage()._cdata for _, v in walk_state({**inputs, **(state or {})}, "arg") if _strided(v)}
     kept: dict[int, int] = {}
     total = [0]
 
@@ -227,15 +232,18 @@ def footprint(runnable: Runnable) -> Footprint:
     gc.collect()
     meter = Meter()
     with quiet(), meter, torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        _ignore_errors(runnable.entry, inputs)
-    return Footprint(meter.peak, total[0], meter.allocated, meter.ops, meter.syncs, meter.copies)
+        raised = _error_of(runnable.entry, inputs)
+    return Footprint(meter.peak, total[0], meter.allocated, meter.ops, meter.syncs, meter.copies, raised)
 
 
 def _strided(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.layout == torch.strided
 
 
-def _ignore_errors(entry: Callable[..., Any], inputs: Mapping[str, Any]) -> None:
-    """What a raising call raises is the business of the behaviour run."""
-    with contextlib.suppress(Exception, SystemExit):
+def _error_of(entry: Callable[..., Any], inputs: Mapping[str, Any]) -> str | None:
+    """Make the call; what it raises, if it does. Judging that is the business of the behaviour run."""
+    try:
         entry(**inputs)
+    except (Exception, SystemExit) as error:
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from torchlint.verify.verdict import Behaviour, CaseVerdict, CostVerdict, Trend, human_bytes
+from torchlint.verify.verdict import Behaviour, CaseVerdict, CostVerdict, MemoryVerdict, Point, Trend, human_bytes
 
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fcfcfb; --ink: #1b1d22; --soft: #5c626e; --line: #dcdfe5; --card: #fff;
@@ -51,19 +51,34 @@ def render_page(results: Mapping[str, Sequence[CaseVerdict]], facts: Mapping[str
         (sum(v.memory.kind is Trend.SAVES for v in verdicts), "save memory"),
         (sum(v.wrong_fix is not None and not v.wrong_fix.proven for v in verdicts), "wrong fixes refused"),
     ]
-    items = "".join(f"<li><b>{count}</b>{label}</li>" for count, label in totals)
-    links = "".join(f'<a href="#r{i}">{html.escape(rule)}</a>' for i, rule in enumerate(results))
     described = ", ".join(f"{key} {value}" for key, value in facts.items())
+    return page("torchlint verify", described, totals, {rule: map(_article, group) for rule, group in results.items()})
+
+
+def page(title: str, described: str, totals: Sequence[tuple[int, str]], sections: Mapping[str, Iterable[str]]) -> str:
+    """The frame of a report: a line of facts, figures, and under each heading its articles."""
+    items = "".join(f"<li><b>{count}</b>{label}</li>" for count, label in totals)
+    links = "".join(f'<a href="#r{i}">{html.escape(name)}</a>' for i, name in enumerate(sections))
     body = "".join(
-        f'<h2 id="r{i}">{html.escape(rule)}</h2>' + "".join(map(_article, group))
-        for i, (rule, group) in enumerate(results.items())
+        f'<h2 id="r{i}">{html.escape(name)}</h2>' + "".join(articles)
+        for i, (name, articles) in enumerate(sections.items())
     )
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>torchlint verify</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head><body><main><h1>torchlint verify</h1>"
+        f"<style>{_STYLE}</style></head><body><main><h1>{title}</h1>"
         f'<p class="facts">{html.escape(described)}</p><ul class="totals">{items}</ul><nav>{links}</nav>{body}'
         "</main></body></html>\n"
+    )
+
+
+def article(title: str, verdict: str, tone: str, plots: Sequence[str], rows: Sequence[tuple[str, str]]) -> str:
+    """One judged thing: its name, its verdict in the tone `good`, `warn` or `bad`, its plots and its facts."""
+    listed = "".join(f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in rows)
+    return (
+        f'<article><div class="head"><h3>{html.escape(title)}</h3>'
+        f'<p class="verdict {tone}">{html.escape(verdict)}</p></div>'
+        f'<div class="plots">{"".join(plots)}</div><dl>{listed}</dl></article>'
     )
 
 
@@ -72,11 +87,8 @@ def _article(v: CaseVerdict) -> str:
     plots = []
     timed = {size: cost for size, cost in v.speed.items() if cost.ratio is not None}
     if timed:
-        plots.append(_figure("Time before ÷ time after, 95 % interval, by size", speed_plot(timed)))
-    if v.memory.peak is not None and v.memory.saved is not None and (max(*v.memory.peak, *v.memory.saved) > 0):
-        plots.append(
-            _figure("Tensor bytes, before (grey) and after (blue)", memory_plot(v.memory.peak, v.memory.saved))
-        )
+        plots.append(figure("Time before ÷ time after, 95 % interval, by size", speed_plot(timed)))
+    plots += memory_figures(v.memory)
     rows = [("cost", str(v.cost)), ("memory", str(v.memory))]
     changed = ", ".join(f"{name} {a}→{b}" for name, (a, b) in v.counters.items() if a != b)
     if changed:
@@ -86,15 +98,10 @@ def _article(v: CaseVerdict) -> str:
     rows.append(("evidence", str(v.evidence)))
     rows.append(("sandbox", v.evidence.sandbox or "none"))
     rows.extend(("failed", failure) for failure in v.failures)
-    listed = "".join(f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in rows)
-    return (
-        f'<article><div class="head"><h3>{html.escape(v.name)}</h3>'
-        f'<p class="verdict {tone}">{html.escape(str(v.behaviour))}</p></div>'
-        f'<div class="plots">{"".join(plots)}</div><dl>{listed}</dl></article>'
-    )
+    return article(v.name, str(v.behaviour), tone, plots, rows)
 
 
-def _figure(caption: str, svg: str) -> str:
+def figure(caption: str, svg: str) -> str:
     return f"<figure><figcaption>{html.escape(caption)}</figcaption>{svg}</figure>"
 
 
@@ -141,6 +148,13 @@ def _ticks(start: float, end: float) -> list[float]:
     return ticks[:: len(ticks) // 5 + 1]
 
 
+def memory_figures(memory: MemoryVerdict) -> list[str]:
+    """The plot of a memory verdict, where there is anything to see."""
+    if memory.peak is None or memory.saved is None or max(*memory.peak, *memory.saved) == 0:
+        return []
+    return [figure("Tensor bytes, before (grey) and after (blue)", memory_plot(memory.peak, memory.saved))]
+
+
 def memory_plot(peak: tuple[int, int], saved: tuple[int, int]) -> str:
     """Four bars on one scale: peak and saved bytes, before and after."""
     width, left, right, bar = 360, 64, 78, 13
@@ -158,6 +172,40 @@ def memory_plot(peak: tuple[int, int], saved: tuple[int, int]) -> str:
             y += bar + 2
         y += 10
     return _svg(width, y, parts, "tensor bytes before and after")
+
+
+def divergence_plot(points: Sequence[Point]) -> str:
+    """Relative deviation from the original by step, on a logarithmic axis: the fix, and 1-ulp nudges below it."""
+    width, height, left, right, top, bottom = 360, 150, 52, 62, 10, 26
+    floor = 1e-17
+    values = [max(v, floor) for p in points for v in (p.fixed, p.nudged)]
+    low, high = math.floor(math.log10(min(values))), max(math.ceil(math.log10(max(values))), 0)
+    last = max(points[-1].step, 2)
+
+    def x(step: int) -> float:
+        return left + (step - 1) / (last - 1) * (width - left - right)
+
+    def y(value: float) -> float:
+        return top + (high - math.log10(max(value, floor))) / max(high - low, 1) * (height - top - bottom)
+
+    parts = []
+    for exponent in sorted({low, (low + high) // 2, high}):
+        label = "0" if 10.0**exponent <= floor else f"1e{exponent}"
+        parts.append(
+            f'<line x1="{left}" x2="{width - right}" y1="{y(10.0**exponent):.1f}" y2="{y(10.0**exponent):.1f}" '
+            f'stroke="var(--line)"/><text class="soft" x="{left - 8}" y="{y(10.0**exponent) + 4:.1f}" '
+            f'text-anchor="end">{label}</text>'
+        )
+    for step in (1, last):
+        parts.append(f'<text class="soft" x="{x(step):.1f}" y="{height - 8}" text-anchor="middle">step {step}</text>')
+    for name, colour, series in (
+        ("1 ulp", "before", [(p.step, p.nudged) for p in points]), ("fixed", "bad", [(p.step, p.fixed) for p in points])
+    ):  # fmt: skip
+        path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in series)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="var(--{colour})" stroke-width="2"/>')
+        parts += [f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="3" fill="var(--{colour})"/>' for s, v in series]
+        parts.append(f'<text x="{width - right + 8}" y="{y(series[-1][1]) + 4:.1f}">{name}</text>')
+    return _svg(width, height, parts, "deviation from the original by step")
 
 
 def _svg(width: int, height: int, parts: Sequence[str], label: str) -> str:

@@ -1,20 +1,23 @@
 """Tier 3, inside the user's process: one record per optimizer step, of losses, gradients, parameters and random state.
 
-The run is a plain run of the original or of the fixed text; only torch's own hooks watch it.
+The run is a plain run of the original or of the fixed text; only torch's own hooks watch it. Records go to a file as
+they are made, so that watching neither adds to the memory that the run is judged by nor is lost when it is killed.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import pickle
 import sys
+import time
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-    from torchlint.verify.observe import Observation
 
 MOST_FORWARDS = 200
 
@@ -24,23 +27,33 @@ class Enough(SystemExit):
 
 
 class Recorder:
-    """Collects one Observation per step and writes them when the program ends (or has made enough steps).
+    """Writes one Observation per step, and what else was seen when the program ends or has made enough steps.
 
-    `nudge` moves the parameters that each optimizer is made with by one ulp: the yardstick of the comparison.
+    Enough are `steps` of them, or with `hints` (sets of "file:line") as many more, up to `most`, as it takes until one
+    line of each set was executed. Gradients and parameters are only kept for the first `keep`. `nudge` moves the
+    parameters that each optimizer is made with by one ulp: the yardstick of the comparison.
     """
 
-    def __init__(self, out: str, steps: int, seed: int, nudge: int | None, lines: set[str]) -> None:
+    def __init__(
+        self, out: str, *, keep: int, steps: int, most: int, seed: int, nudge: int | None,
+        lines: set[str], hints: Sequence[Sequence[str]],
+    ) -> None:  # fmt: skip
         from torchlint.verify.observe import Observation, seed_all
 
-        self.out, self.steps, self.nudge, self.lines = out, steps, nudge, lines
+        self.keep, self.steps, self.most = keep, steps, most
+        self.nudge, self.lines = nudge, lines
+        self.hints = [set(hint) for hint in hints]
         self.pid = os.getpid()
-        self.records: list[Observation] = []
+        self.file = open(os.path.join(out, "record.pickle"), "wb")  # noqa: SIM115 (closed when the program ends)
+        self.made = self.forwards = self.depth = 0
         self.current = Observation()
-        self.deviations: list[float] = []
-        self.forwards = self.depth = 0
+        self.seconds: list[float] = []
+        self.resident: list[int] = []
         self.finished = False
+        self.unbilled = 0.0
         seed_all(seed)
         self._watch()
+        self.mark = time.thread_time()
         atexit.register(self.write)
 
     def _watch(self) -> None:
@@ -56,10 +69,17 @@ class Recorder:
 
         def watched_backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
             root = tensors if isinstance(tensors, torch.Tensor) else next(iter(tensors))
-            value = float(root.detach().double().sum())
-            number = sum(path.startswith("loss") for path in self.current.leaves)
-            self.current.leaves[f"loss {number + 1}"] = value
-            self.ledger.around(lambda: backward(tensors, *args, **kwargs), root)
+
+            def billed() -> None:
+                started = time.thread_time()
+                backward(tensors, *args, **kwargs)
+                self.unbilled -= time.thread_time() - started
+
+            with self._off_the_clock():
+                value = float(root.detach().double().sum())
+                number = sum(path.startswith("loss") for path in self.current.leaves)
+                self.current.leaves[f"loss {number + 1}"] = value
+                self.ledger.around(billed, root)
 
         def watched_construct(optimizer: Any, *args: Any, **kwargs: Any) -> None:
             construct(optimizer, *args, **kwargs)
@@ -78,6 +98,15 @@ class Recorder:
         module.register_module_forward_pre_hook(self._enter)
         module.register_module_forward_hook(self._leave, always_call=True)
 
+    @contextlib.contextmanager
+    def _off_the_clock(self) -> Iterator[None]:
+        """What watching takes is no time of the program's."""
+        started = time.thread_time()
+        try:
+            yield
+        finally:
+            self.unbilled += time.thread_time() - started
+
     def _own(self) -> bool:
         """Workers inherit the hooks and must not record."""
         return os.getpid() == self.pid and not self.finished
@@ -86,13 +115,17 @@ class Recorder:
         self.depth += 1
 
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
+        self.depth -= 1
+        if self.depth or not self._own() or self.forwards >= MOST_FORWARDS:
+            return
+        with self._off_the_clock():
+            self._note_forward(module, output)
+
+    def _note_forward(self, module: torch.nn.Module, output: Any) -> None:
         import torch
 
         from torchlint.verify.observe import leaf, walk_state
 
-        self.depth -= 1
-        if self.depth or not self._own() or self.forwards >= MOST_FORWARDS:
-            return
         self.forwards += 1
         name = f"forward {self.forwards} of {type(module).__name__}"
         self.current.leaves[f"{name}, training"] = module.training
@@ -103,26 +136,35 @@ class Recorder:
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self._own():
-            self.ledger.settle(optimizer, args, kwargs)
-            self._tensors(optimizer, "gradient", lambda p: p.grad)
+            with self._off_the_clock():
+                self.ledger.settle(optimizer, args, kwargs)
+                self._tensors(optimizer, "gradient", lambda p: p.grad)
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         from torchlint.verify.observe import Observation, rng_state
 
         if not self._own():
             return
+        self.seconds.append(time.thread_time() - self.mark - self.unbilled)
+        self.resident.append(resident_bytes())
         self._tensors(optimizer, "parameter", lambda p: p)
         for name, digest in rng_state().items():
             self.current.leaves[f"random state of {name}"] = digest
-        self.records.append(self.current)
+        pickle.dump(self.current, self.file)
+        self.file.flush()
+        self.made += 1
         self.current = Observation()
-        if len(self.records) >= self.steps:
+        seen = self.made >= self.steps and all(hint & self.lines for hint in self.hints)
+        if seen or self.made >= self.most:
             self.write()
             raise Enough(0)
+        self.unbilled, self.mark = 0.0, time.thread_time()
 
     def _tensors(self, optimizer: Any, what: str, of: Any) -> None:
         from torchlint.verify.observe import leaf
 
+        if self.made >= self.keep:
+            return
         for g, group in enumerate(optimizer.param_groups):
             for i, parameter in enumerate(group["params"]):
                 tensor = of(parameter)
@@ -134,7 +176,19 @@ class Recorder:
         self.finished = True
         sys.settrace(None)
         if self.current.leaves:
-            self.records.append(self.current)
-        data = {"records": self.records, "deviations": self.ledger.steps, "lines": sorted(self.lines)}
-        with open(os.path.join(self.out, "record.pickle"), "wb") as file:
-            pickle.dump(data, file)
+            pickle.dump(self.current, self.file)
+        seen = {
+            "steps": self.made, "deviations": self.ledger.steps, "lines": sorted(self.lines),
+            "seconds": self.seconds, "resident": self.resident,
+        }  # fmt: skip
+        pickle.dump(seen, self.file)
+        self.file.close()
+
+
+def resident_bytes() -> int:
+    """The memory that this process holds, 0 where the system does not tell."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

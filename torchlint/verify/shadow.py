@@ -1,7 +1,7 @@
 """Tier 2, inside the user's own process: at a real call of an edited function, fork children that run both versions.
 
-All children start from the identical state: the original, the original again, the fix, each observed in a sandbox. The
-parent goes on untouched and makes the real call. Nothing is pickled but results; no harness is needed.
+All children start from the identical state: the original, the original again, each fixed variant, each observed in a
+sandbox. The parent goes on untouched and makes the real call. Nothing is pickled but results; no harness is needed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import random
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -29,22 +29,27 @@ if TYPE_CHECKING:
     from torchlint.verify.compare import Comparison
     from torchlint.verify.judge import Run
     from torchlint.verify.observe import Observation
+    from torchlint.verify.verdict import BehaviourVerdict, Cost
 
 NUDGES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is spent on one function: calls that are verified, seconds per child, seconds in all."""
+    """How much is spent on one function: calls that are verified, seconds per child, for timing, and in all."""
 
     calls: int = 3
     child_seconds: float = 60.0
+    timing_seconds: float = 2.0
     total_seconds: float = 300.0
 
 
 @dataclass
 class Shadow:
-    """One edited function: what has been seen of it so far. `statements` are the line sets that count as evidence."""
+    """One variant of an edited function, and what has been seen of it so far.
+
+    `statements` are the line sets that count as evidence.
+    """
 
     path: str
     function: Edited
@@ -58,6 +63,7 @@ class Shadow:
     self_check: Comparison | None = None
     executed: set[int] = field(default_factory=set)
     unable: str | None = None
+    cost: Cost | None = None
     sandbox: str = ""
     pid: int = 0  # of the process that counted the calls
 
@@ -66,10 +72,9 @@ class Shadow:
             self.unable is None and len(self.runs) < self.limits.calls and self.spent < self.limits.total_seconds
         )  # fmt: skip
 
-    def publish(self) -> None:
-        """Write the verdict so far: a program that is killed later has still been seen."""
+    def verdict(self) -> BehaviourVerdict:
         from torchlint.verify.judge import judge_behaviour, judge_property
-        from torchlint.verify.verdict import Behaviour, as_json
+        from torchlint.verify.verdict import Behaviour
 
         ran = not self.statements or any(s & self.executed for s in self.statements)
         verdict = judge_behaviour(
@@ -81,9 +86,16 @@ class Shadow:
             )
             if intended.kind is Behaviour.INTENDED:
                 verdict = intended
-        data = {"path": self.path, "function": asdict(self.function), "verdict": as_json(verdict),
-                "calls": self.calls, "verified": len(self.runs), "sandbox": self.sandbox}  # fmt: skip
-        name = f"{os.getpid()}-{self.function.name}-{self.function.before[0]}.json"
+        return verdict
+
+    def publish(self) -> None:
+        """Write the verdict so far: a program that is killed later has still been seen."""
+        from torchlint.verify.verdict import as_json
+
+        data = {"path": self.path, "function": asdict(self.function), "verdict": as_json(self.verdict()),
+                "calls": self.calls, "verified": len(self.runs), "sandbox": self.sandbox,
+                "cost": as_json(self.cost)}  # fmt: skip
+        name = f"{os.getpid()}-{self.function.name}-{self.function.before[0]}-{self.function.variant}.json"
         temporary = os.path.join(self.out, "." + name)
         with open(temporary, "w", encoding="utf-8") as file:
             json.dump(data, file)
@@ -96,9 +108,9 @@ _inside = False  # true in a shadow's children, and while one is being made
 def install(shadows: Mapping[str, list[Shadow]]) -> None:
     """Provide the hook that woven modules call; `shadows` maps a path to its functions, in weaving order."""
 
-    def hook(number: int, original: Any, fixed: Any) -> Any:
+    def hook(numbers: list[int], original: Any, fixed: list[Any]) -> Any:
         path = os.path.realpath(inspect.currentframe().f_back.f_code.co_filename)  # type: ignore[union-attr]
-        return _wrap(shadows[path][number], original, fixed)
+        return _wrap([shadows[path][number] for number in numbers], original, fixed)
 
     def finish() -> None:
         for shadow in (s for group in shadows.values() for s in group):
@@ -109,44 +121,60 @@ def install(shadows: Mapping[str, list[Shadow]]) -> None:
     atexit.register(finish)
 
 
-def _wrap(shadow: Shadow, original: Any, fixed: Any) -> Any:
+def _wrap(shadows: Sequence[Shadow], original: Any, fixed: Sequence[Any]) -> Any:
     if isinstance(original, (staticmethod, classmethod)):
-        if type(original) is not type(fixed):
-            shadow.unable = "the kind of method changes"
+        same = [(s, f.__func__) for s, f in zip(shadows, fixed) if type(f) is type(original)]
+        for shadow, function in zip(shadows, fixed):
+            if type(function) is not type(original):
+                shadow.unable = "the kind of method changes"
+        if not same:
             return original
-        return type(original)(_wrap(shadow, original.__func__, fixed.__func__))
-    fixed.__name__, fixed.__qualname__ = original.__name__, original.__qualname__
+        return type(original)(_wrap([s for s, _ in same], original.__func__, [f for _, f in same]))
+    for function in fixed:
+        function.__name__, function.__qualname__ = original.__name__, original.__qualname__
 
     @functools.wraps(original)
     def shadowed(*args: Any, **kwargs: Any) -> Any:
         if not _inside:
-            if shadow.pid != os.getpid():  # a forked worker inherits what its parent has seen
-                shadow.pid, shadow.calls = os.getpid(), 0
-            shadow.calls += 1
-            if shadow.wants():
-                _verify(shadow, original, fixed, args, kwargs)
+            for shadow in shadows:
+                if shadow.pid != os.getpid():  # a forked worker inherits what its parent has seen
+                    shadow.pid, shadow.calls = os.getpid(), 0
+                shadow.calls += 1
+            if any(shadow.wants() for shadow in shadows):
+                _verify(shadows, original, fixed, args, kwargs)
         return original(*args, **kwargs)
 
     return shadowed
 
 
-def _verify(shadow: Shadow, original: Any, fixed: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Never raises: the user's program must run as if this were not here."""
+def _verify(
+    shadows: Sequence[Shadow], original: Any, fixed: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Judge the call for the first variant, and for the others unless that one is equivalent. Never raises.
+
+    The user's program must run as if this were not here.
+    """
     global _inside
     _inside = True
-    started = time.monotonic()
+    call: _Call | None = None
     try:
-        shadow.unable = _unforkable(args, kwargs)
-        if shadow.unable is None:
-            _Call(shadow, original, fixed, args, kwargs).judge()
-    except Exception as error:
-        shadow.unable = f"verifying failed: {type(error).__name__}: {error}"
-        if os.environ.get("TORCHLINT_VERIFY_DEBUG"):
-            traceback.print_exc(file=sys.__stderr__)
+        for shadow, function in zip(shadows, fixed):
+            if not shadow.wants() or (shadow is not shadows[0] and shadows[0].verdict().equivalent):
+                continue
+            started = time.monotonic()
+            try:
+                shadow.unable = _unforkable(args, kwargs)
+                if shadow.unable is None:
+                    call = call or _Call(original, args, kwargs, f"call {shadow.calls} of {shadow.function.name}")
+                    call.judge(shadow, function)
+            except Exception as error:
+                shadow.unable = f"verifying failed: {type(error).__name__}: {error}"
+                if os.environ.get("TORCHLINT_VERIFY_DEBUG"):
+                    traceback.print_exc(file=sys.__stderr__)
+            shadow.spent += time.monotonic() - started
+            shadow.publish()
     finally:
-        shadow.spent += time.monotonic() - started
         _inside = False
-        shadow.publish()
 
 
 def _unforkable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
@@ -156,11 +184,15 @@ def _unforkable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     with contextlib.suppress(ImportError):
         importlib.import_module("numpy.random")
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return "CUDA is initialised: a fork cannot use it"
+        return CUDA_IS_UP
     for value in (*args, *kwargs.values()):
         if inspect.isgenerator(value) or type(value).__name__ == "_MultiProcessingDataLoaderIter":
-            return "an argument is an iterator that the children would use up"
+            return USED_UP
     return None
+
+
+CUDA_IS_UP = "CUDA is initialised: a fork cannot use it"
+USED_UP = "an argument is an iterator that the children would use up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,24 +205,26 @@ class _Seen:
 
 
 class _Call:
-    """The comparison at one call."""
+    """The comparison at one call; the runs of the original are shared by all variants."""
 
-    def __init__(
-        self, shadow: Shadow, original: Any, fixed: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        self.shadow, self.original, self.fixed = shadow, original, fixed
-        self.label = f"call {shadow.calls} of {shadow.function.name}"
+    def __init__(self, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any], label: str) -> None:
+        self.original, self.label = original, label
         self.args, self.kwargs = args, kwargs
         self.random = random.getstate()  # CPython reseeds `random` in a forked child
         self.inputs: dict[str, Any] = {"args": args, "kwargs": kwargs, **_world(original)}
+        self.limits = Limits()
+        self.twins: tuple[_Seen | str, _Seen | str] | None = None
+        self.broken: tuple[Callable[..., str | None], str] | None = None
+        self.looked = False
 
-    def judge(self) -> None:
-        from torchlint.verify.compare import Level, compare
+    def judge(self, shadow: Shadow, function: Any) -> None:
+        from torchlint.verify.compare import Comparison, Level, compare
         from torchlint.verify.judge import Run
 
-        shadow = self.shadow
-        first = self._child(self.original)
-        again = self._child(self.original, trace=True)
+        self.limits = shadow.limits
+        if self.twins is None:
+            self.twins = self._child(self.original), self._child(self.original, trace=True)
+        first, again = self.twins
         if isinstance(first, str) or isinstance(again, str):
             shadow.unable = f"original: {first if isinstance(first, str) else again}"
             return
@@ -202,24 +236,58 @@ class _Call:
         check = compare(first.record, again.record)
         if shadow.self_check is None or check.level is not Level.BITWISE:
             shadow.self_check = check
-        fixed = self._child(self.fixed, trace=True)
+        fixed = self._child(function, trace=True)
         if isinstance(fixed, str):
-            from torchlint.verify.compare import Comparison
-
             comparison = Comparison()
             comparison.differ("the fixed function", "end", "returns", fixed)
             shadow.runs.append(Run(self.label, comparison))
             return
         shadow.executed |= again.lines | fixed.lines
         comparison = compare(first.record, fixed.record)
-        raised = first.record.exception
         if comparison.level is Level.DIFFERENT and check.level is Level.BITWISE:
-            comparison = self._closely(first.record, fixed.record)
+            comparison = self._closely(first.record, fixed.record, function)
             if comparison.level is Level.DIFFERENT:
-                shadow.properties.append(self._properties())
-        shadow.runs.append(Run(self.label, comparison, raised))
+                shadow.properties.append(self._properties(function))
+        shadow.runs.append(Run(self.label, comparison, first.record.exception))
+        if shadow.cost is None and comparison.level is not Level.DIFFERENT and first.record.exception is None:
+            shadow.cost = self._cost(function)
 
-    def _closely(self, a: Observation, b: Observation) -> Comparison:
+    def _cost(self, function: Any) -> Cost | None:
+        """Memory and counters of one call of each version, and their times where that many calls can be made.
+
+        Every figure is taken in a child of its own, from the state of this call.
+        """
+        from torchlint.verify.judge import judge_memory, judge_speed
+        from torchlint.verify.measure import Footprint, Runnable, footprint, time_pairs
+        from torchlint.verify.verdict import Cost
+
+        def runnable(f: Any) -> Runnable:
+            return Runnable(lambda **_: f(*self.args, **self.kwargs), dict, False)
+
+        def weigh(f: Any) -> Footprint | None:
+            def work(_: Any) -> Footprint:
+                self._begin()
+                return footprint(runnable(f), warm=False, state=self.inputs)
+
+            outcome = self._fork(work)
+            return outcome.value if outcome.reason is None else None
+
+        def clock(_: Any) -> Any:
+            self._begin()
+            return time_pairs(
+                runnable(self.original), runnable(function), runnable(self.original), budget=self.limits.timing_seconds
+            )
+
+        a, b = weigh(self.original), weigh(function)
+        if a is None or b is None or a.raised or b.raised:
+            return None
+        outcome = self._fork(clock)
+        timing = outcome.value if outcome.reason is None else None
+        speed = judge_speed(timing.ratio, timing.control) if timing else judge_speed(None, None)
+        counters = {name: (count, b.counters[name]) for name, count in a.counters.items()}
+        return Cost(speed, judge_memory((a.peak, b.peak), (a.saved, b.saved)), counters)
+
+    def _closely(self, a: Observation, b: Observation, function: Any) -> Comparison:
         """Compare again with the values of what differs, measured by nudged runs of the original."""
         from torchlint.verify.compare import Comparison, Yardstick, compare
         from torchlint.verify.observe import nudge
@@ -227,7 +295,7 @@ class _Call:
         wanted = frozenset(
             path for path in {**a.leaves, **b.leaves} if a.leaves.get(path, _ABSENT) != b.leaves.get(path, _ABSENT)
         )
-        seen = [self._child(f, wanted=wanted) for f in (self.original, self.fixed)]
+        seen = [self._child(f, wanted=wanted) for f in (self.original, function)]
         nudged = [
             self._child(self.original, wanted=wanted, prepare=functools.partial(nudge, seed=k)) for k in range(NUDGES)
         ]
@@ -240,19 +308,28 @@ class _Call:
             return result
         return compare(records[0], records[1], Yardstick(tuple(records[2:])))
 
-    def _properties(self) -> tuple[str | None, str | None]:
+    def _properties(self, function: Any) -> tuple[str | None, str | None]:
         """The first property that is broken before, with its state after; (None, None) where none is broken.
 
         Each version is called twice, with gradients cleared before: the state in which the original has left this
         process (stale gradients above all) must not count against the fix, and its own aftermath must.
         """
+        if not self.looked:
+            self.looked = True
+            self.broken = self._first_broken()
+        if self.broken is None:
+            return None, None
+        check, how = self.broken
+        return how, self._property(check, function)
+
+    def _first_broken(self) -> tuple[Callable[..., str | None], str] | None:
         from torchlint.verify import properties
 
         for check in (properties.gradient_ledger, properties.accumulation_scaled, properties.train_mode_restored):
             before = self._property(check, self.original)
             if before is not None and not before.startswith("no "):
-                return before, self._property(check, self.fixed)
-        return None, None
+                return check, before
+        return None
 
     def _property(self, check: Callable[..., str | None], function: Any) -> str | None:
         import torch
@@ -316,7 +393,7 @@ class _Call:
     def _fork(self, work: Callable[[Any], Any]) -> Any:
         from torchlint.verify.sandbox import memory_budget, run_forked
 
-        return run_forked(work, seconds=self.shadow.limits.child_seconds, memory=memory_budget(), project=os.getcwd())
+        return run_forked(work, seconds=self.limits.child_seconds, memory=memory_budget(), project=os.getcwd())
 
 
 _ABSENT = object()
@@ -357,6 +434,6 @@ def _code_file(function: Any) -> str:
     return str(inspect.unwrap(function).__code__.co_filename)
 
 
-def shifted(lines: set[int]) -> set[int]:
-    """Lines of the fixed text as a trace of the woven module reports them."""
-    return {line + SHIFT for line in lines}
+def shifted(lines: set[int], variant: int) -> set[int]:
+    """Lines of a fixed text as a trace of the woven module reports them."""
+    return {line + SHIFT * (variant + 1) for line in lines}

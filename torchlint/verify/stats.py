@@ -38,6 +38,15 @@ class Ratio:
         return self.claims or (self.low > 1 / THRESHOLD and self.high < THRESHOLD)
 
 
+def slope(values: Sequence[float]) -> float:
+    """How much the values grow from one to the next, by least squares; 0 where there are too few to tell."""
+    n = len(values)
+    if n < 4:
+        return 0.0
+    middle, mean = (n - 1) / 2, sum(values) / n
+    return sum((i - middle) * (v - mean) for i, v in enumerate(values)) / sum((i - middle) ** 2 for i in range(n))
+
+
 def paired_ratio(before: Sequence[float], after: Sequence[float], resamples: int = 4000, seed: int = 0) -> Ratio:
     """The ratio of paired times. Raises ValueError without pairs."""
     logs = [math.log(a / b) for a, b in zip(before, after)]

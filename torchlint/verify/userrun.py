@@ -15,8 +15,8 @@ from typing import Any
 
 from torchlint.verify.sandbox import enclose, scratch_directory
 from torchlint.verify.shadow import Limits
-from torchlint.verify.verdict import Behaviour, BehaviourVerdict, Difference
-from torchlint.verify.weave import Edited, Weave, weave
+from torchlint.verify.verdict import Behaviour, BehaviourVerdict, Cost, Difference, cost_from_json
+from torchlint.verify.weave import Edited, weave
 
 INJECT = Path(__file__).with_name("inject")
 _PYTHON = re.compile(r"python(\d+(\.\d+)?)?(\.exe)?")
@@ -25,13 +25,14 @@ _ORDER = list(Behaviour)
 
 @dataclass(frozen=True, slots=True)
 class FunctionVerdict:
-    """What the run showed of one edited function. `calls` were seen, `verified` of them were compared."""
+    """What the run showed of one variant of a function. `calls` were seen, `verified` of them were compared."""
 
     path: str
     function: Edited
     verdict: BehaviourVerdict
     calls: int = 0
     verified: int = 0
+    cost: Cost | None = None
 
 
 @dataclass
@@ -40,7 +41,7 @@ class UserRun:
 
     functions: list[FunctionVerdict] = field(default_factory=list)
     whole_files: dict[str, str] = field(default_factory=dict)  # path → why
-    weaves: dict[str, Weave] = field(default_factory=dict)
+    edited: dict[str, list[Edited]] = field(default_factory=dict)  # path → its functions that differ
     ended: str = ""  # "" after exit code 0
     sandbox: str = ""
 
@@ -62,14 +63,19 @@ def prepared(command: Sequence[str]) -> list[str]:
 
 
 def verify_run(
-    files: Mapping[str, tuple[str, str]],
+    files: Mapping[str, tuple[str, ...]],
     command: Sequence[str],
     *,
     limits: Limits | None = None,
     timeout: float = 3600.0,
     cwd: str | None = None,
+    shown: bool = True,
 ) -> UserRun:
-    """Run `command` once and judge every edited function of `files` (path → text before, text after) by its real calls.
+    """Run `command` once and judge every edited function of `files` by its real calls.
+
+    `files` maps a path to the text before and to one or more texts after; the second one and further ones are looked at
+    only in functions where the first is different. What the command prints goes to standard error, or with `shown` off
+    nowhere.
 
     The command runs with the original code. Where the system allows, the directory it runs in is an overlay and the
     rest is read-only, so that it changes no file; `sandbox` says so, or that it could not be done.
@@ -77,22 +83,25 @@ def verify_run(
     result, plan = planned(files, limits)
     if plan["files"]:
         with scratch_directory() as out:
-            result.ended, enclosed = execute(command, {**plan, "out": out}, out, timeout, os.path.abspath(cwd or "."))
+            result.ended, enclosed = execute(
+                command, {**plan, "out": out}, out, timeout, os.path.abspath(cwd or "."), None if shown else os.devnull
+            )  # fmt: skip
             result.sandbox = "the run changes no file" if enclosed else "the run itself was not sandboxed"
             gather(result, out)
     return result
 
 
-def planned(files: Mapping[str, tuple[str, str]], limits: Limits | None) -> tuple[UserRun, dict[str, Any]]:
+def planned(files: Mapping[str, tuple[str, ...]], limits: Limits | None) -> tuple[UserRun, dict[str, Any]]:
     """A run that has not begun, and the plan that `agent.start` reads (without its `out` folder)."""
     result = UserRun()
     plan: dict[str, Any] = {"files": {}, "limits": asdict(limits or Limits())}
-    for path, (before, after) in files.items():
-        woven = result.weaves[path] = weave(before, after)
+    for path, (before, *variants) in files.items():
+        woven = weave(before, *variants)
         if woven.reason is not None:
             result.whole_files[path] = woven.reason
         else:
-            plan["files"][os.path.realpath(path)] = {"before": before, "after": after}
+            result.edited[path] = woven.functions
+            plan["files"][os.path.realpath(path)] = {"before": before, "variants": variants}
     return result, plan
 
 
@@ -101,10 +110,11 @@ def gather(result: UserRun, out: str) -> None:
     seen = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(Path(out).glob("[!.]*-*.json"))]
     children = next((s["sandbox"] for s in seen if s["sandbox"]), "")
     result.sandbox += f"; compared calls: {children}" if children else ""
-    for path in sorted(result.weaves.keys() - result.whole_files.keys()):
-        for function in result.weaves[path].functions:
+    for path in sorted(result.edited):
+        for function in result.edited[path]:
             mine = [s for s in seen if s["path"] == os.path.realpath(path) and s["function"]["name"] == function.name
-                    and tuple(s["function"]["before"]) == function.before]  # fmt: skip
+                    and tuple(s["function"]["before"]) == function.before
+                    and s["function"]["variant"] == function.variant]  # fmt: skip
             result.functions.append(_joined(path, function, mine, result.ended))
 
 
@@ -113,7 +123,7 @@ def execute(
 ) -> tuple[str, bool]:
     """How the command ended ("" is well), and whether it was kept from changing files.
 
-    Its standard output goes to the file `output`, if given.
+    Its standard output goes to the file `output`, without one to our standard error: ours is for the report.
     """
     plan_path = os.path.join(scratch, ".plan")
     with open(plan_path, "w", encoding="utf-8") as file:
@@ -134,7 +144,8 @@ def execute(
     stdout = open(output, "wb") if output else None  # noqa: SIM115 (closed below)
     try:
         process = subprocess.Popen(
-            prepared(command), env=environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=stdout,
+            prepared(command), env=environment, cwd=cwd, stdin=subprocess.DEVNULL,
+            stdout=stdout if stdout is not None else 2,
             start_new_session=True, preexec_fn=before_exec,
         )  # fmt: skip
     except OSError as error:
@@ -166,7 +177,9 @@ def _joined(path: str, function: Edited, seen: Sequence[Mapping[str, Any]], ende
         return FunctionVerdict(path, function, BehaviourVerdict(Behaviour.NOT_VERIFIABLE, why))
     verdicts = [_verdict(s["verdict"]) for s in seen]
     worst = max(verdicts, key=lambda v: _ORDER.index(v.kind))
-    return FunctionVerdict(path, function, worst, sum(s["calls"] for s in seen), sum(s["verified"] for s in seen))
+    cost = next((cost_from_json(s["cost"]) for s in seen if s["cost"]), None)
+    calls, verified = (sum(s[key] for s in seen) for key in ("calls", "verified"))
+    return FunctionVerdict(path, function, worst, calls, verified, cost)
 
 
 def _verdict(data: Mapping[str, Any]) -> BehaviourVerdict:

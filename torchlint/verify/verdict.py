@@ -64,6 +64,11 @@ class BehaviourVerdict:
     differences: tuple[Difference, ...] = ()
 
     @property
+    def equivalent(self) -> bool:
+        """Whether the fix does what the original did."""
+        return self.kind in (Behaviour.BITWISE, Behaviour.TOLERANCE) or (self.kind is Behaviour.EXCEPT and self.proven)
+
+    @property
     def proven(self) -> bool:
         """Whether `--apply --verify` writes this class of fix by default."""
         if self.kind is Behaviour.EXCEPT:
@@ -108,6 +113,31 @@ class MemoryVerdict:
             if before != after
         ]
         return f"{self.kind.value} {', '.join(parts)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a change costs or gains in the user's own run: time, memory, and (before, after) of each counter."""
+
+    speed: CostVerdict = CostVerdict(Speed.NOT_MEASURED)
+    memory: MemoryVerdict = MemoryVerdict(Trend.NOT_MEASURED)
+    counters: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        parts = [str(self.speed)] if self.speed.kind is not Speed.NOT_MEASURED else []
+        if self.memory.kind is not Trend.NOT_MEASURED:
+            parts.append(f"memory {self.memory}")
+        parts += [f"{name} {a}→{b}" for name, (a, b) in self.counters.items() if a != b and name != "allocated bytes"]
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One step of a divergence curve: relative deviations from the original, of the fix and of 1-ulp nudges."""
+
+    step: int
+    fixed: float
+    nudged: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +204,19 @@ def human_bytes(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB"
+
+
+def cost_from_json(data: Mapping[str, Any] | None) -> Cost | None:
+    """The cost that `as_json` wrote."""
+    if data is None:
+        return None
+    speed, memory = data["speed"], data["memory"]
+    pairs = {name: tuple(memory[name]) if memory[name] else None for name in ("peak", "saved")}
+    return Cost(
+        CostVerdict(Speed(speed["kind"]), speed["ratio"], speed["low"], speed["high"], speed["detail"]),
+        MemoryVerdict(Trend(memory["kind"]), pairs["peak"], pairs["saved"]),
+        {name: (a, b) for name, (a, b) in data["counters"].items()},
+    )
 
 
 def as_json(value: Any) -> Any:
