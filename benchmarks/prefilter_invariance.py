@@ -2,6 +2,7 @@
 
     python benchmarks/prefilter_invariance.py FOLDER… [--sample N] [--seed S]
 
+Without it: every rule looks at the whole libcst tree of every file, whatever its triggers, shapes and `requires` say.
 Prints each difference and a summary line; exits 1 if there is any difference. Questions to other files are compared as
 they are asked, not answered.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 import libcst as cst
 
 from torchlint import prefilter, syntax
-from torchlint.check import check_text
+from torchlint.check import check_all, check_text
 from torchlint.config import Config
 from torchlint.diagnostic import Diagnostic
 from torchlint.encoding import Undecodable, decode
@@ -33,7 +34,7 @@ def differences(path: str, text: str, rules: list[Rule]) -> tuple[list[Diagnosti
     full: list[Diagnostic] = []
     if prefilter.concerns(text) and syntax.examine(text) is None:
         try:
-            full = check_text(path, text, rules, Config(), tree=File.parse(path, text))
+            full = check_all(File.parse(path, text), rules, Config())
         except cst.ParserSyntaxError:
             full = thin
     else:

@@ -60,8 +60,8 @@ RULE = Rule(
     "TL304",
     Category.DATA,
     Severity.WARNING,
-    triggers=(r"\bpin_memory\b", r"\.\s*(?:to|cuda)\s*\("),
-    requires=(r"\bpin_memory\b", r"\bDataLoader\b", r"\.\s*(?:to|cuda)\s*\("),
+    triggers=(r"\bpin_memory\b", r"\.to\s*\(", r"\.cuda\s*\("),
+    requires=(r"\bpin_memory\b", r"\bDataLoader\b", r"\.to\s*\(|\.cuda\s*\("),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )

@@ -63,7 +63,10 @@ RULE = Rule(
     "TL401",
     Category.DEVICE,
     Severity.WARNING,
-    triggers=(r"\.\s*(?:to|cuda)\s*\(",),
+    triggers=(
+        r"\.to\s*\(",
+        r"\.cuda\s*\(",
+    ),
     shapes=("made-then-moved",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),

@@ -60,7 +60,7 @@ RULE = Rule(
     "TL301",
     Category.DATA,
     Severity.WARNING,
-    triggers=(r"DataLoader\b", r"\.\s*(?:to|cuda)\s*\("),
+    triggers=(r"DataLoader\b", r"\.to\s*\(", r"\.cuda\s*\("),
     requires=(r"\bDataLoader\s*\(|\bDataLoader\s+as\b|(?:=|\belse|\bor|\()\s*(?:\w+\.)*DataLoader\b",),
     since="0.1",
     fixes=(Applicability.SAFE,),

@@ -83,7 +83,7 @@ RULE = Rule(
     "TL601",
     Category.MEMORY,
     Severity.WARNING,
-    triggers=(r"\+=", r"\.append\s*\(", r"=\s*[\w.\[\]\"']+\s*\+"),
+    triggers=(r"\+", r"\.append\s*\("),
     requires=(r"backward|Loss|_loss|cross_entropy|kl_div",),
     shapes=("growth",),
     since="0.1",

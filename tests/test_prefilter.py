@@ -12,9 +12,16 @@ from torchlint.check import check_text
 from torchlint.config import Config
 from torchlint.rule import load
 from torchlint.source import File
+from torchlint.triggers import Scan
 
 FIXTURES = sorted(p for p in (Path(__file__).parents[1] / "fixtures").rglob("*.py") if p.parent.name != "syntax_error")
 RULES = load()
+
+
+def sparse(text: str, code: str) -> str | None:
+    """The text as the rule's libcst tree sees it, None where the rule can find nothing in it."""
+    plan = prefilter.plan("x.py", Scan(text), ast.parse(text), prefilter.Seeds(r for r in RULES if r.code == code))
+    return plan.sparse() if plan is not None else None
 
 
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda p: f"{p.parent.name}/{p.name}")
@@ -30,7 +37,7 @@ def test_lines_stay_where_they_are() -> None:
         "import torch\n\n\ndef a():\n    x = 1\n    return x\n\n\ndef b(m, loss):\n    m.eval()\n    loss.backward()\n"
         "    return helper(m)\n\n\ndef helper(m):\n    return m\n"
     )
-    thin = prefilter.thin(text, ast.parse(text), prefilter.Seeds(r for r in RULES if r.code == "TL204"))
+    thin = sparse(text, "TL204")
     assert thin is not None
     assert thin.count("\n") == text.count("\n")
     assert "x = 1" not in thin
@@ -39,22 +46,19 @@ def test_lines_stay_where_they_are() -> None:
 
 
 def test_files_without_torch_are_not_parsed() -> None:
-    assert prefilter.load("x.py", "model.eval()\n", RULES, ast.parse("model.eval()\n")) is None
+    assert not prefilter.concerns("model.eval()\n")
 
 
-def test_text_that_only_libcst_reads_is_taken_whole() -> None:
-    text = "import torch\ntype X[T = int] = list[T]\n\n\ndef f(m):\n    return 1\n\n\ndef g(m):\n    m.eval()\n"
-    try:
-        ast.parse(text)
-    except SyntaxError:
-        loaded = prefilter.load("x.py", text, RULES, None)
-        assert loaded is not None
-        assert loaded.tree.code == text
+def test_text_that_only_libcst_reads_is_checked_whole() -> None:
+    text = (
+        "import torch\ntype X[T = int] = list[T]\n\n\ndef f(model: torch.nn.Module, x):\n    return model.forward(x)\n"
+    )
+    assert [d.code for d in check_text("x.py", text, RULES, Config())] == ["TL111"]
 
 
 def test_words_in_docstrings_are_no_triggers() -> None:
     text = 'import torch\n\n\ndef f(m):\n    """Call m.eval() first."""\n    return m\n'
-    assert prefilter.load("x.py", text, [r for r in RULES if r.code == "TL204"], ast.parse(text)) is None
+    assert sparse(text, "TL204") is None
 
 
 def test_what_a_model_of_the_top_level_is_made_of_is_kept() -> None:
@@ -63,6 +67,6 @@ def test_what_a_model_of_the_top_level_is_made_of_is_kept() -> None:
         "        self.drop = torch.nn.Dropout()\n\n\nmodel = Net()\n\n\ndef fit(loss):\n    loss.backward()\n\n\n"
         "def test(x):\n    model.eval()\n    return model(x)\n"
     )
-    thin = prefilter.thin(text, ast.parse(text), prefilter.Seeds(r for r in RULES if r.code == "TL204"))
+    thin = sparse(text, "TL204")
     assert thin is not None
     assert "torch.nn.Dropout()" in thin

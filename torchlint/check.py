@@ -5,6 +5,7 @@ A rule that raises becomes a TL002 finding and the others go on; a text that is 
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -18,7 +19,9 @@ from torchlint.config import Config
 from torchlint.diagnostic import Diagnostic, Severity
 from torchlint.rule import Context, Finding, Rule
 from torchlint.semantics import Semantics
+from torchlint.skeleton import NeedsText
 from torchlint.source import File, walk
+from torchlint.triggers import Scan
 
 _Call = tuple[Rule, Callable[[Any, Context], Iterable[Finding]], Context]
 
@@ -54,30 +57,50 @@ def _check_cells(path: str, text: str, rules: Sequence[Rule], settings: Config) 
 
 
 def _check_whole(path: str, text: str, rules: Sequence[Rule], settings: Config, tree: File | None) -> list[Diagnostic]:
-    active = [r for r in rules if r.checks and r.may_find(text)]
-    if tree is None:
-        parsed = syntax.parsed(text)
-        if isinstance(parsed, syntax.Trouble):
-            return [syntax_error(path, text, parsed, rules)] if _selected(rules, "TL001") else []
-        try:
-            tree = prefilter.load(path, text, active, parsed, _seeds(tuple(active)))
-        except cst.ParserSyntaxError as error:
-            # Valid for this Python, not for the parser that rules need.
-            trouble = syntax.Trouble(
-                f"cannot be parsed: {syntax.first_line(error.message)}", error.raw_line, error.raw_column
-            )
-            return [syntax_error(path, text, trouble, rules)]
-        except RecursionError:
-            return [syntax_error(path, text, syntax.TOO_DEEP, rules)]
-        if tree is None:
-            return []
-    found: dict[Diagnostic, None] = {}
+    scan = Scan(text)
+    active = [r for r in rules if r.checks and r.may_find(scan)] if prefilter.concerns(text) else []
     try:
-        for diagnostic in _apply(tree, active, settings):
-            found.setdefault(diagnostic)
+        if tree is None:
+            parsed = syntax.parsed(text)
+            if isinstance(parsed, syntax.Trouble):
+                return [syntax_error(path, text, parsed, rules)] if _selected(rules, "TL001") else []
+            tree = _tree(path, scan, parsed, active, settings)
+            if tree is None:
+                return []
+        return list(dict.fromkeys(_apply(tree, active, settings)))
+    except cst.ParserSyntaxError as error:
+        # Valid for this Python, not for the parser that rules need.
+        trouble = syntax.Trouble(
+            f"cannot be parsed: {syntax.first_line(error.message)}", error.raw_line, error.raw_column
+        )
+        return [syntax_error(path, text, trouble, rules)]
     except RecursionError:
         return [syntax_error(path, text, syntax.TOO_DEEP, rules)]
-    return list(found)
+
+
+def check_all(file: File, rules: Sequence[Rule], settings: Config) -> list[Diagnostic]:
+    """The findings in a parsed file when no trigger is believed: what `check_text` must find with less work."""
+    return sorted(dict.fromkeys(_apply(file, rules, settings)), key=lambda d: d.sort_key)
+
+
+def _tree(path: str, scan: Scan, parsed: ast.Module | None, active: Sequence[Rule], settings: Config) -> File | None:
+    """The libcst tree that the rules need, None where a look at less shows that they find nothing."""
+    if not active:
+        return None
+    if parsed is None:  # syntax newer than this Python
+        return File.parse(path, scan.text)
+    plan = prefilter.plan(path, scan, parsed, _seeds(tuple(active)))
+    if plan is None or _is_silent(plan, active, settings):
+        return None
+    return plan.file()
+
+
+def _is_silent(plan: prefilter.Plan, active: Sequence[Rule], settings: Config) -> bool:
+    """Whether the rules certainly say nothing, judged on a tree without whitespace."""
+    try:
+        return not any(True for _ in _apply(plan.skeleton(), active, settings))
+    except (NeedsText, RecursionError):
+        return False
 
 
 @lru_cache(maxsize=512)

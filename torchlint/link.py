@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Sequence
+
+import libcst as cst
 
 from torchlint import notebook, syntax
 from torchlint.config import Config
@@ -10,6 +13,7 @@ from torchlint.encoding import Undecodable, decode_file
 from torchlint.outcome import Asked
 from torchlint.semantics import Semantics
 from torchlint.semantics.project import Project
+from torchlint.skeleton import NeedsText, Skeleton
 from torchlint.source import File
 
 
@@ -22,20 +26,40 @@ def _text(path: str) -> str:
 
 
 def answers(questions: Iterable[Asked], files: Sequence[str], config: Config) -> set[Asked]:
-    """The questions whose answer is yes. Files are parsed only where a question leads to them."""
-    import libcst as cst
-
-    def load(path: str) -> Semantics | None:
-        text = _text(path)
-        if notebook.is_program(text):
-            text = notebook.python(text).text
-        if not text or syntax.examine(text) is not None:
-            return None
-        try:
-            return Semantics(File.parse(path, text), config.grad_disabling, config.loader_names)
-        except (cst.ParserSyntaxError, RecursionError):
-            return None
-
-    project = Project(files, load, _text)
+    """The questions whose answer is yes. Files are parsed only where a question leads to them, and with whitespace only
+    where an answer depends on it."""
     asked = sorted(set(questions), key=lambda q: (q[0], q[1].ask, q[1].subject))
-    return {(path, question) for path, question in asked if project.answer(path, question)}
+    quick = Project(files, lambda path: _read(path, config, bare=True), _text)
+    full: Project | None = None
+    yes: set[Asked] = set()
+    for path, question in asked:
+        try:
+            answer = quick.answer(path, question)
+        except NeedsText:
+            full = full or Project(files, lambda path: _read(path, config, bare=False), _text)
+            answer = full.answer(path, question)
+        if answer:
+            yes.add((path, question))
+    return yes
+
+
+def _read(path: str, config: Config, bare: bool) -> Semantics | None:
+    """The meaning of a file, None where it cannot be had."""
+    text = _text(path)
+    if notebook.is_program(text):
+        text = notebook.python(text).text
+    tree = syntax.parsed(text) if text else None
+    if isinstance(tree, syntax.Trouble) or not text:
+        return None
+    try:
+        file = _parse(path, text, tree if bare else None)
+    except (cst.ParserSyntaxError, RecursionError):
+        return None
+    return Semantics(file, config.grad_disabling, config.loader_names)
+
+
+def _parse(path: str, text: str, tree: ast.Module | None) -> File:
+    try:
+        return File.parse(path, text) if tree is None else Skeleton(path, text, tree)
+    except NeedsText:
+        return File.parse(path, text)

@@ -9,15 +9,18 @@ result: `benchmarks/prefilter_invariance.py` compares the diagnostics with and w
 from __future__ import annotations
 
 import ast
+import bisect
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import libcst as cst
 
 from torchlint.rule import Rule
-from torchlint.shapes import Code, descend
+from torchlint.shapes import Code, Whole, descend
+from torchlint.skeleton import Skeleton
 from torchlint.source import File
+from torchlint.triggers import Scan
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 # Methods that everything has: a call of one says nothing about the file's own.
@@ -36,7 +39,6 @@ class _Unit:
     row: int
     first: int
     last: int
-    text: str
     node: ast.AST = field(repr=False)
     kept: bool = False
 
@@ -45,22 +47,84 @@ class Seeds:
     """Where any of some rules may find something: a trigger matches, and the code has one of the rule's shapes."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        rules = [r for r in rules if r.checks]
-        self.plain = _any_of({t for r in rules if not r.shapes for t in r.triggers})
-        shapes: dict[tuple[str, ...], set[str]] = {}
+        groups: dict[tuple[str, ...], set[str]] = {}
         for rule in rules:
-            if rule.shapes:
-                shapes.setdefault(rule.shapes, set()).update(rule.triggers)
-        self.shaped = [(_any_of(triggers), names) for names, triggers in shapes.items()]
+            if rule.checks:
+                groups.setdefault(rule.shapes, set()).update(rule.triggers)
+        self._groups = sorted(groups.items())  # those without shapes first
 
-    def may_be_in(self, code: Code) -> bool:
-        if self.plain.search(code.text):
-            return True
-        return any(pattern.search(code.text) and any(map(code.has, names)) for pattern, names in self.shaped)
+    def places(self, scan: Scan, stretches: Stretches) -> set[int]:
+        """The numbers of the stretches in which something may be found."""
+        found: set[int] = set()
+        for shapes, triggers in self._groups:
+            rows = frozenset().union(*map(scan.rows, triggers))
+            touched = stretches.at(rows) - found
+            if shapes:
+                touched = {i for i in touched if any(map(stretches.code(i).has, shapes))}
+            found |= touched
+        return found
 
 
-def _any_of(triggers: set[str]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{t})" for t in sorted(triggers)) if triggers else r"(?!)", re.MULTILINE)
+class Stretches:
+    """A file cut into its units and, as the last stretch, all that lies outside of them."""
+
+    def __init__(self, text: str, tree: ast.Module, units: list[_Unit], lines: list[str], silent: set[int]) -> None:
+        self.units = units
+        self.outside = len(units)
+        self._whole = Whole(text)
+        self._tree = tree
+        self._lines = lines
+        self._silent = silent  # rows of docstrings: what they say is no code
+        self._starts = [u.row for u in units]
+        self._codes: dict[int, Code] = {}
+
+    def at(self, rows: Iterable[int]) -> set[int]:
+        """The stretches in which these 0-based rows lie."""
+        found: set[int] = set()
+        for row in rows:
+            if row in self._silent:
+                continue
+            i = bisect.bisect_right(self._starts, row + 1) - 1
+            found.add(i if i >= 0 and row < self.units[i].last else self.outside)
+        return found
+
+    def code(self, i: int) -> Code:
+        found = self._codes.get(i)
+        if found is None:
+            if i == self.outside:
+                found = _outside(self._tree, self.units, self._lines, self._whole)
+            else:
+                unit = self.units[i]
+                found = Code([unit.node], "".join(self._lines[unit.row - 1 : unit.last]), self._whole)
+            self._codes[i] = found
+        return found
+
+
+class Plan:
+    """Which functions of a file its rules need: the others' bodies are left out of the trees that are made from it."""
+
+    def __init__(self, path: str, text: str, tree: ast.Module, emptied: list[_Unit], lines: list[str]) -> None:
+        self.path = path
+        self.text = text
+        self._tree = tree
+        self._emptied = emptied
+        self._lines = lines
+
+    def skeleton(self) -> Skeleton:
+        """The tree without whitespace, of the kept functions. Raises NeedsText where the file's syntax is too rare."""
+        return Skeleton(self.path, self.text, self._tree, [u.node for u in self._emptied])
+
+    def sparse(self) -> str:
+        """The text with the bodies of the other functions blanked; line numbers and columns stay."""
+        return _blank(self._emptied, self._lines) if self._emptied else self.text
+
+    def file(self) -> File:
+        """The libcst tree of the sparse text. Raises libcst.ParserSyntaxError."""
+        sparse = self.sparse()
+        try:
+            return File(self.path, self.text, cst.parse_module(sparse), sparse)
+        except cst.ParserSyntaxError:
+            return File.parse(self.path, self.text)
 
 
 def concerns(text: str) -> bool:
@@ -68,44 +132,26 @@ def concerns(text: str) -> bool:
     return "torch" in text or "lightning" in text
 
 
-def load(
-    path: str, text: str, rules: Sequence[Rule], tree: ast.Module | None, seeds: Seeds | None = None
-) -> File | None:
-    """The file as the rules need it, or None where none of them can find anything. Raises libcst.ParserSyntaxError.
-
-    `tree` is the text as Python reads it, None where its syntax is newer than this Python.
-    """
-    if not rules or not concerns(text):
-        return None
-    if tree is None:
-        return File.parse(path, text)
-    sparse = thin(text, tree, seeds or Seeds(rules))
-    if sparse is None:
-        return None
-    try:
-        return File(path, text, cst.parse_module(sparse), sparse)
-    except cst.ParserSyntaxError:
-        return File.parse(path, text)
-
-
-def thin(text: str, tree: ast.Module, seeds: Seeds) -> str | None:
-    """The text with the bodies of irrelevant functions blanked; None where nothing at all can be found in it."""
-    whole = "\r" in text.replace("\r\n", "") or "\f" in text
-    if whole:
-        return text if seeds.may_be_in(Code([tree], text, text)) else None
+def plan(path: str, scan: Scan, tree: ast.Module, seeds: Seeds) -> Plan | None:
+    """What of the file the rules need, None where none of them can find anything."""
+    text = scan.text
     parts = text.split("\n")
     lines = [*(part + "\n" for part in parts[:-1]), parts[-1]]
-    code_lines = _without_docstrings(tree, lines)
-    units = list(_units(tree.body, "", code_lines))
-    codes = [Code([u.node], u.text, text) for u in units]
-    chosen = [i for i, code in enumerate(codes) if seeds.may_be_in(code)]
-    if len(chosen) == len(units) and units:
-        return text
-    outside = _outside(tree, units, code_lines, text)
-    if not chosen and not seeds.may_be_in(outside):
+    if "\r" in text.replace("\r\n", "") or "\f" in text:  # their lines are not those that `ast` counts
+        whole = Stretches(text, tree, [], lines, set())
+        return Plan(path, text, tree, [], lines) if seeds.places(scan, whole) else None
+    definitions = list(_definitions(tree.body))
+    silent = set(_docstring_rows(definitions, lines))
+    units = sorted(_units(tree.body, "", lines), key=lambda u: u.row)
+    stretches = Stretches(text, tree, units, lines, silent)
+    chosen = seeds.places(scan, stretches)
+    if not chosen:
         return None
-    _close(units, codes, chosen, outside, _families(tree))
-    return _blank(units, lines)
+    chosen.discard(stretches.outside)
+    if len(chosen) == len(units):
+        return Plan(path, text, tree, [], lines)
+    _close(stretches, sorted(chosen), _families(definitions))
+    return Plan(path, text, tree, [u for u in units if not u.kept], lines)
 
 
 def _definitions(body: Iterable[ast.stmt]) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -124,26 +170,22 @@ def _definitions(body: Iterable[ast.stmt]) -> Iterator[ast.ClassDef | ast.Functi
 _SIMPLE = frozenset((ast.Expr, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Return, ast.Import, ast.ImportFrom))
 
 
-def _without_docstrings(tree: ast.Module, lines: list[str]) -> list[str]:
-    """The lines, with those of docstrings emptied: what they say is no code."""
-    result = lines
-    for node in _definitions(tree.body):
+def _docstring_rows(
+    definitions: Iterable[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef], lines: list[str]
+) -> Iterator[int]:
+    """The 0-based rows that hold docstrings and nothing else."""
+    for node in definitions:
         first = node.body[0]
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
             end = first.end_lineno or first.lineno
-            indent = lines[first.lineno - 1][: first.col_offset]
-            if indent.isspace() and ";" not in lines[end - 1]:
-                if result is lines:
-                    result = list(lines)
-                result[first.lineno - 1] = indent + "\n"
-                result[first.lineno : end] = ["\n"] * (end - first.lineno)
-    return result
+            if not lines[first.lineno - 1][: first.col_offset].strip() and ";" not in lines[end - 1]:
+                yield from range(first.lineno - 1, end)
 
 
-def _families(tree: ast.Module) -> dict[str, int]:
+def _families(definitions: Iterable[ast.AST]) -> dict[str, int]:
     """Class → a number that classes of this file share where one is, however far, derived from the other."""
     family: dict[str, int] = {}
-    for node in _definitions(tree.body):
+    for node in definitions:
         if isinstance(node, ast.ClassDef):
             names = [node.name, *(b.attr if isinstance(b, ast.Attribute) else getattr(b, "id", "") for b in node.bases)]
             numbers = {family[n] for n in names if n in family}
@@ -167,7 +209,7 @@ def _units(body: Iterable[ast.stmt], cls: str, lines: list[str]) -> Iterator[_Un
             end = node.end_lineno or start
             top = min([node.lineno, *(d.lineno for d in node.decorator_list)])
             if start > _header_end(node) and not lines[start - 1][: first.col_offset].strip():
-                yield _Unit(node.name, cls, top, start, end, "".join(lines[top - 1 : end]), node)
+                yield _Unit(node.name, cls, top, start, end, node)
 
 
 def _header_end(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -180,9 +222,9 @@ def _header_end(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return max(rows)
 
 
-def _outside(tree: ast.Module, units: list[_Unit], lines: list[str], text: str) -> Code:
+def _outside(tree: ast.Module, units: list[_Unit], lines: list[str], whole: Whole) -> Code:
     """What lies outside all units: it is always kept."""
-    parts = []
+    parts: list[str] = []
     row = 0
     for unit in units:
         parts.append("".join(lines[row : unit.row - 1]))
@@ -197,7 +239,7 @@ def _outside(tree: ast.Module, units: list[_Unit], lines: list[str], text: str) 
             stack += [*node.body, *node.keywords, *node.decorator_list]  # a base class is no use of it
         elif id(node) not in inside:
             roots.append(node)
-    return Code(roots, "".join(parts), text)
+    return Code(roots, "".join(parts), whole)
 
 
 class _Names:
@@ -247,14 +289,15 @@ class _Names:
                 self.bare.update(_WORD.findall(node.value))
 
 
-def _close(units: list[_Unit], codes: list[Code], chosen: list[int], outside: Code, families: dict[str, int]) -> None:
+def _close(stretches: Stretches, chosen: list[int], families: dict[str, int]) -> None:
     """Keep the seeds, what they may call, whatever may call them, and what sets the attributes that they read.
 
     A method of another class counts as called only where its class, or one derived from it, is named in kept code or at
     the top level: a value gets a class of this file from its constructor or an annotation. `self` has the methods of
     its class's family.
     """
-    names = [_Names(code) for code in codes]
+    units, outside = stretches.units, stretches.code(stretches.outside)
+    names = [_Names(stretches.code(i)) for i in range(len(units))]
     functions: dict[str, list[int]] = {}
     methods: dict[str, list[int]] = {}
     of_class: dict[str, list[int]] = {}
@@ -267,7 +310,7 @@ def _close(units: list[_Unit], codes: list[Code], chosen: list[int], outside: Co
         for name in names[i].sets:
             setters.setdefault(name, []).append(i)
     special = {"__call__", "__enter__", "__exit__"}
-    if ".backward(" in outside.whole:
+    if ".backward(" in outside.whole.text:
         special.add("__init__")  # what a model is made of says whether its mode matters
     top = _Names(outside)
     # The families of which the top level, or else kept code, names a class.
@@ -342,8 +385,6 @@ def _callers(
 def _blank(units: list[_Unit], lines: list[str]) -> str:
     out = list(lines)
     for unit in units:
-        if unit.kept:
-            continue
         for row in range(unit.first - 1, unit.last):
             line = lines[row]
             out[row] = line[len(line.rstrip("\r\n")) :]

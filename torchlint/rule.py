@@ -23,6 +23,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Edit, Fix, Question, Severity
 from torchlint.semantics import Semantics
 from torchlint.source import File
+from torchlint.triggers import Scan
 
 
 class Category(str, enum.Enum):
@@ -116,24 +117,13 @@ class Rule:
             self.checks.append((kind, check))
         return check
 
-    def may_find(self, text: str) -> bool:
+    def may_find(self, scan: Scan) -> bool:
         """Whether the triggers allow for a finding in this text."""
-        return all(_matches(r, text) for r in self.requires) and any(_matches(t, text) for t in self.triggers)
+        return all(map(scan.matches, self.requires)) and scan.any(self.triggers)
 
     @property
     def summary(self) -> str:
         return self.doc.strip().partition("\n")[0]
-
-
-def _matches(pattern: str, text: str) -> bool:
-    """Whether the expression matches somewhere. Expressions are few, and each is compiled once."""
-    compiled = _compiled.get(pattern)
-    if compiled is None:
-        compiled = _compiled[pattern] = re.compile(pattern, re.MULTILINE)
-    return compiled.search(text) is not None
-
-
-_compiled: dict[str, re.Pattern[str]] = {}
 
 
 def safe(message: str, *edits: Edit) -> Fix:

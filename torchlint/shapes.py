@@ -79,39 +79,57 @@ def descend(roots: Iterable[ast.AST]) -> Iterator[ast.AST]:
         stack += below(node)
 
 
-class Code:
-    """A stretch of code: a function, or what lies outside of all functions of a file."""
+class Whole:
+    """What the text of a file says to all of its stretches."""
 
-    def __init__(self, roots: list[ast.AST], text: str, whole: str) -> None:
-        self.roots = roots
+    def __init__(self, text: str) -> None:
         self.text = text
-        self.whole = whole  # the file's text
 
     @cached_property
-    def nodes(self) -> list[ast.AST]:
-        return list(descend(self.roots))
+    def _from_torch(self) -> list[str]:
+        return _FROM_TORCH.findall(self.text) if "from torch" in self.text else []
 
     @cached_property
     def renamed(self) -> bool:
         """Whether names of torch may go by other names here, so that spelling says nothing."""
         return any(
             a != b and (a in PURE or a in JOINS or a in _FACTORIES)
-            for names in _FROM_TORCH.findall(self.whole)
+            for names in self._from_torch
             for a, b in _RENAMED.findall(names)
         )
 
     @cached_property
-    def callable(self) -> set[str]:
+    def functions(self) -> frozenset[str]:
+        return frozenset(re.findall(r"\bdef\s+(\w+)", self.text))
+
+    @cached_property
+    def callable(self) -> frozenset[str]:
         """The names of functions that the file defines or takes from torch."""
-        own = set(re.findall(r"\bdef\s+(\w+)", self.whole))
-        return own.union(*(re.findall(r"\w+", names) for names in _FROM_TORCH.findall(self.whole)))
+        return self.functions.union(*(re.findall(r"\w+", names) for names in self._from_torch))
 
     @cached_property
     def has_loss(self) -> bool:
-        return _LOSS.search(self.whole) is not None
+        return _LOSS.search(self.text) is not None
+
+    @cached_property
+    def trains(self) -> bool:
+        return "backward" in self.text
+
+
+class Code:
+    """A stretch of code: a function, or what lies outside of all functions of a file."""
+
+    def __init__(self, roots: list[ast.AST], text: str, whole: Whole) -> None:
+        self.roots = roots
+        self.text = text
+        self.whole = whole
+
+    @cached_property
+    def nodes(self) -> list[ast.AST]:
+        return list(descend(self.roots))
 
     def has(self, shape: str) -> bool:
-        return _TESTS[shape](self) or (shape in _SPELLED and self.renamed)
+        return _TESTS[shape](self) or (shape in _SPELLED and self.whole.renamed)
 
 
 # -- loops over rows ----------------------------------------------------------------------------------------------
@@ -280,11 +298,9 @@ def _is_pure(node: ast.AST, code: Code) -> bool:
     if isinstance(node.func, ast.Name):
         # Own functions and names imported from torch; a loss may be kept under any name.
         name = node.func.id
-        return name in _ALLOWED or code.has_loss or name in code.callable
+        return name in _ALLOWED or code.whole.has_loss or name in code.whole.callable
     if isinstance(node.func, ast.Attribute):
-        return (
-            node.func.attr in PURE or code.has_loss or re.search(rf"def\s+{node.func.attr}\b", code.whole) is not None
-        )
+        return node.func.attr in PURE or code.whole.has_loss or node.func.attr in code.whole.functions
     return False
 
 
@@ -350,7 +366,7 @@ def _dotted(node: ast.expr) -> str:
 
 def _growth(code: Code) -> bool:
     """A value with a possible autograd graph that is added to a total or appended to a list, turn by turn."""
-    trained = "backward" in code.whole
+    trained = code.whole.trains
     stack: list[tuple[ast.AST, bool]] = [(root, False) for root in code.roots]
     while stack:
         node, inside = stack.pop()

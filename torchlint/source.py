@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import re
+from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -24,16 +25,29 @@ N = TypeVar("N", bound=cst.CSTNode)
 # Fields that hold only whitespace and punctuation: the walker never enters them.
 _TRIVIA_PREFIXES = (
     "whitespace", "lpar", "rpar", "lbracket", "rbracket", "lbrace", "rbrace", "comma", "dot", "semicolon", "equal",
-    "leading_lines", "trailing_whitespace", "header", "footer", "newline", "lines_after", "colon", "first_line",
-    "last_line", "empty_lines", "indent", "separator", "asterisk", "operator",
+    "leading_", "trailing_", "header", "footer", "newline", "lines_after", "colon", "first_line", "first_colon",
+    "second_colon", "last_line", "empty_lines", "indent", "separator", "asterisk", "operator",
 )  # fmt: skip
 _KEEP = {"star_arg", "star_kwarg", "star_etc"}
 _NEWLINE = re.compile(r"\r\n|\n|\r")
 _NO_NODE = (str, bool, type(None), cst.MaybeSentinel)
-# Nodes are equal by identity, and so they hash; libcst says so in Python, which every dict of nodes would pay for.
+
+
+class _Plain(ABCMeta):
+    """The class of node classes, with the instance check of ordinary classes: nobody registers foreign nodes."""
+
+    __instancecheck__ = type.__instancecheck__
+
+
+# Nodes are equal by identity, and so they hash; libcst says so in Python, which every dict of nodes would pay for. It
+# also makes every `isinstance` a search through a registry.
 for _kind in (cst.CSTNode, *vars(cst).values()):
-    if isinstance(_kind, type) and issubclass(_kind, cst.CSTNode) and "__hash__" in vars(_kind):
-        _kind.__hash__ = object.__hash__  # type: ignore[method-assign]
+    if isinstance(_kind, type) and issubclass(_kind, cst.CSTNode):
+        for _base in _kind.__mro__:
+            if issubclass(_base, cst.CSTNode) and type(_base) is ABCMeta:
+                _base.__class__ = _Plain  # type: ignore[method-assign, assignment]
+        if "__hash__" in vars(_kind):
+            _kind.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 class _Children(dict[type, "Callable[[Any], list[cst.CSTNode]]"]):
@@ -199,6 +213,11 @@ class File:
     @cached_property
     def _tree_lines(self) -> Lines:
         return self.lines if self._tree_text is self.text else Lines(self._tree_text)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the tree holds all of the text."""
+        return self._tree_text is self.text or self._tree_text == self.text
 
     @cached_property
     def index(self) -> Index:

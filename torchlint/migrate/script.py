@@ -43,7 +43,7 @@ class Script:
     @classmethod
     def whole(cls, file: File, sem: Semantics) -> Script:
         """The script behind a file whose tree may be thinned: here the prints and loops of every function matter."""
-        if file.tree.code != file.text:
+        if not file.is_whole:
             file = File.parse(file.path, file.text)
             sem = Semantics(file)
         return cls(file, sem.qualified)

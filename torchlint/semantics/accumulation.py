@@ -15,7 +15,8 @@ from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.kinds import Graph, Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
-from torchlint.source import dotted, find, literal, walk
+from torchlint.source import children, dotted, find, literal, walk
+from torchlint.spelling import same
 
 Loop = cst.For | cst.While
 _NO_GRAPH = (Kind.NUMBER, Kind.NDARRAY, Kind.STRING, Kind.NONE, Kind.MODULE, Kind.FUNCTION, Kind.RANGE, Kind.DICT)
@@ -91,7 +92,7 @@ def _grown(
     if not isinstance(value.operator, cst.Add):
         return None
     for old, new in ((value.left, value.right), (value.right, value.left)):
-        if old.deep_equals(target):
+        if same(old, target):
             return target, new, False
     return None
 
@@ -345,7 +346,7 @@ def _kept_names(node: cst.BaseExpression) -> set[str]:
     names = set()
     if isinstance(node, (cst.FormattedString, cst.Comparison, cst.Lambda)):
         return names
-    for child in node.children:
+    for child in children(node):
         for part in walk(child):
             if isinstance(part, cst.BaseExpression):
                 names |= _kept_names(part)

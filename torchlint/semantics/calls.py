@@ -11,10 +11,11 @@ from torchlint.semantics.effects import Effect, Event, GradMode
 from torchlint.semantics.expressions import attribute_of, own_callee
 from torchlint.semantics.frames import Frame
 from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value, join, join_graph
-from torchlint.semantics.methods import code_of, device_text, evaluate_method, gives_parameters, parameters_of
+from torchlint.semantics.methods import device_text, evaluate_method, gives_parameters, parameters_of
 from torchlint.semantics.names import OWN, Class, Function
 from torchlint.semantics.origins import instance
 from torchlint.source import argument, dotted, literal
+from torchlint.spelling import spelled
 
 if TYPE_CHECKING:
     from torchlint.semantics.evaluate import Evaluator
@@ -206,7 +207,7 @@ def _forward(ev: Evaluator, node: cst.Call, callee: Value, subject: str, args: l
         return Value(Kind.TENSOR, callee.origin, graph=graph, node=node)
     if callee.evidence == "annotated" and subject[:1].isupper() and "." not in subject:
         return Value(Kind.MODULE, node=node)  # `Model: type[nn.Module]`, annotated as its instances are
-    ev.emit(Effect.FORWARD, node, frame, subject=subject or code_of(node.func), value=callee)
+    ev.emit(Effect.FORWARD, node, frame, subject=subject or spelled(node.func), value=callee)
     graph = Graph.DETACHED if frame.grad.off else Graph.ATTACHED
     if callee.origin.startswith("torch.nn.") and callee.origin.rpartition(".")[2] not in (
         "Sequential",
@@ -316,7 +317,7 @@ def _builtin(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame:
     first = args[0] if args else UNKNOWN
     if name in ("float", "int", "bool"):
         if first.is_tensor:
-            ev.emit(Effect.SYNC, node, frame, subject=code_of(node.args[0].value), value=first, detail=name)
+            ev.emit(Effect.SYNC, node, frame, subject=spelled(node.args[0].value), value=first, detail=name)
         return NUMBER
     if name in ("len", "round", "hash", "id", "ord", "isinstance", "hasattr", "callable", "issubclass"):
         return NUMBER

@@ -11,6 +11,7 @@ from torchlint.semantics.effects import Effect
 from torchlint.semantics.frames import Frame
 from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value, join_graph
 from torchlint.source import argument, dotted, find, literal
+from torchlint.spelling import spelled
 
 if TYPE_CHECKING:
     from torchlint.semantics.evaluate import Evaluator
@@ -45,13 +46,13 @@ def evaluate_method(
             node.args and args[0].kind in _TENSORISH and kind is Kind.UNKNOWN
         ):
             text = dotted(node.args[0].value) or "" if node.args else subject
-        ev.emit(Effect.BACKWARD, node, frame, subject=text, value=receiver, detail=code_of(func.value))
+        ev.emit(Effect.BACKWARD, node, frame, subject=text, value=receiver, detail=spelled(func.value))
         return Value(Kind.NONE)
     if attr == "zero_grad":
         ev.emit(Effect.ZERO_GRAD, node, frame, subject=subject, value=receiver)
         return Value(Kind.NONE)
     if attr == "zero_" and isinstance(func.value, cst.Attribute):
-        if ".grad" in "." + code_of(func.value):
+        if ".grad" in "." + spelled(func.value):
             ev.emit(Effect.ZERO_GRAD, node, frame, subject="parameters")
             return receiver
     if attr == "step":
@@ -299,11 +300,7 @@ _COMMON = frozenset(
 
 def subscript_text(node: cst.CSTNode) -> str:
     """A stable text for `opts["g"]`, `self.opts[i]`: the subject of a call on an item."""
-    return code_of(node) if isinstance(node, cst.Subscript) else ""
-
-
-def code_of(node: cst.CSTNode) -> str:
-    return cst.Module([]).code_for_node(node)
+    return spelled(node) if isinstance(node, cst.Subscript) else ""
 
 
 def _receiver_text(node: cst.BaseExpression, longest: int = 40) -> str:
@@ -317,7 +314,7 @@ def _receiver_text(node: cst.BaseExpression, longest: int = 40) -> str:
         elif isinstance(inner, (cst.Attribute, cst.Subscript)):
             inner = inner.value
         else:
-            return code_of(node)
+            return spelled(node)
     return ""
 
 

@@ -11,6 +11,7 @@ import libcst as cst
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.source import find, literal, walk, walk_scope
+from torchlint.spelling import same
 
 Loop = cst.For | cst.CompFor
 
@@ -97,7 +98,7 @@ def _made_with(
             size = made[1].args[0].value
             if isinstance(size, (cst.Tuple, cst.List)) and size.elements:
                 size = size.elements[0].value
-            if size.deep_equals(length):
+            if same(size, length):
                 return item.value, 0
     return None
 

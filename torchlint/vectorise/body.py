@@ -17,6 +17,7 @@ from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
 from torchlint.semantics.rows import RowLoop, bindings, is_read, may_be_tensor, reads
 from torchlint.source import dotted, find, literal, walk
+from torchlint.spelling import same
 from torchlint.vectorise.pure import PURE, WRITES
 
 _BUILTINS = frozenset(("float", "int", "abs"))
@@ -376,7 +377,7 @@ class Purity:
             value = self.sem.value(node.value)
             # Neither a list nor a tuple takes several indices, so a batch that does is a tensor.
             certain = value.is_tensor or (value.kind is Kind.BATCH and len(node.slice) > 1)
-            if certain or node.value.deep_equals(self.rows.over):
+            if certain or same(node.value, self.rows.over):
                 self.rows_seen = True
             elif not may_be_tensor(node.value, self.sem):
                 return False

@@ -13,7 +13,8 @@ from torchlint.diagnostic import Applicability, Edit, Fix
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import RowLoop, definition_of, fresh_name, reads
-from torchlint.source import argument, dotted, find, literal, walk
+from torchlint.source import argument, children, dotted, find, literal, walk
+from torchlint.spelling import same
 from torchlint.vectorise.body import Body, Purity, Step, StepKind
 from torchlint.vectorise.lift import Lifted, Lifter, NotLifted, row_rank, steady
 
@@ -101,7 +102,7 @@ class _Writer:
         """Whether the tensor has exactly one row per turn."""
         over = self.rows.over
         fixed = isinstance(over, cst.Name) and steady(over.value, over, self.sem)
-        if tensor.deep_equals(over):
+        if same(tensor, over):
             # `range(x.shape[0])` asks at the loop; `range(n)` asked earlier, and `x` may be another tensor by now.
             return fixed or not self.rows.length.isidentifier()
         if not isinstance(tensor, cst.Name) or not fixed:
@@ -117,7 +118,7 @@ class _Writer:
         call, name = found[1], self.sem.qualified(found[1].func) or ""
         first = call.args[0].value
         if name.startswith("torch.") and name.endswith("_like"):
-            return first.deep_equals(self.rows.over)
+            return same(first, self.rows.over)
         if name in _FRESH:
             if isinstance(first, (cst.Tuple, cst.List)):
                 first = first.elements[0].value
@@ -309,7 +310,7 @@ class _Writer:
             if isinstance(n, cst.Name) and self._is_variable(n):
                 if n.value in self.lifter.counters or n.value in self.lifter.temporaries:
                     raise NotLifted("the counter or an intermediate result is a value")
-            pending += n.children
+            pending += children(n)
         text = file.text[start:end]
         for a, b, new in sorted(edits, reverse=True):
             text = text[: a - start] + new + text[b - start :]

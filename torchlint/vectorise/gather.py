@@ -11,6 +11,7 @@ from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import bindings, fresh_name, is_read, reads
 from torchlint.source import argument, dotted, find, literal, walk
+from torchlint.spelling import same
 from torchlint.vectorise.growth import Growth, growth
 
 _WITH_DIM = frozenset(("torch.cat", "torch.concat", "torch.concatenate"))
@@ -135,7 +136,7 @@ def _replaces_guard(g: Growth, sem: Semantics) -> bool:
     if len(others) != 2 or not any(o is g.node for o in others):
         return False
     other = next(o for o in others if o is not g.node)
-    if not other.value.deep_equals(g.parts[0]) or not _tests_the_first_turn(guard.test, g, sem):
+    if not same(other.value, g.parts[0]) or not _tests_the_first_turn(guard.test, g, sem):
         return False
     # The fix leaves the name alone when there is no turn; it must not hold anything else in front of the loop.
     start = sem.file.caret(g.loop)[0]

@@ -10,6 +10,7 @@ import libcst as cst
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import bound_names, is_read
 from torchlint.source import argument, dotted, find, walk
+from torchlint.spelling import same
 
 Loop = cst.For | cst.While
 
@@ -104,7 +105,7 @@ def _is_released(part: cst.BaseExpression, loop: Loop) -> bool:
         return False
     dropped: list[cst.CSTNode] = [n.target for n in find(loop, cst.Del)]
     dropped += [t.target for n in find(loop, cst.Assign) if isinstance(part, cst.Subscript) for t in n.targets]
-    return any(part.deep_equals(target) for target in dropped)
+    return any(same(part, target) for target in dropped)
 
 
 def _innermost_loop(node: cst.CSTNode, sem: Semantics) -> Loop | None:

@@ -15,7 +15,8 @@ import libcst as cst
 
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import bindings, definition_of, is_number, shape_owner
-from torchlint.source import argument, dotted, find, literal
+from torchlint.source import argument, children, dotted, find, literal
+from torchlint.spelling import symbol
 
 # Results that IEEE 754 fixes to the last bit, whatever kernel computes them.
 _EXACT_NAMES = """
@@ -105,7 +106,7 @@ class Lifter:
             part = node.comparisons[0]
             if isinstance(part.operator, (cst.In, cst.NotIn, cst.Is, cst.IsNot)):
                 raise NotLifted("a membership test")
-            return self._pointwise(node.left, part.comparator, self.sem.file.code(part.operator).strip())
+            return self._pointwise(node.left, part.comparator, symbol(part.operator))
         if isinstance(node, cst.Call):
             return self._call(node)
         raise NotLifted("an expression without a batched template")
@@ -119,7 +120,7 @@ class Lifter:
             return self.depends(node.value)
         if isinstance(node, cst.Arg):
             return self.depends(node.value)
-        return any(self.depends(child) for child in node.children)
+        return any(self.depends(child) for child in children(node))
 
     def _code(self, node: cst.BaseExpression) -> str:
         return self.sem.file.code(node)
@@ -175,8 +176,7 @@ class Lifter:
             return self._product(node.left, node.right)
         if isinstance(node.operator, (cst.LeftShift, cst.RightShift)):
             raise NotLifted("a shift")
-        symbol = self.sem.file.code(node.operator).strip()
-        lifted = self._pointwise(node.left, node.right, symbol)
+        lifted = self._pointwise(node.left, node.right, symbol(node.operator))
         if isinstance(node.operator, cst.Power) and literal(node.right) != 2:
             lifted = replace(lifted, exact=False)
         return lifted

@@ -10,6 +10,7 @@ from torchlint.diagnostic import Applicability, Edit, Fix
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import RowLoop, definition_of, row_loop
 from torchlint.source import argument, find, literal
+from torchlint.spelling import same
 from torchlint.vectorise.body import Step, StepKind, read_body
 from torchlint.vectorise.emit import _comments, _outlives
 from torchlint.vectorise.lift import Lifted, Lifter, NotLifted, row_rank, steady, total_rank
@@ -106,7 +107,7 @@ def pairs_fix(pairs: Pairs, sem: Semantics) -> Fix | None:
             **{n: (t, 0) for n, t in pairs.outer.rows.items()},
             **{n: (t, 1) for n, t in pairs.inner.rows.items()},
         },
-        lambda tensor, axis: tensor.deep_equals((pairs.outer, pairs.inner)[axis].over),
+        lambda tensor, axis: same(tensor, (pairs.outer, pairs.inner)[axis].over),
     )
     special = _distance(pairs, sem) or _product(pairs, sem)
     if special is not None and rank == 2:
@@ -156,7 +157,7 @@ def _vector(node: cst.BaseExpression, pairs: Pairs, sem: Semantics) -> tuple[str
             index = node.slice[0].slice
             if isinstance(index, cst.Index) and isinstance(index.value, cst.Name) and index.value.value == rows.index:
                 tensor = node.value
-        if tensor is not None and row_rank(tensor, sem) == ("", 1) and tensor.deep_equals(rows.over):
+        if tensor is not None and row_rank(tensor, sem) == ("", 1) and same(tensor, rows.over):
             return sem.file.code(tensor), axis
     return None
 

@@ -1,0 +1,176 @@
+"""Whether a text can concern a rule, and on which lines: the rules' triggers, matched at the speed of `str.find`.
+
+Python's regular expressions try each position of a text. So each expression is first reduced to the literals one of
+which must stand in any match (`\\.forward\\(` to `.forward(`): where none of them stands nothing is compiled
+or matched, and elsewhere only the lines around them are.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Iterable
+from functools import cached_property, lru_cache
+
+
+class Scan:
+    """One text, asked for many expressions; each answer is worked out once."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._holds: dict[str, bool] = {}
+        self._matches: dict[str, bool] = {}
+        self._rows: dict[str, frozenset[int]] = {}
+
+    def matches(self, pattern: str) -> bool:
+        """Whether the expression matches somewhere."""
+        found = self._matches.get(pattern)
+        if found is None:
+            found = self._matches[pattern] = self._can_match(pattern) and bool(self.rows(pattern))
+        return found
+
+    def any(self, patterns: Iterable[str]) -> bool:
+        return any(map(self.matches, patterns))
+
+    def rows(self, pattern: str) -> frozenset[int]:
+        """The 0-based rows on which a match may be: all that have one, and few others."""
+        found = self._rows.get(pattern)
+        if found is None:
+            found = self._rows[pattern] = frozenset(self._find(pattern)) if self._can_match(pattern) else frozenset()
+        return found
+
+    def _can_match(self, pattern: str) -> bool:
+        needed = literals(pattern)
+        return needed is None or any(map(self._has, needed))
+
+    def _has(self, literal: str) -> bool:
+        found = self._holds.get(literal)
+        if found is None:
+            found = self._holds[literal] = literal in self.text
+        return found
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        starts, at, find = [0], 0, self.text.find
+        while (at := find("\n", at) + 1) > 0:
+            starts.append(at)
+        return starts
+
+    def _find(self, pattern: str) -> Iterable[int]:
+        compiled, starts, text = _compiled(pattern), self._starts, self.text
+        needed = literals(pattern)
+        if needed is None or _spans_lines(pattern):
+            for match in compiled.finditer(text):
+                first = bisect.bisect_right(starts, match.start()) - 1
+                yield from range(first, bisect.bisect_right(starts, max(match.end() - 1, match.start())))
+            return
+        last = len(starts) - 1
+        plain = len(needed) == 1 and re.sub(r"\\(\W)", r"\1", pattern) == needed[0]
+        for literal in needed:
+            if not self._has(literal):
+                continue
+            at = text.find(literal)
+            while at >= 0:
+                row = bisect.bisect_right(starts, at) - 1
+                begin = starts[max(row - 1, 0)]
+                end = starts[row + 3] if row + 3 <= last else len(text)
+                if plain or compiled.search(text, begin, end):
+                    yield row
+                next_line = starts[row + 1] if row < last else len(text)
+                at = text.find(literal, next_line)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.MULTILINE)
+
+
+@lru_cache(maxsize=4096)
+def _spans_lines(pattern: str) -> bool:
+    """Whether a match may go over many lines: through a class that leaves out some characters, but not the newline."""
+    return any("\\n" not in inside for inside in re.findall(r"(?<!\\)\[\^([^\]]*)", pattern))
+
+
+@lru_cache(maxsize=4096)
+def literals(pattern: str) -> tuple[str, ...] | None:
+    """Texts of which every match holds at least one, as long as can be told; None where nothing can be told."""
+    if re.match(r"\(\?[aiLmsux]+\)", pattern):
+        return None
+    found, _ = _alternatives(pattern, 0)
+    return found
+
+
+_CLASSES = frozenset("sSwWdDbBAZ")
+_OPTIONAL = frozenset("?*{")
+
+
+def _alternatives(pattern: str, at: int) -> tuple[tuple[str, ...] | None, int]:
+    """The literals of `a|b|c` up to the end or the closing parenthesis, and where that is."""
+    together: tuple[str, ...] | None = ()
+    while True:
+        best, at = _sequence(pattern, at)
+        together = None if together is None or best is None else together + best
+        if at >= len(pattern) or pattern[at] == ")":
+            return together, at
+        at += 1  # the bar
+
+
+def _group(pattern: str, at: int) -> tuple[tuple[str, ...] | None, int]:
+    """The literals of a group in parentheses, and the place behind it. Looking around and flags say nothing."""
+    plain, inside = True, at + 1
+    if pattern.startswith("?P<", inside):
+        inside = pattern.index(">", inside) + 1
+    elif pattern.startswith("?:", inside):
+        inside += 2
+    elif pattern.startswith("?", inside):
+        plain = False
+        inside += 3 if pattern.startswith("?<", inside) else 2
+        if pattern[inside - 1] not in "=!":
+            inside = pattern.index(":", inside) + 1
+    found, end = _alternatives(pattern, inside)
+    return found if plain else None, end + 1
+
+
+def _sequence(pattern: str, at: int) -> tuple[tuple[str, ...] | None, int]:
+    """The best literals of one alternative, and the place of the bar or parenthesis that ends it."""
+    best: tuple[str, ...] | None = None
+    run = ""
+
+    def keep(candidate: tuple[str, ...] | None) -> None:
+        nonlocal best
+        if candidate and min(map(len, candidate)) > (min(map(len, best)) if best else 0):
+            best = candidate
+
+    while at < len(pattern) and pattern[at] not in "|)":
+        char = pattern[at]
+        candidate: tuple[str, ...] | None = None
+        literal = ""
+        if char == "\\":
+            literal = "" if pattern[at + 1] in _CLASSES else pattern[at + 1]
+            at += 2
+        elif char == "[":
+            at += 2 if pattern[at + 1] == "^" else 1
+            at += pattern[at] == "]"
+            while pattern[at] != "]":
+                at += 2 if pattern[at] == "\\" else 1
+            at += 1
+        elif char == "(":
+            candidate, at = _group(pattern, at)
+        else:
+            literal = "" if char in ".^$" else char
+            at += 1
+        repeat = pattern[at] if at < len(pattern) else ""
+        optional = repeat in _OPTIONAL if repeat else False
+        if optional or repeat == "+":
+            at = pattern.index("}", at) + 1 if repeat == "{" else at + 1
+            at += at < len(pattern) and pattern[at] == "?"
+        if literal and not optional:
+            run += literal
+            if repeat != "+":
+                continue
+        keep((run,) if run else None)
+        run = literal if literal and repeat == "+" else ""
+        if not optional:
+            keep(candidate)
+    keep((run,) if run else None)
+    return best, at
