@@ -1,4 +1,4 @@
-"""How a file trains in several processes: who is which rank, which models are replicas, what only some processes do.
+"""How a file trains in several processes: who is which rank, which models are replicas.
 
 Read from the whole file, which distributed scripts are few enough for. A name is a rank or a world size because it
 reaches `init_process_group`, comes from `torch.distributed` or the launcher's environment, or is what `mp.spawn`
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import libcst as cst
 
-from torchlint.semantics.blocks import leaves
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
@@ -38,12 +37,6 @@ _RANKS = frozenset(("torch.distributed.get_rank", "torch.distributed.get_node_lo
 _WORLDS = frozenset(("torch.distributed.get_world_size",))
 _RANK_VARIABLES = frozenset(("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID", "OMPI_COMM_WORLD_RANK"))
 _WORLD_VARIABLES = frozenset(("WORLD_SIZE", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
-# What a test may say when it lets only some processes through; used to keep silent, never to make a finding.
-_PROCESS_WORDS = re.compile(
-    r"rank|is_?(main|master|primary|chief|leader|root|head|logg|first|save)|main_?(proc|thread|node)|master|primary|chief"
-    r"|proc(ess)?_?(id|index|num)|proc_id|first_?worker|\bgpu\b|\bgpu_?(id|idx|index)\b|device_?(id|idx)|should_(log|save)|logger|writer|coordinator",
-    re.I,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +114,14 @@ class Processes:
             callee = self.sem.callee(call)
             if callee is not None:
                 result.setdefault(callee, []).append((call, function))
+        return result
+
+    @cached_property
+    def parallel(self) -> set[Function]:
+        """Functions that run in every process: they start the group or wrap a model, or call what does."""
+        result: set[Function] = set()
+        for _, function in self.named(GROUP, DDP):
+            result |= self.started_from(function)
         return result
 
     def started_from(self, function: Function) -> set[Function]:
@@ -270,6 +271,12 @@ class Processes:
                         found.setdefault((callee, param), known)
             if len(found) == before:
                 break
+        # A parameter that gets a plain model from another caller is a replica in some calls only.
+        for caller, _, callee, given in self._handed:
+            for param, value in given.items():
+                passed, known = dotted(value) or "", found.get((callee, param))
+                if known is not None and (self._scope(caller, passed), passed) not in found:
+                    found[callee, param] = replace(known, conditional=True)
         return found
 
     def replica(self, node: cst.BaseExpression, function: Function) -> Replica | None:
@@ -299,59 +306,7 @@ class Processes:
             return [name]
         return []
 
-    # -- what only some processes do ----------------------------------------------------------------------------------
-
-    def tests_around(self, node: cst.CSTNode) -> Iterator[tuple[cst.BaseExpression, bool]]:
-        """The tests that decide whether the node runs, with whether they let it run by being true.
-
-        Early exits (`if rank != 0: return`) in front of the node count too.
-        """
-        inner: cst.CSTNode = node
-        for outer in self.file.ancestors(node):
-            if isinstance(outer, (cst.If, cst.IfExp)) and inner is not outer.test:
-                yield outer.test, inner is outer.body
-            elif isinstance(outer, (cst.IndentedBlock, cst.Module)):
-                for statement in outer.body:
-                    if statement is inner:
-                        break
-                    if isinstance(statement, cst.If) and leaves(statement.body):
-                        yield statement.test, False
-            if isinstance(outer, (cst.FunctionDef, cst.ClassDef)):
-                return
-            inner = outer
-
-    def one_process(self, test: cst.BaseExpression, taken: bool, function: Function) -> bool:
-        """Whether the test, being `taken`, certainly singles out one process: `rank == 0`, `not rank`."""
-        if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
-            if self.is_rank(test.expression, function):
-                return taken
-            return self.one_process(test.expression, not taken, function)
-        if isinstance(test, cst.BooleanOperation):
-            decides = cst.And if taken else cst.Or
-            return isinstance(test.operator, decides) and any(
-                self.one_process(side, taken, function) for side in (test.left, test.right)
-            )
-        if isinstance(test, cst.Comparison) and len(test.comparisons) == 1:
-            operator, other = test.comparisons[0].operator, test.comparisons[0].comparator
-            sides = (test.left, other), (other, test.left)
-            if isinstance(operator, cst.Equal if taken else cst.NotEqual):
-                return any(self.is_rank(a, function) and literal(b) == 0 for a, b in sides)
-            if isinstance(operator, cst.GreaterThan if not taken else cst.LessThan):
-                return self.is_rank(test.left, function) and literal(other) == (1 if taken else 0)
-        return self._own_test(test, taken, function)
-
-    def _own_test(self, test: cst.BaseExpression, taken: bool, function: Function) -> bool:
-        """`is_main_process()` of this file, or a name that such a comparison was assigned to."""
-        if isinstance(test, cst.Call):
-            own = self.sem.callee(test)
-            if own is None:
-                return False
-            given = [n.value for n in walk_scope(own.body) if isinstance(n, cst.Return)]
-            return len(given) == 1 and given[0] is not None and self.one_process(given[0], taken, own)
-        if isinstance(test, cst.Name):
-            made = self.values(test.value, function)
-            return len(made) == 1 and not isinstance(made[0], cst.Name) and self.one_process(made[0], taken, function)
-        return False
+    # -- names ---------------------------------------------------------------------------------------------------------
 
     def values(self, name: str, function: Function) -> list[cst.BaseExpression]:
         """What the function, or else the module, assigns to a plain name."""
@@ -364,38 +319,11 @@ class Processes:
             and name in (dotted(t) for t in _assigned(node))
         ]
 
-    def may_mind_rank(self, test: cst.BaseExpression, function: Function, depth: int = 0) -> bool:
-        """Whether a test might tell processes apart: by what it says, or by what its names were made from."""
-        if _PROCESS_WORDS.search(self.file.code(test)):
-            return True
-        for node in walk(test):
-            if isinstance(node, cst.Call):
-                own = self.sem.callee(node)
-                if own is not None and _PROCESS_WORDS.search(self.file.code(own.node)):
-                    return True
-            if not isinstance(node, cst.Name) or depth >= 3:
-                continue
-            if self._holds(self.ranks, node, function) or self._holds(self.worlds, node, function):
-                return True
-            for value in self.values(node.value, function):
-                if self.may_mind_rank(value, function, depth + 1) or any(
-                    self.may_mind_rank(outer, function, 3) for outer, _ in self.tests_around(value)
-                ):
-                    return True
-        return False
-
-    def only_some(self, node: cst.CSTNode, function: Function, depth: int = 0) -> bool:
-        """Whether the node might run in some processes only: a test around it, or around a call of its function."""
-        if any(self.may_mind_rank(test, function) for test, _ in self.tests_around(node)):
-            return True
-        if isinstance(function.node, cst.FunctionDef):
-            if any(_PROCESS_WORDS.search(self.file.code(d.decorator)) for d in function.node.decorators):
-                return True
-        return depth < 4 and any(
-            self.only_some(call, caller, depth + 1)
-            for call, caller in self.callers.get(function, ())
-            if caller is not function
-        )
+    def passed(self, name: str, function: Function) -> Iterator[tuple[cst.BaseExpression, Function]]:
+        """What the calls of this file give to a parameter, each with the function that calls."""
+        for caller, _, callee, given in self._handed:
+            if callee is function and name in given and caller is not function:
+                yield given[name], caller
 
 
 def _outer(sem: Semantics, function: Function) -> Function | None:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 from torchlint.diagnostic import Diagnostic, Question
 from torchlint.semantics import knowledge
+from torchlint.semantics.consumers import fed_into
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.grad import body_disables
 from torchlint.semantics.kinds import Graph, Kind
+from torchlint.semantics.lossflow import LossInput
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.modes import always_off, call_sites, mode_at
 from torchlint.semantics.names import OWN, Class, Function
@@ -28,6 +30,7 @@ _GRADIENT_WORDS = re.compile(
 _CUDA = re.compile(
     r"\.cuda\(|[\"']cuda|\.to\(\s*(self\.|args\.|opt\.|cfg\.|config\.)?(device|dev|gpu)|non_blocking|local_rank|\.to\(rank"
 )
+_RENDEZVOUS = re.compile(r"MASTER_(ADDR|PORT)|init_method[\"']?\s*[=:]\s*(?![\"']env://)")
 _FRAMEWORKS = re.compile(
     r"^(pytorch_lightning|lightning|lightning_fabric|ignite|fastai|composer|skorch|catalyst|transformers|trl)\."
 )
@@ -62,6 +65,7 @@ class Project:
         self._texts: dict[str, str] = {}
         self._answers: dict[tuple[str, Question], bool] = {}
         self._roots: dict[str, str] = {}
+        self.loss_inputs: dict[str, list[LossInput]] = {}  # kept for `consumers`, which asks for them often
 
     def semantics(self, path: str) -> Semantics | None:
         if path not in self._sems:
@@ -349,7 +353,7 @@ def _calls_set_epoch(project: Project, path: str, subject: str) -> bool:
 
 def _sets_rendezvous(project: Project, path: str, subject: str) -> bool:
     """Whether anything in the project says where processes meet."""
-    return any("MASTER_" in (text := project.text(p)) or "init_method" in text for p in project.neighbours(path))
+    return any(_RENDEZVOUS.search(project.text(p)) for p in project.neighbours(path))
 
 
 def _no_cuda_use(project: Project, path: str, subject: str) -> bool:
@@ -376,6 +380,15 @@ def _not_trained(project: Project, path: str, subject: str) -> bool:
     return True
 
 
+def _not_fed_into(*losses: str) -> Callable[[Project, str, str], bool]:
+    """Is no such loss of the project given the output of the activation (`~.Net@row`)?"""
+
+    def answer(project: Project, path: str, subject: str) -> bool:
+        return not fed_into(project, path, subject).intersection(losses)
+
+    return answer
+
+
 ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "zeroes-gradients": _does(Effect.ZERO_GRAD),
     "runs-backward": _does(Effect.BACKWARD),
@@ -391,6 +404,9 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "sets-rendezvous": _sets_rendezvous,
     "no-cuda-use": _no_cuda_use,
     "not-trained": _not_trained,
+    "output-not-in-cross-entropy": _not_fed_into("cross_entropy", "nll"),
+    "output-not-in-bce-with-logits": _not_fed_into("bce_with_logits"),
+    "output-not-in-bce": _not_fed_into("bce"),
 }
 
 __all__ = ["ANSWERS", "Definition", "Project", "link"]
