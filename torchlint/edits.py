@@ -12,7 +12,10 @@ import libcst as cst
 
 from torchlint.diagnostic import Edit
 from torchlint.semantics import Semantics
-from torchlint.source import File, argument, dotted, find
+from torchlint.semantics.lossflow import LossInput
+from torchlint.semantics.outputs import End
+from torchlint.semantics.reaching import Reaching
+from torchlint.source import File, argument, dotted, find, walk
 
 
 def set_argument(file: File, call: cst.Call, name: str, value: str, position: int | None = None) -> Edit:
@@ -188,3 +191,103 @@ def add_decorator(file: File, function: cst.FunctionDef, decorator: str) -> Edit
 def binds(node: cst.CSTNode, name: str) -> bool:
     """Whether anything at or under the node assigns the plain name."""
     return any(isinstance(t.target, cst.Name) and t.target.value == name for t in find(node, cst.AssignTarget))
+
+
+def unapply(file: File, call: cst.Call, kept: cst.BaseExpression) -> Edit | None:
+    """Put what a call was given in the call's place: `F.softmax(x, dim=1)` → `x`; the whole statement goes where it
+    would become `x = x`. None where a comment would be lost."""
+    start, end = file.span(call)
+    inner_start, inner_end = file.span(kept)
+    if "#" in file.text[start:inner_start] + file.text[inner_end:end]:
+        return None
+    text = file.text[inner_start:inner_end]
+    parent = file.parent(call)
+    if isinstance(parent, cst.Assign) and len(parent.targets) == 1 and file.code(parent.targets[0].target) == text:
+        line = file.parent(parent)
+        return file.delete(parent) if isinstance(line, cst.SimpleStatementLine) and len(line.body) == 1 else None
+    stands_alone = isinstance(parent, (cst.Assign, cst.Return, cst.Arg)) and "\n" not in text
+    if not stands_alone and not (isinstance(kept, _ATOMS) and "\n" not in text) and not kept.lpar:
+        text = f"({text})"
+    return Edit(start, end, text)
+
+
+_ATOMS = (cst.Name, cst.Attribute, cst.Subscript, cst.Call, cst.List, cst.Dict)
+
+
+def remove_item(file: File, item: cst.Arg | cst.Element) -> Edit | None:
+    """Take an argument or list element out: with its lines if it has them for itself, else with a comma. None where a
+    comment would be lost."""
+    start, end = file.span(item.value)
+    first, last = file.lines.locate(start)[0], file.lines.locate(end)[0]
+    line_start, line_end = file.lines.starts[first], _line_end(file, end)
+    if not file.text[line_start:start].strip() and file.text[end:line_end].strip() in ("", ","):
+        following = file.lines.starts[last + 1] if last + 1 < len(file.lines.starts) else len(file.text)
+        return Edit(line_start, following, "")
+    if not file.text[line_start:start].strip() and (behind := re.match(r",?[ \t]*(?=#)", file.text[end:line_end])):
+        return Edit(start, end + len(behind[0]), "")  # the comment stays on a line of its own
+    parent = file.parent(item)
+    if isinstance(item, cst.Arg) and isinstance(parent, cst.Call):
+        edit = remove_argument(file, parent, item)
+    elif isinstance(parent, (cst.List, cst.Tuple)):
+        items = list(parent.elements)
+        index = next(i for i, e in enumerate(items) if e is item)
+        edit = Edit(file.span(items[index - 1].value)[1] if index else file.span(item)[0], end, "")
+    else:
+        return None
+    return None if "#" in file.text[edit.start : edit.end] else edit
+
+
+def without_activation(file: File, end: End, given: LossInput | None = None) -> Edit | None:
+    """What takes an activation off the value that a loss gets: its call or layer goes, or, where others read the
+    result, too, the loss gets what the activation was applied to. None where neither can be done."""
+    node = end.node
+    if node is None:
+        return None
+    if end.layer:
+        return _without_layer(file, node)
+    parent = file.parent(node)
+    if isinstance(parent, cst.Expr):
+        return file.delete(parent)  # x.sigmoid_()
+    if not isinstance(node, cst.Call) or end.given is None or end.scope is None:
+        return None
+    if isinstance(parent, (cst.Assign, cst.AnnAssign)):
+        target = parent.targets[0].target if isinstance(parent, cst.Assign) else parent.target
+        if not isinstance(target, cst.Name):
+            return None
+        reading = [
+            use
+            for use, definitions in Reaching(end.scope.function).uses.items()
+            if any(d.node is node for d in definitions)
+        ]
+        if len(reading) > 1:
+            return _give_instead(file, end.given, reading, given)
+    return unapply(file, node, end.given)
+
+
+def _without_layer(file: File, node: cst.BaseExpression) -> Edit | None:
+    item = file.parent(node)
+    if isinstance(item, cst.Element) and isinstance(file.parent(item), cst.Tuple):
+        pair = file.parent(file.parent(item) or item)
+        return remove_item(file, pair) if isinstance(pair, cst.Element) else None  # OrderedDict([("name", layer)])
+    if isinstance(item, cst.Arg):
+        call = file.parent(item)
+        statement = file.parent(call) if call is not None else None
+        return file.delete(statement) if isinstance(statement, cst.Expr) else remove_item(file, item)
+    return remove_item(file, item) if isinstance(item, cst.Element) else None
+
+
+def _give_instead(
+    file: File, before: cst.BaseExpression, reading: Sequence[cst.CSTNode], given: LossInput | None
+) -> Edit | None:
+    """Let the loss read the name that the activation was applied to, where it still means the same."""
+    if given is None or not isinstance(before, cst.Name) or not given.direct:
+        return None
+    inside = set(walk(given.argument))
+    at_loss = [use for use in reading if use in inside]
+    if len(at_loss) != 1:
+        return None
+    first, last = file.caret(before)[1], file.caret(at_loss[0])[0]
+    statements = [d.statement for d in Reaching(given.function).every.get(before.value, ())]
+    if any(s is not None and first <= file.caret(s)[0] <= last for s in statements) or last < first:
+        return None
+    return Edit(*file.span(at_loss[0]), before.value)

@@ -81,8 +81,15 @@ class LoaderCall:
 def recognise(sem: Semantics, kind: type) -> list[object]:
     """All objects of one semantic class. Raises KeyError for a class that is none."""
     from torchlint.semantics.evaluation import eval_regions
+    from torchlint.semantics.lossflow import LossInput, ModuleOutput, loss_inputs, module_outputs
 
-    recognisers = {TrainingLoop: training_loops, EvalRegion: eval_regions, LoaderCall: loader_calls}
+    recognisers = {
+        TrainingLoop: training_loops,
+        EvalRegion: eval_regions,
+        LoaderCall: loader_calls,
+        LossInput: loss_inputs,
+        ModuleOutput: module_outputs,
+    }
     return list(recognisers[kind](sem))
 
 
