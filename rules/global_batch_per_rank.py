@@ -25,6 +25,9 @@ loader = DataLoader(train_set, batch_size=batch_size, sampler=DistributedSampler
 A suggestion: whether the factor or the number was meant per process only the author knows, and the learning rate goes
 with the answer.
 
+## Verified by
+Counting what two processes take in a step, with the product and with the share: `tests/test_processes.py`.
+
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html
 - https://pytorch.org/docs/stable/notes/cuda.html#use-nn-parallel-distributeddataparallel-instead-of-multiprocessing-or-nn-dataparallel

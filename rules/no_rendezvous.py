@@ -28,6 +28,9 @@ def main(rank, world_size):
 ## Fix safety
 A suggestion: the port must be free on the machine, and `localhost` is right for one machine only.
 
+## Verified by
+Really starting the processes, once as they are and once with the suggested lines: `tests/test_processes.py`.
+
 ## References
 - https://pytorch.org/docs/stable/distributed.html#environment-variable-initialization
 - https://pytorch.org/tutorials/intermediate/ddp_tutorial.html

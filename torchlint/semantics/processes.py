@@ -61,7 +61,7 @@ class Processes:
         found = _known.get(sem)
         if found is None:
             whole = sem
-            if sem.file.tree.code != sem.file.text:
+            if not sem.file.is_whole:
                 whole = Semantics(File.parse(sem.file.path, sem.file.text))
             found = _known[sem] = cls(whole)
         return found
