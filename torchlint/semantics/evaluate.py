@@ -215,6 +215,9 @@ class Evaluator:
         if element.kind is Kind.UNKNOWN and self._is_batch_target(node.target, frame):
             element = BATCH
             self._mark_loader(node.iter, frame)
+        elif self._is_numbered_batch(node, element, frame):
+            element = element.but(items=(NUMBER, BATCH))
+            self._mark_loader(node.iter, frame)
         self.bind(node.target, element, frame, node.iter)
         before = dict(frame.env)
         frame.loops = (*frame.loops, node)
@@ -233,7 +236,20 @@ class Evaluator:
             if (key := dotted(node)) is not None:
                 self.remember(frame, key, value)
 
-    def _is_batch_target(self, target: cst.BaseAssignTargetExpression, frame: Frame) -> bool:
+    def _is_numbered_batch(self, node: cst.For, element: Value, frame: Frame) -> bool:
+        """Whether `for i, (x, y) in enumerate(thing)` hands out things that are moved to a device as they come."""
+        items, target = element.items, node.target
+        return (
+            items is not None
+            and len(items) == 2
+            and items[0] == NUMBER
+            and items[1].kind is Kind.UNKNOWN
+            and isinstance(target, cst.Tuple)
+            and len(target.elements) == 2
+            and self._is_batch_target(target.elements[1].value, frame)
+        )
+
+    def _is_batch_target(self, target: cst.CSTNode, frame: Frame) -> bool:
         names = [n.value for n in walk(target) if isinstance(n, cst.Name)]
         return any(self.uses.get(frame.function, {}).get(n, set()) & {"cuda", "to"} for n in names)
 
