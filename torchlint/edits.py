@@ -164,20 +164,35 @@ def wrap_in_with(file: File, statements: Sequence[cst.CSTNode], context: str) ->
 
 def move_after(file: File, line: cst.SimpleStatementLine, target: cst.CSTNode) -> tuple[Edit, Edit]:
     """Put a one-statement line, with the comment behind it, below another statement and at that one's indentation."""
-    start, end = file.line_start(line), file.line_end(line)
-    code_start, code_end = file.caret(line)
-    text = file.text[code_start:code_end] + file.text[code_end:end].rstrip()
-    parent = file.parent(line)
-    alone = isinstance(parent, cst.IndentedBlock) and len(parent.body) == 1
-    left = file.indent(line) + "pass" + file.newline if alone else ""
-    return Edit(start, end, left), file.insert_after(target, text)
+    at = file.insert_after(target, "")
+    first = file.newline if at.end == len(file.text) and not file.text.endswith(("\n", "\r")) else ""
+    text = _at_indent(file, line, file.indent(target))
+    return _taken_out(file, line), Edit(at.start, at.end, first + text + ("" if first else file.newline))
 
 
 def move_before(file: File, line: cst.SimpleStatementLine, target: cst.CSTNode) -> tuple[Edit, Edit]:
     """Put a one-statement line, with the comment behind it, above another statement and at that one's indentation."""
-    taken, put = move_after(file, line, target)
-    text = put.text.lstrip().rstrip("\r\n")
-    return taken, file.insert_before(target, text)
+    start = file.line_start(target)
+    return _taken_out(file, line), Edit(start, start, _at_indent(file, line, file.indent(target)) + file.newline)
+
+
+def _taken_out(file: File, line: cst.SimpleStatementLine) -> Edit:
+    parent = file.parent(line)
+    alone = isinstance(parent, cst.IndentedBlock) and len(parent.body) == 1
+    left = file.indent(line) + "pass" + file.newline if alone else ""
+    return Edit(file.line_start(line), file.line_end(line), left)
+
+
+def _at_indent(file: File, line: cst.SimpleStatementLine, indent: str) -> str:
+    """The line's text at another indentation; rows behind the first one follow, unless a string lies across them."""
+    code_start, code_end = file.caret(line)
+    text = file.text[code_start:code_end] + file.text[code_end : file.line_end(line)].rstrip()
+    first, *rest = re.split(r"\r\n|\n|\r", text)
+    old = file.indent(line)
+    strings = (cst.SimpleString, cst.FormattedString)
+    if not any(isinstance(n, strings) and "\n" in file.code(n) for n in walk(line)):
+        rest = [indent + row.removeprefix(old) if row.startswith(old) else row for row in rest]
+    return file.newline.join([indent + first, *rest])
 
 
 def add_decorator(file: File, function: cst.FunctionDef, decorator: str) -> Edit:
