@@ -13,6 +13,7 @@ import sys
 from types import CodeType
 from typing import Any
 
+from torchlint.verify import clock
 from torchlint.verify.lines import edited_lines, evidence_lines
 from torchlint.verify.shadow import Limits, Shadow, install, shifted
 from torchlint.verify.weave import weave
@@ -24,6 +25,7 @@ def start(plan_path: str) -> None:
     """Read the plan and put the loaders in place."""
     with open(plan_path, encoding="utf-8") as file:
         _plan.update(json.load(file))
+    clock.install(os.getcwd())
     if _plan.get("mode") == "record":
         _start_recording()
         return
@@ -59,6 +61,7 @@ def _start_recording() -> None:
         importlib.import_module("numpy.random")
     from torchlint.verify.recorder import Recorder
 
+    clock.freeze()
     lines: set[str] = set()
     Recorder(
         _plan["out"], keep=_plan["keep"], steps=_plan["steps"], most=_plan["most"], seed=_plan["seed"],

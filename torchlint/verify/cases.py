@@ -45,16 +45,21 @@ SEEDS = (0, 1, 2)
 
 def load_cases(folder: Path) -> list[Case]:
     """The CASES of a fixture's run.py. Raises ValueError where there are none."""
+    cases = getattr(run_module(folder), "CASES", None)
+    if not cases:
+        raise ValueError(f"{folder / 'run.py'} has no CASES")
+    return list(cases)
+
+
+def run_module(folder: Path) -> ModuleType:
+    """A fixture's run.py, loaded. Raises ValueError where it cannot be."""
     path = folder / "run.py"
     spec = importlib.util.spec_from_file_location(f"torchlint_fixture_{folder.name}", path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} cannot be loaded")
     module: ModuleType = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    cases = getattr(module, "CASES", None)
-    if not cases:
-        raise ValueError(f"{path} has no CASES")
-    return list(cases)
+    return module
 
 
 def verify_rule(

@@ -83,7 +83,8 @@ def verify(rule: Rule, device: str, sizes: Sequence[int] | None = None) -> list[
     """The verdicts on one rule's cases; empty where it has none. Never raises for what its fixture does."""
     from torchlint.config import Config
     from torchlint.fix import fix_text
-    from torchlint.verify.cases import load_cases, verify_rule
+    from torchlint.verify.cases import load_cases, run_module, verify_rule
+    from torchlint.verify.ranks import verify_ranks
     from torchlint.verify.verdict import Behaviour, BehaviourVerdict, CaseVerdict
 
     folder = fixtures_folder() / rule.name.replace("-", "_")
@@ -92,11 +93,23 @@ def verify(rule: Rule, device: str, sizes: Sequence[int] | None = None) -> list[
     try:
         before = (folder / "bad.py").read_text(encoding="utf-8")
         after = fix_text(str(folder / "bad.py"), before, [rule], Config(), unsafe=True).text
-        return verify_rule(before, after, load_cases(folder), device=device, sizes=sizes)
+        verdicts = verify_rule(before, after, load_cases(folder), device=device, sizes=sizes)
+        scripts = getattr(run_module(folder), "RANK_CASES", ())
+        return [*verdicts, *verify_ranks(scripts, lambda text: _offered(rule, text))]
     except Exception as error:
         reason = f"the cases cannot be run: {type(error).__name__}: {error}"
         verdict = BehaviourVerdict(Behaviour.NOT_VERIFIABLE, reason)
         return [CaseVerdict("run.py", verdict, failures=(str(verdict),))]
+
+
+def _offered(rule: Rule, text: str) -> str:
+    """A script with the first fix that the rule offers for it, suggestions included."""
+    from torchlint.check import check_text
+    from torchlint.config import Config
+    from torchlint.source import splice
+
+    fixes = [d.fix for d in check_text("train.py", text, [rule], Config()) if d.fix is not None]
+    return splice(text, fixes[0].edits) if fixes else text
 
 
 def _progress(rule: Rule, verdicts: Sequence[CaseVerdict]) -> str:

@@ -18,7 +18,7 @@ from torchlint.verify.compare import Comparison, Level, Yardstick, compare, devi
 from torchlint.verify.judge import Run, judge_behaviour, judge_property, judge_speed
 from torchlint.verify.lines import edited_lines, evidence_lines
 from torchlint.verify.observe import Observation
-from torchlint.verify.properties import TOLERANCE
+from torchlint.verify.properties import misweighed, unbooked
 from torchlint.verify.sandbox import scratch_directory
 from torchlint.verify.stats import paired_ratio, slope
 from torchlint.verify.userrun import execute
@@ -48,12 +48,12 @@ class Recorded:
     enclosed: bool = False
     wall: float = 0.0
 
+    scales: list[float] = field(default_factory=list)
+
     @property
-    def broken_ledger(self) -> str | None:
-        bad = [d for d in self.deviations if not d <= TOLERANCE]
-        if not bad:
-            return None
-        return f"{len(bad)} of {len(self.deviations)} steps use a gradient that is not what backward added"
+    def broken(self) -> tuple[str | None, str | None]:
+        """How the gradient ledger, and the weights of the micro-batches' losses, are broken."""
+        return unbooked(self.deviations), misweighed(self.scales)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,6 @@ class Differential:
     verdict: BehaviourVerdict
     steps: int = 0
     sandbox: str = ""
-    cost: Cost | None = None
     curve: tuple[Point, ...] = ()
 
 
@@ -110,13 +109,14 @@ class Runs:
             ]
             runs = _runs(first, fixed, original.nudged)
         verdict = judge_behaviour(runs, self_check=check, executed=executed)
-        if verdict.kind is Behaviour.DIFFERENT and first.broken_ledger and fixed.deviations and not fixed.ended:
-            intended = judge_property([first.broken_ledger], [fixed.broken_ledger], executed=executed)
-            if intended.kind is Behaviour.INTENDED:
-                verdict = intended
-        cost = self._cost(old, new, original) if verdict.proven else None
+        if verdict.kind is Behaviour.DIFFERENT and fixed.deviations and not fixed.ended:
+            for before, after in zip(first.broken, fixed.broken):
+                intended = judge_property([before], [after], executed=executed)
+                if before and not before.startswith("no ") and intended.kind is Behaviour.INTENDED:
+                    verdict = intended
+                    break
         curve = _curve(first, fixed, original.nudged) if verdict.kind is Behaviour.DIFFERENT else ()
-        return Differential(verdict, first.steps, sandbox, cost, curve)
+        return Differential(verdict, first.steps, sandbox, curve)
 
     def _original(self, old: Texts, files: Mapping[str, tuple[str, str]]) -> _Original:
         key = tuple(sorted(old.items()))
@@ -126,11 +126,14 @@ class Runs:
             self._known[key] = _Original(traced, self._record(old, steps=steps), steps)
         return self._known[key]
 
-    def _cost(self, old: Texts, new: Texts, original: _Original) -> Cost:
-        """Time by the steps of two more runs each way, so that neither side always comes first; growth of memory.
+    def cost(self, files: Mapping[str, tuple[str, str]]) -> Cost:
+        """Time by the steps of two runs each way, so that neither side always comes first; growth of memory.
 
         Where steps are few or runs are long, nothing is said of time.
         """
+        old = {os.path.realpath(path): before for path, (before, _) in files.items()}
+        new = {os.path.realpath(path): after for path, (_, after) in files.items()}
+        original = self._original(old, files)
         if original.plain.wall > _LONGEST_REPEAT:
             return Cost(judge_speed(None, None))
         b = self._record(new, steps=original.steps)
@@ -207,6 +210,7 @@ def _read(path: str, result: Recorded) -> None:
             seen: dict[str, Any] = item
             result.steps, result.lines = seen["steps"], set(seen["lines"])
             result.deviations, result.seconds, result.resident = seen["deviations"], seen["seconds"], seen["resident"]
+            result.scales = seen["scales"]
 
 
 def _runs(a: Recorded, b: Recorded, nudged: Sequence[Recorded]) -> list[Run]:

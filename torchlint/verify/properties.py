@@ -7,6 +7,7 @@ Each has the signature of `Case.property`: `(entry, inputs) -> None | how it is 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -78,7 +79,8 @@ class Ledger:
             self.shares.append(value / self.last_loss)
 
     def settle(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        off = owed = 0.0
+        """Close the account of one step. One factor for all gradients is fair: clipping by norm and unscaling."""
+        pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 due = self.owed.pop(id(parameter), None)
@@ -86,10 +88,14 @@ class Ledger:
                 if due is None and grad is None:
                     continue
                 due = torch.zeros_like(cast(torch.Tensor, grad)) if due is None else due
-                grad = torch.zeros_like(due) if grad is None else grad
-                off += float((grad - due).pow(2).sum())
-                owed += float(due.pow(2).sum())
-        self.steps.append(math.sqrt(off / owed) if owed else (math.inf if off else 0.0))
+                pairs.append((torch.zeros_like(due) if grad is None else grad, due))
+        owed = sum(float(due.pow(2).sum()) for _, due in pairs)
+        factor = sum(float((grad * due).sum()) for grad, due in pairs) / owed if owed else 0.0
+        if factor > 0:
+            off = sum(float((grad / factor - due).pow(2).sum()) for grad, due in pairs)
+            self.steps.append(math.sqrt(off / owed))
+        else:
+            self.steps.append(math.inf if owed or any(bool(grad.any()) for grad, _ in pairs) else 0.0)
         self.scales.append(sum(self.shares))
         self.shares.clear()
 
@@ -112,6 +118,23 @@ class _LossWatch(TorchFunctionMode):
         ):
             self._ledger.last_loss = float(result.detach())
         return result
+
+
+def note_losses(ledger: Ledger) -> None:
+    """Let the ledger know of every reduced loss of this process, for good: modules call these functions too."""
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            if isinstance(result, torch.Tensor) and result.numel() == 1:
+                ledger.last_loss = float(result.detach())
+            return result
+
+        return call
+
+    for name in _REDUCED_LOSSES:
+        setattr(torch.nn.functional, name, noted(getattr(torch.nn.functional, name)))
 
 
 def gradient_ledger(entry: Entry, inputs: dict[str, Any]) -> str | None:
@@ -142,17 +165,23 @@ def accumulation_scaled(entry: Entry, inputs: dict[str, Any]) -> str | None:
         entry(**inputs)
     if not ledger.steps:
         return "no optimizer step was made"
-    wrong = [deviation for deviation in ledger.steps if not deviation <= TOLERANCE]
-    if wrong:
-        return f"{len(wrong)} of {len(ledger.steps)} steps use a gradient that is not what backward added"
-    if not any(ledger.scales):
+    return unbooked(ledger.steps) or misweighed(ledger.scales)
+
+
+def unbooked(steps: Sequence[float]) -> str | None:
+    """How the ledger is broken, by the deviation of each step."""
+    bad = [deviation for deviation in steps if not deviation <= TOLERANCE]
+    return f"{len(bad)} of {len(steps)} steps use a gradient that is not what backward added" if bad else None
+
+
+def misweighed(scales: Sequence[float]) -> str | None:
+    """How the shares of the micro-batches' losses in each step do not add up to one."""
+    if not any(scales):
         return "no backward of a reduced loss was seen"
-    off = [s for s in ledger.scales[:-1] or ledger.scales if abs(s - 1) > 1e-3]
-    off += [s for s in ledger.scales[-1:] if s > 1 + 1e-3 and len(ledger.scales) > 1]
+    off = [s for s in scales[:-1] or scales if abs(s - 1) > 1e-3]
+    off += [s for s in scales[-1:] if s > 1 + 1e-3 and len(scales) > 1]
     if off:
-        return (
-            f"{len(off)} of {len(ledger.scales)} steps weigh the micro-batches' losses with {off[0]:.4g} in all, not 1"
-        )
+        return f"{len(off)} of {len(scales)} steps weigh the micro-batches' losses with {off[0]:.4g} in all, not 1"
     return None
 
 
@@ -204,10 +233,11 @@ def eval_mode_in_region(entry: Entry, inputs: dict[str, Any]) -> str | None:
     """Every forward of the models runs in eval mode, and each module's training flag is afterwards what it was."""
     modules = [m for v in inputs.values() if isinstance(v, torch.nn.Module) for m in v.modules()]
     flags = [m.training for m in modules]
-    with _forwards(inputs) as seen:
+    ledger = Ledger()
+    with _forwards(inputs) as seen, ledger.watching({}):
         entry(**inputs)
-    if not seen:
-        return "no forward was seen"
+    if not seen or ledger.backwards:
+        return "no evaluation was seen"
     training = sum(mode for _, mode in seen)
     if training:
         return f"{training} of {len(seen)} forwards run in training mode"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from torchlint.verify.differential import Runs
-from torchlint.verify.search import Judged, Rules, Search
+from torchlint.verify.search import Judged, Rules, Search, Step
 from torchlint.verify.shadow import CUDA_IS_UP, USED_UP, Limits
 from torchlint.verify.units import MODULE, compose
 from torchlint.verify.userrun import FunctionVerdict, verify_run
@@ -36,7 +37,7 @@ class Prover:
         while True:
             waiting = [search for search in searches if search.asks]
             if not waiting:
-                return
+                break
             by_call = [search for search in waiting if not self._needs_whole(search)]
             if by_call:
                 for search, answers in self._by_call(by_call):
@@ -45,6 +46,18 @@ class Prover:
             for search in waiting:
                 if search.asks and self._needs_whole(search):
                     search.tell(self._by_run(search))
+
+        for search in searches:
+            search.accepted = [self._weighed(search, step) for step in search.accepted]
+
+    def _weighed(self, search: Search, step: Step) -> Step:
+        """An equivalent step that whole runs have proven, with what it costs: that takes runs of its own."""
+        judged = step.judged
+        if judged.unit != "steps" or not judged.verdict.equivalent:
+            return step
+        self._tell(f"measuring {', '.join(step.rules)} in {search.path} ({', '.join(search.names)})")
+        before, after = (self._part(search, rules) for rules in (step.base, step.base | set(step.rules)))
+        return replace(step, judged=replace(judged, cost=self.runs.cost({search.path: (before, after)})))
 
     def _needs_whole(self, search: Search) -> bool:
         several = len(search.names) > 1 or MODULE in search.names
@@ -117,9 +130,7 @@ class Prover:
             self._tell(f"comparing whole runs for {names} in {search.path} ({', '.join(search.names)})")
             judged = self.runs.judge({search.path: (before, self._part(search, rules))})
             self.sandbox[judged.sandbox] = None
-            answers[rules] = Judged(
-                judged.verdict, judged.steps, judged.steps, "steps", judged.cost, judged.curve
-            )  # fmt: skip
+            answers[rules] = Judged(judged.verdict, judged.steps, judged.steps, "steps", curve=judged.curve)
             if search.enough(answers):
                 break
         return answers
@@ -140,4 +151,8 @@ def _judged(found: FunctionVerdict) -> Judged:
 
 def _out_of_reach(found: FunctionVerdict) -> bool:
     """Whether only tier 2 cannot tell: a whole run may."""
-    return bool(found.function.unable) or found.verdict.detail in (CUDA_IS_UP, USED_UP)
+    if found.function.unable or found.verdict.detail in (CUDA_IS_UP, USED_UP):
+        return True
+    # A result without its graph is the same number: whether anyone misses the graph shows in the run as a whole.
+    differences = found.verdict.differences
+    return bool(differences) and all(d.kind in ("requires_grad", "inference") for d in differences)

@@ -61,10 +61,11 @@ class Recorder:
         from torch.nn.modules import module
         from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-        from torchlint.verify.properties import Ledger
+        from torchlint.verify.properties import Ledger, note_losses
 
         torch.set_num_threads(1)
         self.ledger = Ledger()
+        note_losses(self.ledger)
         backward, construct = torch.autograd.backward, torch.optim.Optimizer.__init__
 
         def watched_backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
@@ -178,8 +179,8 @@ class Recorder:
         if self.current.leaves:
             pickle.dump(self.current, self.file)
         seen = {
-            "steps": self.made, "deviations": self.ledger.steps, "lines": sorted(self.lines),
-            "seconds": self.seconds, "resident": self.resident,
+            "steps": self.made, "deviations": self.ledger.steps, "scales": self.ledger.scales,
+            "lines": sorted(self.lines), "seconds": self.seconds, "resident": self.resident,
         }  # fmt: skip
         pickle.dump(seen, self.file)
         self.file.close()

@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from torchlint.verify import clock
 from torchlint.verify.weave import HOOK, SHIFT, Edited
 
 if TYPE_CHECKING:
@@ -212,10 +213,10 @@ class _Call:
         self.args, self.kwargs = args, kwargs
         self.random = random.getstate()  # CPython reseeds `random` in a forked child
         self.inputs: dict[str, Any] = {"args": args, "kwargs": kwargs, **_world(original)}
+        self.clocks = clock.readings()
         self.limits = Limits()
         self.twins: tuple[_Seen | str, _Seen | str] | None = None
-        self.broken: tuple[Callable[..., str | None], str] | None = None
-        self.looked = False
+        self.broken: list[tuple[Callable[..., str | None], str]] | None = None
 
     def judge(self, shadow: Shadow, function: Any) -> None:
         from torchlint.verify.compare import Comparison, Level, compare
@@ -309,27 +310,21 @@ class _Call:
         return compare(records[0], records[1], Yardstick(tuple(records[2:])))
 
     def _properties(self, function: Any) -> tuple[str | None, str | None]:
-        """The first property that is broken before, with its state after; (None, None) where none is broken.
+        """A property that is broken before, with its state after, best one that holds then; (None, None) without any.
 
         Each version is called twice, with gradients cleared before: the state in which the original has left this
         process (stale gradients above all) must not count against the fix, and its own aftermath must.
         """
-        if not self.looked:
-            self.looked = True
-            self.broken = self._first_broken()
         if self.broken is None:
-            return None, None
-        check, how = self.broken
-        return how, self._property(check, function)
-
-    def _first_broken(self) -> tuple[Callable[..., str | None], str] | None:
-        from torchlint.verify import properties
-
-        for check in (properties.gradient_ledger, properties.accumulation_scaled, properties.train_mode_restored):
-            before = self._property(check, self.original)
-            if before is not None and not before.startswith("no "):
-                return check, before
-        return None
+            known = ((check, self._property(check, self.original)) for check in _properties())
+            self.broken = [(check, how) for check, how in known if how is not None and not how.startswith("no ")]
+        pairs = ((how, self._property(check, function)) for check, how in self.broken)
+        first: tuple[str | None, str | None] = (None, None)
+        for before, after in pairs:
+            if after is None:
+                return before, None
+            first = (before, after) if first[0] is None else first
+        return first
 
     def _property(self, check: Callable[..., str | None], function: Any) -> str | None:
         import torch
@@ -388,6 +383,7 @@ class _Call:
         import torch
 
         random.setstate(self.random)
+        clock.freeze(self.clocks)
         torch.set_num_threads(1)
 
     def _fork(self, work: Callable[[Any], Any]) -> Any:
@@ -397,6 +393,16 @@ class _Call:
 
 
 _ABSENT = object()
+
+
+def _properties() -> tuple[Callable[..., str | None], ...]:
+    """What the fixes of training bugs restore."""
+    from torchlint.verify import properties
+
+    return (
+        properties.gradient_ledger, properties.accumulation_scaled, properties.every_batch_counts,
+        properties.train_mode_restored, properties.eval_mode_in_region,
+    )  # fmt: skip
 
 
 def _world(function: Any) -> dict[str, Any]:

@@ -23,6 +23,6 @@ class Discs(Dataset):
 
 
 def loaders(batch_size):
-    train_loader = DataLoader(Discs(64, 32, seed=1), batch_size=batch_size, shuffle=True)
-    val_loader = DataLoader(Discs(20, 32, seed=2), batch_size=batch_size)
+    train_loader = DataLoader(Discs(64, 32, seed=1), batch_size=batch_size, shuffle=True)  # good: TL301
+    val_loader = DataLoader(Discs(20, 32, seed=2), batch_size=batch_size)  # good: TL301
     return train_loader, val_loader
