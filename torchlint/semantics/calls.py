@@ -248,6 +248,8 @@ def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame
     if name.startswith("torch.nn.utils.clip_grad"):
         ev.emit(Effect.CLIP, node, frame, subject=parameters_of(node.args[0].value if node.args else None))
         return Value(Kind.TENSOR, name, graph=Graph.DETACHED)
+    if name in knowledge.REPLACES_PARAMETERS and node.args and not _keeps_parameters(node):
+        ev.emit(Effect.REPLACE, node, frame, subject=dotted(node.args[0].value) or "", detail=last)
     if last in _WRAPPERS and args and (args[0].kind is Kind.MODULE or name.startswith("torch.")):
         if args[0].kind is Kind.MODULE or last in (
             "DataParallel",
@@ -308,6 +310,12 @@ def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame
     return value
 
 
+def _keeps_parameters(node: cst.Call) -> bool:
+    """Whether FSDP is told to hold the original Parameter objects, or may be."""
+    keeps = argument(node, "use_orig_params")
+    return any(a.star == "**" for a in node.args) or (keeps is not None and literal(keeps.value) is not False)
+
+
 def _set_grad(ev: Evaluator, mode: object, frame: Frame) -> None:
     """`torch.set_grad_enabled(…)` as a statement holds from here on; as a with item `_with` has the last word."""
     frame.grad = GradMode(mode is not True)
@@ -343,6 +351,8 @@ def _builtin(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame:
         return _dict_call(node, args)
     if name in ("set", "frozenset"):
         return Value(Kind.SET)
+    if name == "enumerate" and first.element is not None:
+        return Value(Kind.ITERATOR, node=node, element=Value(Kind.TUPLE, items=(NUMBER, first.element)))
     if name in ("enumerate", "zip", "map", "filter"):
         return Value(Kind.ITERATOR, node=node)
     if name == "next":

@@ -23,6 +23,9 @@ class Effect(str, enum.Enum):
     CLIP = "clip"  # subject: the module or optimizer whose gradients; `detail`: "method" for a framework's own
     UNSCALE = "unscale"
     MAKE = "make"  # an optimizer is made; value: what it is
+    REPLACE = (
+        "replace"  # the subject's parameters give way to new ones; `detail`: the function that does it, or "layer"
+    )
     SCALER_UPDATE = "scaler update"
     EVAL = "eval"  # subject: the module
     TRAIN = "train"

@@ -13,6 +13,7 @@ from typing import Any
 import libcst as cst
 
 from torchlint.semantics import expressions, knowledge
+from torchlint.semantics.assigned import attribute_assigned
 from torchlint.semantics.blocks import leaves, unwrap_iteration
 from torchlint.semantics.calls import evaluate_call
 from torchlint.semantics.effects import Effect, Event, GradMode, Guard
@@ -213,7 +214,7 @@ class Evaluator:
         iterated = self.eval(node.iter, frame)
         element = element_of(self, node.iter, iterated, frame)
         if element.kind is Kind.UNKNOWN and self._is_batch_target(node.target, frame):
-            element = BATCH
+            element = Value(Kind.TUPLE, items=(UNKNOWN, BATCH)) if _is_numbered(node.target) else BATCH
             self._mark_loader(node.iter, frame)
         elif self._is_numbered_batch(node, element, frame):
             element = element.but(items=(NUMBER, BATCH))
@@ -336,14 +337,14 @@ class Evaluator:
                     self.remember(frame, name, base.but(element=value))
             elif isinstance(target, cst.Attribute):
                 self.eval(target.value, frame)
-                self._grad_assignment(target, value, frame)
+                attribute_assigned(self, target, value, frame, source)
             return
         self.remember(frame, key, value)
         if key in self._owners:
             for known in [k for k in frame.env if k.startswith(key + ".")]:
                 del frame.env[known]
         if isinstance(target, cst.Attribute):
-            self._grad_assignment(target, value, frame)
+            attribute_assigned(self, target, value, frame, source)
             cls = frame.function.cls
             if cls is not None and frame.self_name and key.startswith(frame.self_name + "."):
                 attribute = (cls.qualname, key.partition(".")[2])
@@ -363,10 +364,6 @@ class Evaluator:
         while "." in key:
             key = key.rpartition(".")[0]
             self._owners.add(key)
-
-    def _grad_assignment(self, target: cst.Attribute, value: Value, frame: Frame) -> None:
-        if target.attr.value == "grad" and value.kind is Kind.NONE:
-            self.emit(Effect.ZERO_GRAD, target, frame, subject="parameters")
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -463,6 +460,13 @@ class Evaluator:
         if by_use.kind is Kind.UNKNOWN:
             return value
         return by_use.but(graph=value.graph, origin=value.origin)
+
+
+def _is_numbered(target: cst.CSTNode) -> bool:
+    """Whether a target reads `i, (x, y)`: the first name counts what the second takes apart."""
+    if not isinstance(target, cst.Tuple) or len(target.elements) != 2:
+        return False
+    return isinstance(target.elements[0].value, cst.Name) and isinstance(target.elements[1].value, cst.Tuple)
 
 
 _HANDLERS: dict[type[cst.CSTNode], Callable[[Evaluator, Any, Frame], Value]] = {

@@ -69,6 +69,18 @@ _SCALERS = {
     "torch.amp.grad_scaler.GradScaler",
 }
 
+# Calls behind which a module holds other Parameter objects than before (or more, with the old ones frozen), so that an
+# optimizer that was made earlier holds the wrong ones. DataParallel, DDP, SyncBatchNorm's conversion, pruning, spectral
+# norm, `.half()` and `.to(device)` keep them, and so does FSDP with use_orig_params=True (tried with torch 2.13).
+REPLACES_PARAMETERS = frozenset(
+    """torch.distributed.fsdp.FullyShardedDataParallel torch.distributed.fsdp.fully_shard
+    torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel
+    torch.distributed._composable.fsdp.fully_shard torch.distributed._composable.fully_shard
+    fairscale.nn.FullyShardedDataParallel fairscale.nn.data_parallel.FullyShardedDataParallel
+    torch.distributed.tensor.parallel.parallelize_module torch.nn.utils.weight_norm
+    torch.nn.utils.parametrizations.weight_norm peft.get_peft_model""".split()
+)
+
 # Base classes whose subclasses own the training loop: their hooks run with the grad and train mode set by the
 # framework.
 FRAMEWORK_BASES = re.compile(
