@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def attribute_assigned(ev: Evaluator, target: cst.Attribute, value: Value, frame: Frame, source: cst.CSTNode) -> None:
-    """`p.grad = None` clears; `model.fc = nn.Linear(…)` puts new parameters in, `model.fc = wrap(model.fc)` does not."""
+    """`p.grad = None` clears; `model.fc = nn.Linear(…)` brings new parameters, `model.fc = wrap(model.fc)` does not."""
     if target.attr.value == "grad" and value.kind is Kind.NONE:
         ev.emit(Effect.ZERO_GRAD, target, frame, subject="parameters")
     base = dotted(target.value) if value.kind is Kind.MODULE else None
