@@ -63,6 +63,7 @@ RULE = Rule(
     Category.EVALUATION,
     Severity.WARNING,
     triggers=(r"no_grad", r"inference_mode", EVALUATION_NAMES),
+    shapes=("forwards",),
     requires=(r"\.backward\(",),
     since="0.1",
     fixes=(Applicability.UNSAFE,),

@@ -63,6 +63,7 @@ RULE = Rule(
     Category.EVALUATION,
     Severity.WARNING,
     triggers=(r"\.eval\(", r"\.train\(\s*(mode\s*=\s*)?False", r"\.load_state_dict\(", EVALUATION_NAMES),
+    shapes=("forwards",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from torchlint.rule import Rule
-from torchlint.shapes import Code, Whole, descend
+from torchlint.shapes import Code, Whole, has
+from torchlint.shapes.syntax_tree import descend
 from torchlint.skeleton import Skeleton
 from torchlint.source import File
 from torchlint.triggers import Scan
@@ -60,7 +61,7 @@ class Seeds:
             rows = frozenset().union(*map(scan.rows, triggers))
             touched = stretches.at(rows) - found
             if shapes:
-                touched = {i for i in touched if any(map(stretches.code(i).has, shapes))}
+                touched = {i for i in touched if any(has(stretches.code(i), shape) for shape in shapes)}
             found |= touched
         return found
 
@@ -71,7 +72,7 @@ class Stretches:
     def __init__(self, text: str, tree: ast.Module, units: list[_Unit], lines: list[str], silent: set[int]) -> None:
         self.units = units
         self.outside = len(units)
-        self._whole = Whole(text)
+        self._whole = Whole(text, lambda: [self.code(i) for i in range(len(self.units) + 1)])
         self._tree = tree
         self._lines = lines
         self._silent = silent  # rows of docstrings: what they say is no code

@@ -33,7 +33,7 @@ class Scan:
         return any(map(self.matches, patterns))
 
     def rows(self, pattern: str) -> frozenset[int]:
-        """The 0-based rows on which a match may be: all that have one, and few others."""
+        """The 0-based rows over which the matches reach."""
         found = self._rows.get(pattern)
         if found is None:
             found = self._rows[pattern] = frozenset(self._find(pattern)) if self._can_match(pattern) else frozenset()
@@ -61,8 +61,7 @@ class Scan:
         needed = literals(pattern)
         if needed is None or _spans_lines(pattern):
             for match in compiled.finditer(text):
-                first = bisect.bisect_right(starts, match.start()) - 1
-                yield from range(first, bisect.bisect_right(starts, max(match.end() - 1, match.start())))
+                yield from self._rows_of(match)
             return
         last = len(starts) - 1
         plain = len(needed) == 1 and re.sub(r"\\(\W)", r"\1", pattern) == needed[0]
@@ -74,10 +73,18 @@ class Scan:
                 row = bisect.bisect_right(starts, at) - 1
                 begin = starts[max(row - 1, 0)]
                 end = starts[row + 3] if row + 3 <= last else len(text)
-                if plain or compiled.search(text, begin, end):
+                if plain:
                     yield row
+                else:
+                    for match in compiled.finditer(text, begin, end):
+                        yield from self._rows_of(match)
                 next_line = starts[row + 1] if row < last else len(text)
                 at = text.find(literal, next_line)
+
+    def _rows_of(self, match: re.Match[str]) -> range:
+        start, end = match.start(), max(match.end() - 1, match.start())
+        first = bisect.bisect_right(self._starts, start) - 1
+        return range(first, bisect.bisect_right(self._starts, end))
 
 
 @lru_cache(maxsize=4096)

@@ -1,0 +1,34 @@
+"""Forms of code that some rules cannot do without, told from Python's own syntax tree before libcst is asked for one.
+
+A rule names the forms in `Rule.shapes`: a function that matches a trigger but has none of them cannot hold a finding.
+Each test here asks for less than the rule does and never for more, so it may only save work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torchlint.shapes.code import Code, Whole
+from torchlint.shapes.forwards import forwards
+from torchlint.shapes.growth import cat_growth, growth
+from torchlint.shapes.moved import made_then_moved
+from torchlint.shapes.rows import pairs, row_loop, scatter
+
+__all__ = ["Code", "Whole", "has"]
+
+
+def has(code: Code, shape: str) -> bool:
+    """Whether the code may hold what a rule of this shape looks for. Raises KeyError for an unknown shape."""
+    return _TESTS[shape](code) or (shape in _SPELLED and code.whole.renamed)
+
+
+_TESTS: dict[str, Callable[[Code], bool]] = {
+    "row-loop": row_loop,
+    "pairs": pairs,
+    "scatter": scatter,
+    "cat-growth": cat_growth,
+    "growth": growth,
+    "made-then-moved": made_then_moved,
+    "forwards": forwards,
+}
+_SPELLED = ("row-loop", "made-then-moved")  # those that look at the names of torch's functions
