@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import libcst as cst
@@ -230,6 +231,10 @@ def _tensor_method(ev: Evaluator, attr: str, receiver: Value, node: cst.Call, ar
     if attr in ("to", "cuda"):
         device = argument(node, "device", 0)
         target = "cuda" if attr == "cuda" else device_text(device.value) if device is not None else "?"
+        if _is_dtype(target):
+            return receiver.but(
+                kind=Kind.TENSOR if receiver.kind is Kind.UNKNOWN else receiver.kind, node=node, items=None
+            )
         ev.emit(Effect.TRANSFER, node, frame, subject=subject, value=receiver, detail=target)
         return receiver.but(
             kind=Kind.TENSOR if receiver.kind is Kind.UNKNOWN else receiver.kind, device=target, node=node, items=None
@@ -286,6 +291,14 @@ def _tensor_method(ev: Evaluator, attr: str, receiver: Value, node: cst.Call, ar
     if attr.startswith("new_"):
         graph = Graph.DETACHED
     return Value(Kind.TENSOR, graph=graph, device=receiver.device, node=node)
+
+
+def _is_dtype(text: str) -> bool:
+    """Whether the first argument of `.to` is a dtype, as far as its text says."""
+    return (
+        text.rpartition(".")[2] == "dtype"
+        or re.fullmatch(r"torch\.(b?float|u?int|complex|half|double|long|bool)\w*", text) is not None
+    )
 
 
 # Methods shared with numpy that on a batch's tensor still give a tensor.

@@ -30,10 +30,12 @@ Loop = cst.For | cst.While
 Clause = cst.For | cst.CompFor
 
 # What says that tensors of this file go to a GPU: by name, by a device that is chosen, by a library that places them.
-_GPU = re.compile(
-    r"cuda|\.to\(\s*(?:device\s*=\s*)?[\w.\[\]\"']*device|\bAccelerator\(|deepspeed|\bFabric\(|convert_tensor|prepare_batch"
+GPU = (
+    r"cuda|\.to\(\s*(?:device\s*=\s*)?[\w.\[\]\"']*device|\bAccelerator\(|deepspeed|\bFabric\(|convert_tensor"
+    r"|prepare_batch"
 )
-_WAITING = frozenset("item tolist cpu numpy float int bool print format".split())
+_GPU = re.compile(GPU)
+_WAITING = frozenset("item tolist cpu numpy float int bool print format data[0]".split())
 EXPLICIT = frozenset(
     ("torch.cuda.synchronize", "torch.accelerator.synchronize", "torch.cuda.current_stream.synchronize")
 )
@@ -76,15 +78,36 @@ def uses_gpu(sem: Semantics) -> bool:
 
 def waits(sem: Semantics, event: Event) -> bool:
     """Whether a SYNC or TRANSFER event makes the CPU wait: its tensor may lie on a GPU and comes to the host."""
+    if not uses_gpu(sem):
+        return False
     if event.effect is Effect.TRANSFER:
         if event.detail != "cpu" or event.value.kind is Kind.UNKNOWN:
             return False
-    elif event.effect is not Effect.SYNC or event.detail not in (*_WAITING, "data[0]"):
+    elif event.detail not in _WAITING:
         return False
     device = event.value.device
-    if device in ("cpu", "meta"):
-        return False
-    return device_may_be_cuda(sem, device) if device not in ("", "?") else uses_gpu(sem)
+    if device in ("", "?"):
+        return not _is_host_batch(sem, root_of(read(event)))
+    return device_may_be_cuda(sem, device)
+
+
+def _is_host_batch(sem: Semantics, root: cst.CSTNode) -> bool:
+    """Whether this is a batch as the loader gave it: it lies on the host until somebody moves it."""
+    value = sem.value(root)
+    return value.kind is Kind.BATCH and value.node is None and not value.origin and not value.device
+
+
+def root_of(node: cst.CSTNode) -> cst.CSTNode:
+    """The name that a chain of items, attributes and method calls starts from (or whatever it starts from)."""
+    while isinstance(node, (cst.Attribute, cst.Subscript, cst.Call)):
+        node = node.func if isinstance(node, cst.Call) else node.value
+    return node
+
+
+def root_name(node: cst.CSTNode) -> str | None:
+    """The same, where it is a plain name."""
+    root = root_of(node)
+    return root.value if isinstance(root, cst.Name) else None
 
 
 def read(event: Event) -> cst.BaseExpression:
@@ -147,24 +170,30 @@ def _terms(node: cst.BaseExpression) -> Iterator[cst.BaseExpression]:
         yield node
 
 
-_HOST = re.compile(r"\.cpu\(|numpy|\bnp\.|\.item\(|\.tolist\(|\bfloat\(|\bint\(|\blen\(|env\.|\.sample\(|random\.")
+HOST = re.compile(
+    r"\.cpu\(|\.to\(.cpu|numpy|\bnp\.|\.item\(|\.tolist\(|\bfloat\(|\bint\(|\blen\(|env\.|\.sample\(|random\."
+)
 
 
 def _from_tensors(sem: Semantics, event: Event) -> bool:
     """Whether an unknown thing with `.item()` was computed here from tensors, by a function of another file say."""
-    root: cst.CSTNode = read(event)
-    while isinstance(root, (cst.Attribute, cst.Subscript, cst.Call)):
-        root = root.func if isinstance(root, cst.Call) else root.value
+    root = root_of(read(event))
     if not isinstance(root, cst.Name):
-        return False
-    name = root.value
-    if any(e.subject.partition(".")[0] == name for e in sem.events(event.function, Effect.BACKWARD)):
+        return not HOST.search(sem.file.code(root)) and any(
+            _holds_tensor(sem, n) or _computed(sem, event, n.value) for n in walk(root) if isinstance(n, cst.Name)
+        )
+    if any(e.subject.partition(".")[0] == root.value for e in sem.events(event.function, Effect.BACKWARD)):
         return True
+    return _computed(sem, event, root.value)
+
+
+def _computed(sem: Semantics, event: Event, name: str) -> bool:
+    """Whether the name is bound, in the same turn, by a call that is given tensors."""
     around: cst.CSTNode = event.loops[-1].body if event.loops else event.function.body
     for node in find(around, cst.Assign):
         bound = {n.value for t in node.targets for n in walk(t) if isinstance(n, cst.Name)}
         if name in bound and isinstance(node.value, cst.Call):
-            if _HOST.search(sem.file.code(node.value)):
+            if HOST.search(sem.file.code(node.value)):
                 return False
             if any(_holds_tensor(sem, a.value) for a in node.value.args):
                 return True
