@@ -7,7 +7,7 @@ followed to the call that passes it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -212,6 +212,19 @@ def _direct(call: cst.Call, loss: str, made: tuple[Made, ...], scope: Scope) -> 
 def loss_inputs(sem: Semantics) -> Iterator[LossInput]:
     """What this file gives to losses, each place once."""
     yield from Losses().inputs(sem)
+
+
+def is_first(sem: Semantics, given: LossInput, end: End, losses: Collection[str]) -> bool:
+    """Whether no earlier input of such a loss ends in the same activation: several calls of a model meet one layer."""
+    for other in sem.objects(LossInput):
+        if other.loss in losses and any(e.node is end.node for e in other.ends):
+            return other is given
+    return True
+
+
+def meets(sem: Semantics, output: ModuleOutput, losses: Collection[str]) -> bool:
+    """Whether a loss of the Module's own file is given that output."""
+    return any(g.loss in losses and any(e.node is output.end.node for e in g.ends) for g in sem.objects(LossInput))
 
 
 def module_outputs(sem: Semantics) -> Iterator[ModuleOutput]:

@@ -28,7 +28,7 @@ _STEPS = 2000  # for one question; code in which the ways multiply is left unans
 _WRAPPERS = re.compile(
     r"(^|\.)(DataParallel|DistributedDataParallel|FullyShardedDataParallel|DDP|FSDP|compile|deepcopy|copy|prepare"
     r"|convert_sync_batchnorm|parallelize_module|fully_shard|replace_all_modules|GradSampleModule\w*|script|freeze"
-    r"|prepare_model|setup_module|to_device|cuda|weights_init|init_weights|init_net)$"
+    r"|prepare_model|clone_module|setup_module|to_device|cuda|weights_init|init_weights|init_net)$"
 )
 _KEEPING = frozenset(
     """to cuda cpu half float double bfloat16 train eval requires_grad_ apply share_memory type module xpu
