@@ -49,7 +49,9 @@ why.
 ## Verified by
 Running migrated scripts in several shapes alone, under torchrun with one process and with two (gloo on CPU), and
 comparing the parameters after training with the original's: `benchmarks/ddp_migration.py` and
-`tests/test_ddp_migration.py`.
+`tests/test_ddp_migration.py`. `torchlint verify TL801` starts one and two processes too, compares the parameters after
+each step, and names what makes two differ from one (summed loss, BatchNorm, dropout, ragged batch): it takes the cause
+out of both sides, which must make them equal. A difference without such a cause is a fault.
 
 ## References
 - https://pytorch.org/docs/stable/generated/torch.nn.DataParallel.html

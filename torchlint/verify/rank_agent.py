@@ -106,6 +106,9 @@ def watched(trace: Trace, without: frozenset[str], world: int) -> Iterator[None]
         stack.enter_context(_patched("batch_norm", lambda f: _batch_norm(f, trace, BATCH_NORM in without)))
         for name in _losses():
             stack.enter_context(_patched(name, lambda f: _loss(f, trace)))
+        # Ranks meet on the CPU, also where there is a GPU: one could not serve two of them.
+        stack.enter_context(mock.patch.object(torch.cuda, "is_available", return_value=False))
+        stack.enter_context(mock.patch.object(torch.cuda, "device_count", return_value=0))
         stack.enter_context(mock.patch.object(RandomSampler, "__iter__", _in_the_order_of_ranks))
         counted = _Samples()
         before = _Before(trace, counted, world if SUMMED in without and world > 1 else 1)

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -59,6 +60,16 @@ class Cause:
         return f"{self.name}: {self.seen}; {_WHY[self.name]}"
 
 
+@dataclass(frozen=True)
+class Compared:
+    """The verdict on a script and its rewrite, why ranks differ if they do, and what was run to know it."""
+
+    behaviour: BehaviourVerdict
+    causes: tuple[Cause, ...] = ()
+    steps: int = 0
+    launches: int = 0
+
+
 class RanksFailed(RuntimeError):
     """A run ended with an error; the message says which and how."""
 
@@ -69,26 +80,29 @@ def verify_ranks(cases: Sequence[RankCase], rewrite: Callable[[str], str]) -> li
     for case in cases:
         started = time.monotonic()
         text = rewrite(case.script)
-        behaviour, causes, steps = compare(case.script, text)
+        result = compare(case.script, text)
+        behaviour = result.behaviour
         failures = [] if behaviour.proven else [str(behaviour)]
-        found = tuple(cause.name for cause in causes)
+        found = tuple(cause.name for cause in result.causes)
         if behaviour.proven and set(found) != set(case.causes):
             failures.append(f"expected {_listed(case.causes)} to make processes differ, found {_listed(found)}")
         wrong = None
         if case.wrong_fix is not None:
-            wrong, _, _ = compare(case.script, case.wrong_fix(text))
+            wrong = compare(case.script, case.wrong_fix(text)).behaviour
             if case.wrong_fix(text) == text:
                 failures.append("the wrong fix changes nothing")
             elif wrong.kind is not Behaviour.DIFFERENT:
                 failures.append(f"the wrong fix is not refused: {wrong}")
         evidence = Evidence(
-            calls=4,
-            steps=steps,
+            calls=result.launches,
+            steps=result.steps,
             device="cpu, gloo, 1 and 2 processes",
             sandbox="scratch folder; processes meet on 127.0.0.1",
         )
         verdict = CaseVerdict(case.name, behaviour, wrong_fix=wrong, evidence=evidence, failures=tuple(failures))
-        verdicts.append(replace(verdict, seconds=round(time.monotonic() - started, 2), notes=tuple(map(str, causes))))
+        verdicts.append(
+            replace(verdict, seconds=round(time.monotonic() - started, 2), notes=tuple(map(str, result.causes)))
+        )
     return verdicts
 
 
@@ -96,43 +110,45 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "nothing"
 
 
-def compare(before: str, after: str) -> tuple[BehaviourVerdict, tuple[Cause, ...], int]:
-    """The verdict on a script and its rewrite for ranks, the causes of a difference, the steps that were compared."""
+def compare(before: str, after: str) -> Compared:
+    """A script as one process against its rewrite alone, as a group of one and as a group of two."""
     with tempfile.TemporaryDirectory() as scratch:
         runs = _Runs(before, after, Path(scratch))
         try:
-            return _judged(runs)
+            behaviour, causes = _judged(runs)
+            steps = len(runs.original().steps)
         except RanksFailed as failure:
-            return BehaviourVerdict(Behaviour.DIFFERENT, str(failure)), (), 0
+            behaviour, causes, steps = BehaviourVerdict(Behaviour.DIFFERENT, str(failure)), (), 0
+        return Compared(behaviour, causes, steps, runs.launches)
 
 
-def _judged(runs: _Runs) -> tuple[BehaviourVerdict, tuple[Cause, ...], int]:
+def _judged(runs: _Runs) -> tuple[BehaviourVerdict, tuple[Cause, ...]]:
     original = runs.original()
-    count = len(original.steps)
-    if not count:
-        return BehaviourVerdict(Behaviour.NOT_VERIFIABLE, "no optimizer step was made"), (), 0
-    for name, ranks in (("alone", runs.rewritten(0)), ("a group of one", runs.rewritten(1))):
-        gap, step = distance(original.steps, ranks[0].steps)
+    if not original.steps:
+        return BehaviourVerdict(Behaviour.NOT_VERIFIABLE, "no optimizer step was made"), ()
+    for name, world in (("alone", 0), ("a group of one", 1)):
+        gap, step = distance(original.steps, runs.rewritten(world)[0].steps)
         if gap:
-            return BehaviourVerdict(Behaviour.DIFFERENT, f"{name}: step {step}: {_far(gap)}"), (), count
+            return BehaviourVerdict(Behaviour.DIFFERENT, f"{name}: step {step}: {_far(gap)}"), ()
     ranks = runs.rewritten(_WORLD)
     apart, _ = max(distance(ranks[0].steps, other.steps) for other in ranks[1:])
     if apart > TOLERANCE:
-        return (
-            BehaviourVerdict(Behaviour.DIFFERENT, f"the processes end with different parameters: {_far(apart)}"),
-            (),
-            count,
-        )
+        detail = f"the processes end with different parameters: {_far(apart)}"
+        return BehaviourVerdict(Behaviour.DIFFERENT, detail), ()
+    if len(ranks[0].steps) == len(original.steps):
+        unshared = _ragged(original, ranks)
+        if unshared is not None and not unshared.padding:
+            return BehaviourVerdict(Behaviour.DIFFERENT, f"ranks do not share the batches: {unshared}"), ()
     gap, step = distance(original.steps, ranks[0].steps)
     if gap <= TOLERANCE:
-        exact = "bitwise" if not gap else f"{gap:.1g} of the largest parameter"
-        return BehaviourVerdict(Behaviour.TOLERANCE, f"{_WORLD} processes after {count} steps: {exact}"), (), count
-    causes = _causes(runs, original, ranks)
+        exact = f"parameters are {gap:.1g} apart" if gap else "bitwise"
+        return BehaviourVerdict(Behaviour.TOLERANCE, f"{_WORLD} processes, {len(original.steps)} steps: {exact}"), ()
+    causes = _causes(runs, original, ranks) if len(ranks[0].steps) == len(original.steps) else None
     if causes is None:
         detail = f"{_WORLD} processes: step {step}: {_far(gap)}, and nothing that the script does explains it"
-        return BehaviourVerdict(Behaviour.DIFFERENT, detail), (), count
+        return BehaviourVerdict(Behaviour.DIFFERENT, detail), ()
     detail = f"{_WORLD} processes differ by {gap:.1g} by design; {'; '.join(map(str, causes))}"
-    return BehaviourVerdict(Behaviour.INTENDED, detail), causes, count
+    return BehaviourVerdict(Behaviour.INTENDED, detail), causes
 
 
 def distance(one: Sequence[Step], other: Sequence[Step]) -> tuple[float, int]:
@@ -163,21 +179,21 @@ def _far(gap: float) -> str:
 def _causes(runs: _Runs, original: Trace, ranks: Sequence[Trace]) -> tuple[Cause, ...] | None:
     """The causes that explain the whole difference, or None."""
     suspects = {name: seen for trace in (original, *ranks) for name, seen in trace.seen.items() if name != SUMMED}
-    ratio = _gradient_ratio(original, ranks)
+    # The size of gradients shows only where all else that changes them is taken out.
+    rest = frozenset(suspects)
+    ratio = _gradient_ratio(runs.original(rest), runs.rewritten(_WORLD, rest))
     if ratio is not None and abs(ratio - _WORLD) < 0.01:
         called = original.seen.get(SUMMED, "a loss that sums")
         suspects[SUMMED] = f"{called}, gradients alone are {ratio:.3g} times those of {_WORLD} processes"
     ragged = _ragged(original, ranks)
-    if ragged is not None and ragged[1] is None:
-        return None  # ranks take other batches than one process, which no script can mean
     names = frozenset(suspects)
-    end = ragged[0] if ragged is not None else len(original.steps)
+    end = ragged.step if ragged is not None else len(original.steps)
     gap, _ = runs.distance(names, end)
     if gap > TOLERANCE:
         return None
     found = [Cause(name, suspects[name]) for name in sorted(names) if _alone_differs(runs, names, name, end)]
-    if ragged is not None and ragged[1] is not None and runs.distance(names, None)[0] > TOLERANCE:
-        found.append(Cause(RAGGED, ragged[1]))
+    if ragged is not None and runs.distance(names, None)[0] > TOLERANCE:
+        found.append(Cause(RAGGED, str(ragged)))
     return tuple(found) or None
 
 
@@ -195,21 +211,31 @@ def _gradient_ratio(original: Trace, ranks: Sequence[Trace]) -> float | None:
     return ratio if (a - ratio * b).norm() < 1e-3 * a.norm() else None
 
 
-def _ragged(original: Trace, ranks: Sequence[Trace]) -> tuple[int, str | None] | None:
-    """The first step in which ranks together take other samples than one process, and how it came to be.
+@dataclass(frozen=True)
+class _Uneven:
+    """A step in which ranks together take other samples than one process."""
 
-    None: all steps take the same. A step without explanation is no padding of a last batch: full batches must be
-    shared exactly, and a smaller one is filled up by fewer samples than there are ranks.
+    step: int
+    samples: int
+    shares: tuple[int, ...]
+    padding: bool  # a last batch that was filled up, and not a full one that ranks do not share
+
+    def __str__(self) -> str:
+        shares = " + ".join(map(str, self.shares))
+        return f"step {self.step} takes {self.samples} samples alone and {shares} over processes"
+
+
+def _ragged(original: Trace, ranks: Sequence[Trace]) -> _Uneven | None:
+    """The first step in which ranks together take other samples than one process; None where all take the same.
+
+    Full batches must be shared exactly, and a smaller one is filled up by fewer samples than there are ranks.
     """
     full = max(step.samples for step in original.steps)
     for i, step in enumerate(original.steps):
-        shares = [trace.steps[i].samples for trace in ranks]
-        if sum(shares) == step.samples and len(set(shares)) == 1:
-            continue
-        padded = sum(shares) - step.samples
-        if step.samples < full and 0 <= padded < len(ranks):
-            return i, f"step {i} takes {step.samples} samples alone and {' + '.join(map(str, shares))} over processes"
-        return i, None
+        shares = tuple(trace.steps[i].samples for trace in ranks)
+        if sum(shares) != step.samples or len(set(shares)) > 1:
+            padding = step.samples < full and 0 <= sum(shares) - step.samples < len(ranks)
+            return _Uneven(i, step.samples, shares, padding)
     return None
 
 
@@ -223,6 +249,10 @@ class _Runs:
         self.scratch = scratch
         self.scripts = {"before": before, "after": after}
         self._made: dict[tuple[str, int, frozenset[str]], list[Trace]] = {}
+
+    @property
+    def launches(self) -> int:
+        return len(self._made)
 
     def original(self, without: frozenset[str] = frozenset()) -> Trace:
         return self._traces("before", 0, without)[0]
@@ -243,8 +273,22 @@ class _Runs:
         return self._made[key]
 
 
+@cache
+def _prepared() -> None:
+    """What every script imports is imported once, ahead of the forks."""
+    import torch._dynamo
+    import torch.distributed
+    import torch.utils.data
+
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.ones(1, 1)).sum().backward()
+    optimizer.step()
+
+
 def launch(script: str, folder: Path, world: int, without: frozenset[str] = frozenset()) -> list[Trace]:
     """The traces of a script's ranks (of one process that nobody launched, if `world` is 0). Raises RanksFailed."""
+    _prepared()
     port = _free_port()
     context = multiprocessing.get_context("fork")
     folder.mkdir()
