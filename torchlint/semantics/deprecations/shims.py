@@ -1,0 +1,55 @@
+"""Whether code stands where its author already minds which torch is installed: then nothing is old about it."""
+
+from __future__ import annotations
+
+import re
+
+import libcst as cst
+
+from torchlint.semantics.model import Semantics
+from torchlint.source import children, dotted
+from torchlint.spelling import spelled
+
+_VERSION = re.compile(
+    r"version|hasattr\(|TORCH_|WITH_PT|is_torch|torch_?(?:gt|ge|lt|le|greater|less|geq|leq|min|at_least|\d)|\bpt_?\d",
+    re.I,
+)
+_MISSING = frozenset(("ImportError", "ModuleNotFoundError", "AttributeError"))
+
+
+def minds_version(sem: Semantics, node: cst.CSTNode) -> bool:
+    """Whether the node stands in a `try` that catches a missing name, or under or behind a test of a version."""
+    below = node
+    for ancestor in sem.file.ancestors(node):
+        if isinstance(ancestor, cst.Try) and any(_catches_missing(h, node) for h in ancestor.handlers):
+            return True
+        if isinstance(ancestor, (cst.If, cst.IfExp)) and below is not ancestor.test and _asks(ancestor.test):
+            return True
+        if isinstance(ancestor, (cst.IndentedBlock, cst.Module)) and _left(ancestor, below):
+            return True
+        below = ancestor
+    return False
+
+
+def _catches_missing(handler: cst.ExceptHandler, node: cst.CSTNode) -> bool:
+    if handler.type is None:
+        return isinstance(node, (cst.Import, cst.ImportFrom))
+    caught = [e.value for e in handler.type.elements] if isinstance(handler.type, cst.Tuple) else [handler.type]
+    names = {(dotted(c) or "").rpartition(".")[2] for c in caught}
+    return bool(names & _MISSING) or (isinstance(node, (cst.Import, cst.ImportFrom)) and "Exception" in names)
+
+
+def _asks(test: cst.BaseExpression) -> bool:
+    return _VERSION.search(spelled(test)) is not None
+
+
+def _left(block: cst.IndentedBlock | cst.Module, before: cst.CSTNode) -> bool:
+    """Whether an `if <version>: return …` stands ahead in the block."""
+    for statement in block.body:
+        if statement is before:
+            return False
+        if isinstance(statement, cst.If) and isinstance(statement.body, cst.IndentedBlock) and _asks(statement.test):
+            last = statement.body.body[-1] if statement.body.body else None
+            if last is not None and any(isinstance(c, (cst.Return, cst.Raise)) for c in children(last)):
+                return True
+    return False
