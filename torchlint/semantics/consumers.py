@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import libcst as cst
+
 from torchlint.semantics.lossflow import Losses, LossInput
-from torchlint.semantics.made import Found
+from torchlint.semantics.made import Found, Scope
 from torchlint.semantics.model import Semantics
-from torchlint.semantics.names import OWN
+from torchlint.semantics.names import OWN, Function
 
 if TYPE_CHECKING:
     from torchlint.semantics.project import Project
@@ -48,13 +51,37 @@ def _inputs(project: Project, path: str) -> list[LossInput]:
     if sem is None:
         return []
     if path not in project.loss_inputs:
+        project.loss_inputs[path] = []
 
         def find(there: Semantics, name: str) -> Found | None:
             found = project.find(os.path.abspath(there.file.path), name)
             return Found(found.sem, found.function, found.cls) if found is not None else None
 
-        project.loss_inputs[path] = list(Losses(find).inputs(sem))
+        def sites(there: Semantics, function: Function) -> Iterator[tuple[cst.Call, Scope]]:
+            yield from _sites(project, os.path.abspath(there.file.path), function)
+
+        project.loss_inputs[path] = list(Losses(find, sites).inputs(sem))
     return project.loss_inputs[path]
+
+
+def _sites(project: Project, path: str, function: Function) -> Iterator[tuple[cst.Call, Scope]]:
+    """The calls of a function in other files that import it, and of a class for its `__init__`."""
+    own = function.qualname.removesuffix(".__init__")
+    if "." in own or not own:
+        return
+    pattern = re.compile(rf"\b{re.escape(own)}\s*\(")
+    naming = [p for p in project.neighbours(path) if p != path and pattern.search(project.text(p))]
+    for other in naming if len(naming) <= _MOST_FILES else ():
+        sem = project.semantics(other)
+        if sem is None:
+            continue
+        for call, caller in sem.evaluator.function_at.items():
+            name = sem.names.qualify(call.func, caller)
+            if name is None or name.rpartition(".")[2] != own:
+                continue
+            where = project.find(other, name)
+            if where is not None and where.path == path and (where.function is function or where.cls is not None):
+                yield call, Scope(sem, caller)
 
 
 def _users(project: Project, path: str, name: str) -> list[str]:
@@ -70,10 +97,21 @@ def _users(project: Project, path: str, name: str) -> list[str]:
         for other in naming:
             if _USES_LOSS.search(project.text(other)):
                 users[other] = None
+            if other != path:
+                users.update(dict.fromkeys(_called(project, other)))
             known |= _makers(project, other, pattern)
         if len(known) == before:
             break
     return list(users)
+
+
+def _called(project: Project, path: str) -> Iterator[str]:
+    """The files that a file imports from and that have to do with losses: it may hand them its model."""
+    sem = project.semantics(path)
+    for name in sorted(set(sem.names.imports.values())) if sem is not None else ():
+        where = project.module_path(path, name)
+        if where is not None and where[0] != path and _USES_LOSS.search(project.text(where[0])):
+            yield where[0]
 
 
 def _makers(project: Project, path: str, pattern: re.Pattern[str]) -> set[str]:

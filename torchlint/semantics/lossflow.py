@@ -16,7 +16,7 @@ import libcst as cst
 
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.knowledge import MODULE_BASES
-from torchlint.semantics.made import DEPTH, Find, Made, Scope
+from torchlint.semantics.made import DEPTH, Find, Made, Scope, Sites
 from torchlint.semantics.names import Class, Function
 from torchlint.semantics.outputs import End, Outputs, same_activation
 from torchlint.semantics.reaching import Path
@@ -87,8 +87,8 @@ class _Given:
 class Losses(Outputs):
     """A tracer that finds what calls pass into losses."""
 
-    def __init__(self, find: Find | None = None) -> None:
-        super().__init__(find)
+    def __init__(self, find: Find | None = None, sites: Sites | None = None) -> None:
+        super().__init__(find, sites)
         self._passed_on: dict[Function, list[_Given]] = {}
         self._calls: WeakKeyDictionary[Semantics, dict[Function, list[cst.Call]]] = WeakKeyDictionary()
 

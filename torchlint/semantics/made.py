@@ -85,13 +85,17 @@ class Found:
 
 
 Find = Callable[["Semantics", str], "Found | None"]
+# The calls of a file's function (of its class, for `__init__`) in other files, each with the function it stands in.
+Sites = Callable[["Semantics", Function], "Iterator[tuple[cst.Call, Scope]]"]
 
 
 class Tracer:
-    """Walks back from expressions. `find` resolves imported names of checked files; without it they stay names."""
+    """Walks back from expressions. `find` resolves imported names of checked files, without it they stay names; `sites`
+    finds what other files pass for parameters."""
 
-    def __init__(self, find: Find | None = None) -> None:
+    def __init__(self, find: Find | None = None, sites: Sites | None = None) -> None:
         self._find = find
+        self._sites = sites
         self._reaching: dict[Function, Reaching] = {}
         self._steps = 0
 
@@ -245,6 +249,12 @@ class Tracer:
             arg = bind_arguments(function, call, bound_method).get(name)
             if arg is not None and site.function is not function:
                 yield arg.value, Scope(scope.sem, site.function)
+        if self._sites is not None:
+            for call, there in self._sites(scope.sem, function):
+                by_object = function.is_method and (isinstance(call.func, cst.Attribute) or function.name == "__init__")
+                arg = bind_arguments(function, call, by_object).get(name)
+                if arg is not None:
+                    yield arg.value, there
         for called, call in scope.sem.evaluator.callbacks.get(function, ()):  # mp.spawn(main, args=(world, model))
             given = argument(call, "args")
             if called.endswith("spawn") and given is not None and isinstance(given.value, cst.Tuple):

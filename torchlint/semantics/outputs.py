@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -51,6 +52,9 @@ _KEEPING = frozenset(
 )
 _KEEPING_LAYERS = frozenset(("torch.nn.Identity", "torch.nn.Flatten", "torch.nn.Unflatten"))
 _JOINING = frozenset(("torch.cat", "torch.concat", "torch.stack", "torch.hstack", "torch.vstack"))
+# Models of libraries, and the attributes under which they have their last layers.
+_BACKBONES = re.compile(r"^(torchvision\.models\.|timm\.|efficientnet_pytorch\.|pretrainedmodels\.|torch\.hub\.load$)")
+_HEADS = re.compile(r"^(_?fc|classifier|head|heads|heads\.head|last_linear)(\[-?\d+\])?$")
 ACTIVATIONS = frozenset(_METHODS.values()) | {"log_sigmoid"}
 
 
@@ -272,11 +276,23 @@ class Outputs(Tracer):
             return self._last_of(layers, there, path, depth) if layers is not None else [_OTHER]
         forward = made.sem.names.method(made.cls, "forward") if made.cls is not None else None
         if forward is None:
-            return [_OTHER]
+            return self._head(made, depth) if made.cls is None and _is_row(path) else [_OTHER]
         bound = None
         if call is not None and scope is not None:
             bound = self.bind(forward, call, scope, bound_method=True)
         return self.returned_ends(Scope(made.sem, forward, made, bound), forward, path, depth)
+
+    def _head(self, made: Made, depth: int) -> list[End]:
+        """The head that was put on a library's model: `net = resnet18(); net.fc = nn.Sequential(…)`."""
+        if made.node is None or not _BACKBONES.match(made.name):
+            return [_OTHER]
+        reaching = self.reaching(made.scope.function)
+        names = [key for key, known in reaching.every.items() if any(d.node is made.node for d in known)]
+        ways = []
+        for key, known in reaching.every.items():
+            if any(key.startswith(name + ".") and _HEADS.match(key[len(name) + 1 :]) for name in names):
+                ways += [self._layer(d.node, made.scope, depth) for d in known if d.node is not None]
+        return [end for way in ways for end in way] or [_OTHER]
 
     def _last_of(self, sequential: cst.Call, scope: Scope, path: Path, depth: int) -> list[End]:
         if not sequential.args or not _is_row(path):
