@@ -65,12 +65,16 @@ def main() -> int:
     effects = int(sys.argv[2]) if len(sys.argv) > 2 else 40
     result: dict[str, Any] = {"load average before": os.getloadavg()[0]}
     load = multiprocessing.Process(target=burn, daemon=True)
-    load.start()
+    busy = os.getloadavg()[0] >= (os.cpu_count() or 1)
+    result["load"] = "other programs on all cores" if busy else "one process of our own that computes all the time"
+    if not busy:
+        load.start()
     claims = found = done = 0
+    quiet = "A/A, no load of our own"
     for name, before, times in (
-        ("×1.15 with load", 23, effects), ("A/A with load", 20, pairs // 2), ("A/A", 20, pairs - pairs // 2),
+        ("×1.15 with load", 23, effects), ("A/A with load", 20, pairs // 2), (quiet, 20, pairs - pairs // 2),
     ):  # fmt: skip
-        if name == "A/A":
+        if name == quiet and not busy:
             load.terminate()
         result[name] = sample(before, 20, times)
         print(name, result[name], flush=True)

@@ -122,3 +122,14 @@ def test_the_plugin_judges_by_the_tests(project: Path) -> None:
     assert "never called" in verdicts["train"]
     assert "equivalent" in verdicts["gather"]
     assert (project / "library.py").read_text() == LIBRARY
+
+
+def test_the_plugin_is_installed_and_costs_nothing() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    assert (
+        '[project.entry-points.pytest11]\n"torchlint.verify.pytest_plugin" = "torchlint.verify.pytest_plugin"' in text
+    )
+    heavy = "[m for m in ('torch', 'libcst', 'numpy') if m in sys.modules]"
+    code = f"import sys, torchlint.verify.pytest_plugin; print({heavy})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

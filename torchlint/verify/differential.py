@@ -94,9 +94,9 @@ class Runs:
         original = self._original(old, files)
         first = original.plain
         sandbox = "the runs change no file" if first.enclosed else "the runs were not sandboxed"
-        if first.ended and not first.steps:
-            why = first.ended if first.ended.startswith("timeout") else f"crash in the original: {first.ended}"
-            return Differential(judge_behaviour([], unable=why), 0, sandbox)
+        unable = _stillborn(first) or _stillborn(original.traced)
+        if unable:
+            return Differential(judge_behaviour([], unable=unable), 0, sandbox)
         fixed = self._record(new, steps=original.steps, trace=True)
         unsteady = next((r for r in _runs(first, original.traced, ()) if r.comparison.level is not Level.BITWISE), None)
         check = unsteady.comparison if unsteady else Comparison()
@@ -123,7 +123,8 @@ class Runs:
         if key not in self._known:
             traced = self._record(old, steps=self.steps, trace=True, hints=_hints(files))
             steps = max(self.steps, traced.steps)
-            self._known[key] = _Original(traced, self._record(old, steps=steps), steps)
+            plain = traced if _stillborn(traced) else self._record(old, steps=steps)
+            self._known[key] = _Original(traced, plain, steps)
         return self._known[key]
 
     def cost(self, files: Mapping[str, tuple[str, str]]) -> Cost:
@@ -149,7 +150,7 @@ class Runs:
             speed = judge_speed(paired_ratio(before, after), paired_ratio(before, control))
         counters = {}
         growth = slope(a.resident[2:]), slope(b.resident[2:])
-        if max(growth) > _LEAK:
+        if growth[0] > _LEAK and not growth[0] / 2 < growth[1] < growth[0] * 2:
             counters["RSS bytes per step"] = (max(0, round(growth[0])), max(0, round(growth[1])))
         return Cost(speed, counters=counters)
 
@@ -194,6 +195,13 @@ def differential(
 ) -> Differential:
     """Judge all edits of `files` together by the first `steps` optimizer steps (more, if they come later)."""
     return Runs(command, steps=steps, seed=seed, timeout=timeout, cwd=cwd).judge(files)
+
+
+def _stillborn(run: Recorded) -> str | None:
+    """Why a run of the original shows nothing: it did not end, or failed before the first step."""
+    if run.ended.startswith("timeout"):
+        return run.ended
+    return f"crash in the original: {run.ended}" if run.ended and not run.steps else None
 
 
 def _read(path: str, result: Recorded) -> None:

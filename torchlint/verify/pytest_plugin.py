@@ -1,6 +1,7 @@
-"""`pytest -p torchlint.verify.pytest_plugin --torchlint-verify=PATH`: judges fixes by the calls that the tests make.
+"""`pytest --torchlint-verify[=PATH]`: judges torchlint's fixes by the calls that the tests make.
 
 Every edited function that the tests call is forked, original and fixed, from the same state. Nothing is written.
+Without the option this module does nothing, and neither it nor what it imports is heavy.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ _state: dict[str, Any] = {}
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("torchlint")
     group.addoption(
-        "--torchlint-verify", metavar="PATH", default=None, help="judge torchlint's fixes of PATH by the tests' calls"
+        "--torchlint-verify",
+        metavar="PATH",
+        nargs="?",
+        const=".",
+        default=None,
+        help="judge torchlint's fixes of PATH (default: .) by the calls that the tests make; nothing is written",
     )
 
 

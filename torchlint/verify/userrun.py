@@ -21,6 +21,7 @@ from torchlint.verify.weave import Edited, weave
 INJECT = Path(__file__).with_name("inject")
 _PYTHON = re.compile(r"python(\d+(\.\d+)?)?(\.exe)?")
 _ORDER = list(Behaviour)
+_MARK = "TORCHLINT_VERIFY_RUN"  # in the environment of all that a run starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,8 @@ def execute(
 ) -> tuple[str, bool]:
     """How the command ended ("" is well), and whether it was kept from changing files.
 
+    Nothing that it started is left when this returns.
+
     Its standard output goes to the file `output`, without one to our standard error: ours is for the report.
     """
     plan_path = os.path.join(scratch, ".plan")
@@ -133,6 +136,7 @@ def execute(
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(INJECT), environment.get("PYTHONPATH", "")]))
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     environment.setdefault("PYTHONHASHSEED", "0")
+    environment[_MARK] = plan_path
     environment["TMPDIR"] = os.path.join(scratch, "tmp")
     os.mkdir(environment["TMPDIR"])
     enclosed = os.path.join(scratch, ".enclosed")
@@ -141,11 +145,12 @@ def execute(
         if enclose(scratch, cwd):
             open(enclosed, "w").close()
 
-    stdout = open(output, "wb") if output else None  # noqa: SIM115 (closed below)
+    stdout = open(output, "wb") if output is not None else None  # noqa: SIM115 (closed below)
+    errors = open(os.path.join(scratch, ".stderr"), "w+b")  # noqa: SIM115 (closed below)
     try:
         process = subprocess.Popen(
             prepared(command), env=environment, cwd=cwd, stdin=subprocess.DEVNULL,
-            stdout=stdout if stdout is not None else 2,
+            stdout=stdout if stdout is not None else 2, stderr=errors if stdout is not None else None,
             start_new_session=True, preexec_fn=before_exec,
         )  # fmt: skip
     except OSError as error:
@@ -155,17 +160,28 @@ def execute(
     except subprocess.TimeoutExpired:
         return f"timeout after {timeout:g} s", os.path.exists(enclosed)
     finally:
-        _end_group(process)
+        _end_all(process, plan_path)
         if stdout is not None:
             stdout.close()
-    return "" if code == 0 else f"the command ended with exit code {code}", os.path.exists(enclosed)
+        errors.seek(0)
+        said = errors.read().decode("utf-8", "replace").strip().splitlines()
+        errors.close()
+    if code == 0:
+        return "", os.path.exists(enclosed)
+    how = f"the command ended with exit code {code}" if code > 0 else f"the command was killed by signal {-code}"
+    return how + (f": {said[-1].strip()[:200]}" if said else ""), os.path.exists(enclosed)
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the command and everything that it started and left behind."""
+def _end_all(process: subprocess.Popen[bytes], mark: str) -> None:
+    """End the command and everything that it started and left behind, in whatever session that is by now."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    wanted = f"{_MARK}={mark}".encode()
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if wanted in entry.read_bytes().split(b"\0"):
+                os.kill(int(entry.parent.name), signal.SIGKILL)
 
 
 def _joined(path: str, function: Edited, seen: Sequence[Mapping[str, Any]], ended: str) -> FunctionVerdict:
