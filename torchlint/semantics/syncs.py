@@ -8,7 +8,7 @@ in every step or for every element much.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -341,7 +341,14 @@ def measures(function: Function, path: str) -> bool:
 
 def synchronizes(sem: Semantics, loop: TrainingLoop) -> bool:
     """Whether every turn waits explicitly: `torch.cuda.synchronize()`."""
-    return any(e.target in EXPLICIT and e.via is None and _every_turn(sem, loop.node, e) for e in loop.of(Effect.CALL))
+    return any(e.target in EXPLICIT for e in called_every_turn(sem, loop.node, loop.events))
+
+
+def called_every_turn(sem: Semantics, loop: cst.CSTNode, events: Iterable[Event]) -> Iterator[Event]:
+    """The calls among the loop's events that stand in it themselves and happen in every turn of it."""
+    for event in events:
+        if event.effect is Effect.CALL and event.via is None and _every_turn(sem, loop, event):
+            yield event
 
 
 def asks_world(loop: TrainingLoop) -> bool:
