@@ -27,7 +27,7 @@ from torchlint.verify.observe import global_flags, restore_flags, walk_state
 from torchlint.verify.stats import Ratio, paired_ratio
 
 BLOCK_SECONDS = 0.004
-ROUNDS = (15, 31, 61)  # more only while the interval is not settled
+ROUNDS = (15, 31, 61, 121)  # more only while the interval is not settled
 _MOST_CALLS = 20_000
 
 

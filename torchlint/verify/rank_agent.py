@@ -64,7 +64,9 @@ class Order:
 def run(order: Order) -> None:
     """Run the script to its end and leave its trace in the folder. Called in a process of its own."""
     trace = Trace()
-    import faulthandler; faulthandler.dump_traceback_later(25, file=open(f"/tmp/hang_{os.getpid()}.txt","w"))
+    import faulthandler
+
+    faulthandler.dump_traceback_later(25, file=open(f"/tmp/hang_{os.getpid()}.txt", "w"))
     torch.set_num_threads(1)
     os.chdir(order.folder)
     os.environ.update(_launched(order))
