@@ -129,3 +129,11 @@ def _may_pick(p: Processes, decorator: cst.BaseExpression, function: Function) -
     if own is not None:
         return _PROCESS_WORDS.search(p.file.code(own.node)) is not None
     return not name.startswith(("torch.", "functools.", "typing.")) and name not in _PLAIN_DECORATORS
+
+
+def in_one_process(p: Processes, node: cst.CSTNode, function: Function, depth: int = 0) -> bool:
+    """Whether the node certainly runs in one process only: by tests around it or around all its calls."""
+    if any(one_process(p, test, taken, function) for test, taken in tests_around(p, node)):
+        return True
+    sites = [(call, caller) for call, caller in p.callers.get(function, ()) if caller is not function]
+    return depth < 4 and bool(sites) and all(in_one_process(p, call, caller, depth + 1) for call, caller in sites)
