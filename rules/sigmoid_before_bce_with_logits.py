@@ -58,16 +58,16 @@ RULE = Rule(
     Category.TRAINING,
     Severity.WARNING,
     triggers=(
-        r"(?<!log)(?<!\w)sigmoid_?\(",
+        r"(?<!\w)sigmoid_?\(",
         r"\bSigmoid\(",
-        r"\b(BCEWithLogitsLoss|binary_cross_entropy_with_logits)\b",
-        r"(?i:loss|criterion)\w*(\[[^\]\n]*\])?\(",
+        r"\b(?:BCEWithLogitsLoss|binary_cross_entropy_with_logits)\b",
+        r"(?:[Ll]oss|[Cc]riterion)\w*(?:\[[^\]\n]*\])?\(",
         r"def forward\(",
     ),
     requires=(
-        # A sigmoid and a loss in one file, or a function or Sequential that ends in sigmoid.
-        r"(?s:((?<!\w)sigmoid_?|\bSigmoid)\(.*\b(BCEWithLogitsLoss|binary_cross_entropy_with_logits)\b)"
-        r"|(?s:\b(BCEWithLogitsLoss|binary_cross_entropy_with_logits)\b.*((?<!\w)sigmoid_?|\bSigmoid)\()"
+        r"(?<!\w)sigmoid_?\(|\bSigmoid\(",
+        # A loss in the same file, or a function or Sequential that ends in sigmoid and may meet one elsewhere.
+        r"\b(?:BCEWithLogitsLoss|binary_cross_entropy_with_logits)\b"
         r"|return [^\n]*(?<!\w)sigmoid\(|= [^\n]*(?<!\w)sigmoid\([^\n]*\n\s+return \w"
         r"|\bSigmoid\(\)\s*[,)\]]",
     ),

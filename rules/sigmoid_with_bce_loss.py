@@ -58,13 +58,13 @@ RULE = Rule(
     Category.TRAINING,
     Severity.INFO,
     triggers=(
-        r"(?<!log)(?<!\w)sigmoid_?\(",
+        r"(?<!\w)sigmoid_?\(",
         r"\bSigmoid\(",
-        r"\b(BCELoss|binary_cross_entropy)\b",
-        r"(?i:loss|criterion)\w*(\[[^\]\n]*\])?\(",
+        r"\b(?:BCELoss|binary_cross_entropy)\b",
+        r"(?:[Ll]oss|[Cc]riterion)\w*(?:\[[^\]\n]*\])?\(",
         r"def forward\(",
     ),
-    requires=(r"(?<!\w)sigmoid_?\(|\bSigmoid\(", r"\b(BCELoss|binary_cross_entropy)\b"),
+    requires=(r"(?<!\w)sigmoid_?\(|\bSigmoid\(", r"\b(?:BCELoss|binary_cross_entropy)\b"),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )

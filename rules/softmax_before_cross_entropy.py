@@ -71,17 +71,17 @@ RULE = Rule(
     Severity.WARNING,
     triggers=(
         r"(?<!\w)softmax\(",
-        r"\bSoftmax(2d)?\(",
-        r"\b(CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss)\b",
-        r"(?i:loss|criterion)\w*(\[[^\]\n]*\])?\(",
+        r"\bSoftmax(?:2d)?\(",
+        r"\b(?:CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss)\b",
+        r"(?:[Ll]oss|[Cc]riterion)\w*(?:\[[^\]\n]*\])?\(",
         r"def forward\(",
     ),
     requires=(
-        # A softmax and a loss in one file, or a function or Sequential that ends in softmax.
-        r"(?s:((?<!\w)softmax|\bSoftmax(2d)?)\(.*\b(CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss)\b)"
-        r"|(?s:\b(CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss)\b.*((?<!\w)softmax|\bSoftmax(2d)?)\()"
+        r"(?<!\w)softmax\(|\bSoftmax(?:2d)?\(",
+        # A loss in the same file, or a function or Sequential that ends in softmax and may meet one elsewhere.
+        r"\b(?:CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss)\b"
         r"|return [^\n]*(?<!\w)softmax\(|= [^\n]*(?<!\w)softmax\([^\n]*\n\s+return \w"
-        r"|\bSoftmax(2d)?\([^()\n]*\)\s*[,)\]]",
+        r"|\bSoftmax(?:2d)?\([^()\n]*\)\s*[,)\]]",
     ),
     since="0.1",
     fixes=(Applicability.UNSAFE, Applicability.SUGGESTION),
