@@ -460,7 +460,13 @@ def has_star(call: cst.Call, star: str = "") -> bool:
 
 def literal(node: cst.CSTNode | None) -> Any:
     """The value of a constant expression: numbers, strings, True/False/None, tuples of them; else `...`."""
-    if isinstance(node, (cst.Integer, cst.Float, cst.SimpleString)):
+    if isinstance(node, cst.SimpleString):
+        text = node.value
+        if text[0] in "'\"" and "\\" not in text:  # no prefix and no escapes: what stands between the quotes
+            quotes = 3 if text[:3] in ('"""', "'''") else 1
+            return text[quotes:-quotes]
+        return node.evaluated_value
+    if isinstance(node, (cst.Integer, cst.Float)):
         return node.evaluated_value
     if isinstance(node, cst.Name):
         return {"True": True, "False": False, "None": None}.get(node.value, ...)

@@ -23,6 +23,7 @@ from torchlint.semantics.grad import decorated, disables, method_disables
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value, join, join_all
 from torchlint.semantics.names import OWN, Function, Names
 from torchlint.semantics.origins import annotation, collect_uses, initial_values, used
+from torchlint.semantics.revision import Reads
 from torchlint.source import dotted, literal, walk
 
 BATCH = knowledge.BATCH
@@ -31,7 +32,7 @@ _MAX_DEPTH = 24
 
 
 class Evaluator:
-    """Evaluates every function of a module once (twice where call sites teach something about parameters)."""
+    """Evaluates every function of a module, and again those of which call sites or other methods taught more."""
 
     def __init__(self, names: Names, grad_disabling: Sequence[str] = (), loader_names: Sequence[str] = ()) -> None:
         self.names = names
@@ -47,10 +48,12 @@ class Evaluator:
         ] = {}  # function → (qualified callee, call) it is handed to
         self.uses: dict[Function, dict[str, set[str]]] = {}
         self.class_uses: dict[str, dict[str, set[str]]] = {}
+        self.by_use: dict[tuple[Function, str], Value] = {}  # (function, name) → what its uses say
         self._depth = 0
         self.collecting = True
         self.unknown_parameters: set[tuple[Function, str]] = set()
         self.missed: set[tuple[str, str]] = set()
+        self.reads = Reads()
         self.frames: dict[Function, Frame] = {}
         self._owners: set[str] = set()  # names of which some frame knows an attribute
         collect_uses(self)
@@ -60,10 +63,13 @@ class Evaluator:
     def run(self) -> None:
         self._run_all()
         if self._learned():
-            self.values.clear()
-            self.summaries.clear()
-            self.call_sites.clear()
-            self.callbacks.clear()
+            again = self.reads.outdated(self.attributes, self.arguments, self.names.functions.values())
+            for function in again:
+                self.summaries.pop(function, None)
+            for sites in self.call_sites.values():
+                sites[:] = [site for site in sites if site.function not in again]
+            for handed in self.callbacks.values():
+                handed[:] = [(name, call) for name, call in handed if self.function_at[call] not in again]
             self.collecting = False
             self._run_all()
 
@@ -85,6 +91,7 @@ class Evaluator:
 
     def summary(self, function: Function) -> Summary:
         """The function's summary; an unfinished one (recursion) is empty so far."""
+        self.reads.summary(function)
         found = self.summaries.get(function)
         if found is not None:
             return found
@@ -92,6 +99,7 @@ class Evaluator:
         if self._depth > _MAX_DEPTH:
             return summary
         self._depth += 1
+        self.reads.running.append(function)
         try:
             grad = decorated(self, function)
             summary.grad = grad
@@ -104,6 +112,7 @@ class Evaluator:
             summary.returns = join_all(frame.returns)
         finally:
             self._depth -= 1
+            self.reads.running.pop()
         summary.done = True
         return summary
 

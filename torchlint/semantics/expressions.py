@@ -126,7 +126,9 @@ def self_attribute(ev: Evaluator, name: str, frame: Frame) -> Value | None:
     if cls is None:
         return None
     for owner in ev.names.mro(cls):
-        if (value := ev.attributes.get((owner.qualname, name))) is not None and value.kind is not Kind.UNKNOWN:
+        value = ev.attributes.get((owner.qualname, name))
+        ev.reads.attribute((owner.qualname, name), value)
+        if value is not None and value.kind is not Kind.UNKNOWN:
             return value
         ev.missed.add((owner.qualname, name))
     if "." not in name and (method := ev.names.method(cls, name)) is not None:
@@ -144,7 +146,9 @@ def member(ev: Evaluator, origin: str, attr: str) -> Value | None:
     if cls is None:
         return None
     for owner in ev.names.mro(cls):
-        if (value := ev.attributes.get((owner.qualname, attr))) is not None:
+        value = ev.attributes.get((owner.qualname, attr))
+        ev.reads.attribute((owner.qualname, attr), value)
+        if value is not None:
             return value
         ev.missed.add((owner.qualname, attr))
     method = ev.names.method(cls, attr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import libcst as cst
 
@@ -33,7 +34,7 @@ class Frame:
     returns: list[Value] = field(default_factory=list)
     closures: dict[str, Value] | None = None
 
-    @property
+    @cached_property
     def self_name(self) -> str:
         f = self.function
         return f.params[0] if f.is_method else ""

@@ -7,8 +7,9 @@ file's own definitions. Names that are assigned in a function hide module-level 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import libcst as cst
 
@@ -71,11 +72,11 @@ class Function:
     def body(self) -> cst.BaseSuite | cst.Module:
         return self.node if isinstance(self.node, cst.Module) else self.node.body
 
-    @property
+    @cached_property
     def is_method(self) -> bool:
         return self.cls is not None and self.parent is not None and bool(self.params) and not self.is_static
 
-    @property
+    @cached_property
     def is_static(self) -> bool:
         return isinstance(self.node, cst.FunctionDef) and any(
             dotted(d.decorator) == "staticmethod" for d in self.node.decorators
@@ -106,6 +107,8 @@ class Names:
         self.classes: dict[str, Class] = {}
         self.module = Function(tree, "", "")
         self.function_of: dict[cst.FunctionDef, Function] = {}
+        self._qualified: dict[tuple[Function | None, str], str | None] = {}
+        self._mros: dict[Class, list[Class]] = {}
         self._collect(tree, self.module, None, "")
         for cls in self.classes.values():
             cls.bases = [
@@ -113,6 +116,7 @@ class Names:
                 for a in cls.node.bases
                 if not a.star
             ]  # fmt: skip
+        self._qualified.clear()  # asked while definitions were still being collected
 
     def _collect(self, scope: cst.CSTNode, function: Function, cls: Class | None, prefix: str) -> None:
         body = scope if isinstance(scope, cst.Module) else scope.body  # type: ignore[attr-defined]
@@ -173,6 +177,14 @@ class Names:
         return None if text is None else self.qualify_text(text, function)
 
     def qualify_text(self, text: str, function: Function | None) -> str | None:
+        key = (function, text)
+        try:
+            return self._qualified[key]
+        except KeyError:
+            found = self._qualified[key] = self._qualify(text, function)
+            return found
+
+    def _qualify(self, text: str, function: Function | None) -> str | None:
         root, dot, rest = text.partition(".")
         scope = function
         while scope is not None and scope.parent is not None:
@@ -198,8 +210,14 @@ class Names:
                 return star + root if star.endswith(".") else f"{star}.{root}"
         return None
 
-    def mro(self, cls: Class) -> Iterator[Class]:
+    def mro(self, cls: Class) -> Sequence[Class]:
         """The class and those of its ancestors that this file defines, nearest first."""
+        found = self._mros.get(cls)
+        if found is None:
+            found = self._mros[cls] = list(self._ancestry(cls))
+        return found
+
+    def _ancestry(self, cls: Class) -> Iterator[Class]:
         seen: set[str] = set()
         queue = [cls]
         while queue:

@@ -41,6 +41,13 @@ def collect_uses(ev: Evaluator) -> None:
 
 def used(ev: Evaluator, function: Function, key: str) -> Value:
     """What the methods called on a name say about it."""
+    known = ev.by_use.get((function, key))
+    if known is None:
+        known = ev.by_use[function, key] = used_as(_uses_of(ev, function, key))
+    return known
+
+
+def _uses_of(ev: Evaluator, function: Function, key: str) -> set[str]:
     scope: Function | None = function
     attrs: set[str] = set()
     root = key.partition(".")[0]
@@ -54,7 +61,7 @@ def used(ev: Evaluator, function: Function, key: str) -> Value:
         if root in scope.local:
             break
         scope = scope.parent
-    return used_as(attrs)
+    return attrs
 
 
 def initial_values(ev: Evaluator, function: Function) -> dict[str, Value]:
@@ -74,7 +81,7 @@ def initial_values(ev: Evaluator, function: Function) -> dict[str, Value]:
             env[name] = Value(Kind.DICT, element=value)
             continue
         if value.kind is Kind.UNKNOWN:
-            value = ev.arguments.get((function, name), UNKNOWN)
+            value = ev.reads.parameters[function, name] = ev.arguments.get((function, name), UNKNOWN)
             if value.kind is Kind.UNKNOWN:
                 ev.unknown_parameters.add((function, name))
         if value.kind in (Kind.UNKNOWN, Kind.NONE) and param.default is not None:
