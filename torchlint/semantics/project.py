@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torchlint.diagnostic import Diagnostic, Question
 from torchlint.semantics import knowledge
 from torchlint.semantics.consumers import fed_into
+from torchlint.semantics.datasets import reads_items
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.grad import body_disables
 from torchlint.semantics.kinds import Graph, Kind
@@ -389,6 +390,17 @@ def _not_fed_into(*losses: str) -> Callable[[Project, str, str], bool]:
     return answer
 
 
+def _items_in_memory(project: Project, path: str, subject: str) -> bool:
+    """Whether a dataset class is not known to read or decode a file for each item. Unknown classes: yes."""
+    found = project.find(path, subject)
+    if found is None or found.cls is None:
+        return not subject.startswith("torchvision.datasets.")
+    if reads_items(found.sem, found.cls):
+        return False
+    roots = [r for r in found.sem.names.roots(found.cls) if not knowledge.DATASET_BASES.match(r)]
+    return all(project.answer(found.path, Question("items-in-memory", root)) for root in roots)
+
+
 ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "zeroes-gradients": _does(Effect.ZERO_GRAD),
     "runs-backward": _does(Effect.BACKWARD),
@@ -404,6 +416,7 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "sets-rendezvous": _sets_rendezvous,
     "no-cuda-use": _no_cuda_use,
     "not-trained": _not_trained,
+    "items-in-memory": _items_in_memory,
     "output-not-in-cross-entropy": _not_fed_into("cross_entropy", "nll"),
     "output-not-in-bce-with-logits": _not_fed_into("bce_with_logits"),
     "output-not-in-bce": _not_fed_into("bce"),

@@ -1,0 +1,219 @@
+"""What a DataLoader call says about itself: its settings by keyword, by place or by `**options`, and its workers.
+
+Loaders of other libraries are read by the same questions where they derive from torch's own and hand its arguments on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import libcst as cst
+
+from torchlint.semantics.kinds import Kind, Value
+from torchlint.semantics.loops import LoaderCall
+from torchlint.semantics.names import Function
+from torchlint.source import argument, dotted, find, has_star, literal, walk, walk_scope
+
+if TYPE_CHECKING:
+    from torchlint.semantics.model import Semantics
+
+# The order of the positional parameters of each family of loaders that torch's DataLoader is the base of.
+_TORCH = (
+    "dataset batch_size shuffle sampler batch_sampler num_workers collate_fn pin_memory drop_last timeout "
+    "worker_init_fn multiprocessing_context generator"
+).split()
+_FAMILIES: tuple[tuple[re.Pattern[str], tuple[str, ...]], ...] = (
+    (re.compile(r"^torch\.utils\.data\.DataLoader$"), tuple(_TORCH)),
+    (
+        re.compile(r"^torch_geometric\.(data|loader)\.(dataloader\.)?DataLoader$"),
+        ("dataset", "batch_size", "shuffle", "follow_batch", "exclude_keys"),
+    ),
+    (
+        re.compile(r"^torch_geometric\.(data|loader)\.(DataListLoader|DenseDataLoader)$"),
+        ("dataset", "batch_size", "shuffle"),
+    ),
+    (re.compile(r"^monai\.data\.(dataloader\.)?DataLoader$"), ("dataset", "num_workers")),
+    (re.compile(r"^dgl\.dataloading\.(pytorch\.)?GraphDataLoader$"), ("dataset", "collate_fn")),
+)
+
+
+def parameters_of_loader(origin: str) -> tuple[str, ...]:
+    """The positional parameters of a loader that takes the arguments of torch's DataLoader; () for any other."""
+    return next((names for pattern, names in _FAMILIES if pattern.match(origin)), ())
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One argument of a loader. `given` is None where the call may or may not pass it.
+
+    `value` is the constant that it surely has, else `...`; `node` the expression, where it is in sight.
+    """
+
+    given: bool | None
+    value: Any = ...
+    node: cst.BaseExpression | None = field(default=None, repr=False)
+
+    @property
+    def absent(self) -> bool:
+        return self.given is False
+
+
+def setting(sem: Semantics, loader: LoaderCall, name: str) -> Setting:
+    """What the call passes for a parameter of torch's DataLoader."""
+    names = parameters_of_loader(loader.value.origin)
+    position = names.index(name) if name in names else None
+    arg = argument(loader.node, name, position)
+    if arg is not None:
+        return Setting(True, constant(sem, arg.value), arg.value)
+    if name in loader.given:
+        node = _in_options(sem, loader, name)
+        return Setting(True, constant(sem, node) if node is not None else ..., node)
+    if loader.open or not names or has_star(loader.node, "*"):
+        return Setting(None)
+    return Setting(False)
+
+
+def _in_options(sem: Semantics, loader: LoaderCall, name: str) -> cst.BaseExpression | None:
+    """The value of a key of a `**options` whose dict display is in sight."""
+    for arg in loader.node.args:
+        made = sem.value(arg.value).node if arg.star == "**" else None
+        if isinstance(made, cst.Dict):
+            for element in made.elements:
+                if isinstance(element, cst.DictElement) and literal(element.key) == name:
+                    return element.value
+        if isinstance(made, cst.Call) and (found := argument(made, name)) is not None:
+            return found.value
+    return None
+
+
+def constant(sem: Semantics, node: cst.BaseExpression) -> Any:
+    """The value of a literal, or of a plain name that is bound once, to a literal, in its scope; else `...`."""
+    value = literal(node)
+    if value is not ... or not isinstance(node, cst.Name):
+        return value
+    function = sem.function(node)
+    while function.parent is not None and node.value not in function.local:
+        function = function.parent
+    if node.value in function.params:
+        return ...
+    bound = [n for n in walk_scope(function.body) if _binds(n, node.value)]
+    if len(bound) != 1 or not isinstance(bound[0], cst.Assign) or len(bound[0].targets) != 1:
+        return ...
+    return literal(bound[0].value) if isinstance(bound[0].targets[0].target, cst.Name) else ...
+
+
+def _binds(node: cst.CSTNode, name: str) -> bool:
+    if isinstance(node, cst.Assign):
+        targets: list[cst.CSTNode] = [t.target for t in node.targets]
+    elif isinstance(node, (cst.AnnAssign, cst.AugAssign, cst.For, cst.NamedExpr)):
+        targets = [node.target]
+    elif isinstance(node, cst.Global):
+        return any(item.name.value == name for item in node.names)
+    else:
+        return False
+    return any(isinstance(n, cst.Name) and n.value == name for t in targets for n in walk(t))
+
+
+# -- workers ------------------------------------------------------------------------------------------------------
+
+
+def works_in_processes(sem: Semantics, loader: LoaderCall) -> bool | None:
+    """Whether other processes load the items: None where the number of workers is not known."""
+    workers = setting(sem, loader, "num_workers")
+    if workers.absent:
+        return False
+    return workers.value > 0 if isinstance(workers.value, int) else None
+
+
+# -- what is loaded, and where --------------------------------------------------------------------------------------
+
+
+def dataset_value(sem: Semantics, loader: LoaderCall) -> Value:
+    """What is known about the dataset of the loader; of Subset and random_split, what they split."""
+    node = setting(sem, loader, "dataset").node
+    value = sem.value(node) if node is not None else Value()
+    for _ in range(3):
+        made = value.node
+        if value.origin not in _WRAPPERS or not isinstance(made, cst.Call):
+            break
+        inner = argument(made, "dataset", 0)
+        if inner is None:
+            break
+        value = sem.value(inner.value)
+    return value
+
+
+_WRAPPERS = ("torch.utils.data.Subset", "torch.utils.data.random_split")
+
+
+def held_in_memory(value: Value) -> bool:
+    """Whether items are taken from tensors or lists that lie in memory."""
+    in_memory = value.origin == "torch.utils.data.TensorDataset" or value.origin.startswith("torch_geometric.datasets.")
+    return in_memory or value.is_tensor or value.kind in (Kind.LIST, Kind.TUPLE, Kind.NDARRAY, Kind.RANGE)
+
+
+def is_unit_test(sem: Semantics, loader: LoaderCall) -> bool:
+    """Code of a file that pytest or unittest collects; an evaluation script called `test_x.py` holds no tests."""
+    path = sem.file.path.replace(os.sep, "/")
+    base = path.rpartition("/")[2]
+    if base == "conftest.py":
+        return True
+    if not (base.startswith("test_") or base.endswith("_test.py")) or isinstance(loader.function.node, cst.Module):
+        return False
+    return any(f.name.startswith("test_") for f in sem.functions)
+
+
+def runs_on_import(sem: Semantics, function: Function, node: cst.CSTNode) -> bool:
+    """Whether the node runs when the module is imported: at its top level, or called from there, no `__name__` asked.
+
+    That is what a worker that is spawned does: it imports the main module, and would make loaders of its own.
+    """
+    return _runs_on_import(sem, function, node, set())
+
+
+def _runs_on_import(sem: Semantics, function: Function, node: cst.CSTNode, seen: set[Function]) -> bool:
+    if isinstance(function.node, cst.Module):
+        return not any(isinstance(a, cst.If) and _asks_for_main(a) for a in sem.file.ancestors(node))
+    if function in seen:
+        return False
+    seen.add(function)
+    return any(_runs_on_import(sem, site.function, site.node, seen) for site in sem.call_sites(function))
+
+
+def _asks_for_main(node: cst.If) -> bool:
+    return any(isinstance(n, cst.Name) and n.value == "__name__" for n in walk(node.test))
+
+
+def passes_lambda(sem: Semantics, loader: LoaderCall) -> bool:
+    """Whether the call, or the one that makes its dataset, is given a lambda: it cannot be sent to a spawned worker."""
+    made = dataset_value(sem, loader).node
+    places = [loader.node, *([made] if isinstance(made, cst.Call) else [])]
+    if any(True for place in places for _ in find(place, cst.Lambda)):
+        return True
+    return any(sem.value(a.value).origin == "lambda" or _names_lambda(sem, a.value) for p in places for a in p.args)
+
+
+def _names_lambda(sem: Semantics, node: cst.BaseExpression) -> bool:
+    made = sem.value(node).node if dotted(node) is not None else None
+    return isinstance(made, cst.CSTNode) and any(True for _ in find(made, cst.Lambda))
+
+
+def loops_over(sem: Semantics, loader: LoaderCall) -> Iterator[cst.For]:
+    """The `for` statements, in the function that makes the loader, that go over it."""
+    for node in walk_scope(loader.function.body):
+        if isinstance(node, cst.For) and goes_over(sem, node, loader):
+            yield node
+
+
+def goes_over(sem: Semantics, node: cst.For, loader: LoaderCall) -> bool:
+    """Whether the loop goes over the loader, `enumerate`, `tqdm` and `zip` looked through."""
+    for n in walk(node.iter):
+        if isinstance(n, (cst.Name, cst.Attribute, cst.Call)):
+            value = sem.value(n)
+            if value.kind is Kind.LOADER and value.node is loader.node:
+                return not isinstance(sem.file.parent(n), cst.Attribute)
+    return False
