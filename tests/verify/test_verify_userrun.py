@@ -121,7 +121,7 @@ def test_module_level_edits_are_said_to_be_out_of_reach(tmp_path: Path) -> None:
         (("    out = []", "    input()\n    out = []"), "crash in the original: EOFError"),
         (("    out = []", "    import os; os._exit(7)"), "ended itself with code 7"),
         (("    out = []", "    while True: pass"), "timeout"),
-        (("    out = []", "    import time; out = [torch.full((3,), time.time() % 9)]"), "nondeterministic"),
+        (("    out = []", "    import os; out = [torch.full((3,), os.urandom(1)[0] / 7)]"), "nondeterministic"),
         (("    out = []", "    torch.empty(10**14)"), "crash in the original"),
         (("    out = []", "    torch.zeros(3, device='cuda')"), "crash in the original"),
         (("    out = []", "    open('/etc/torchlint-test', 'w')\n    out = []"), "external write"),

@@ -44,27 +44,44 @@ class Ledger:
         self.shares: list[float] = []  # backward root / reduced loss since the last step
         self.scales: list[float] = []  # sum of the shares at each step
         self.last_loss: float | None = None
+        self.on_backward: Callable[[torch.Tensor], None] | None = None
 
     @contextlib.contextmanager
     def watching(self, inputs: Mapping[str, Any]) -> Iterator[None]:
         self.parameters = [
             v for _, v in walk_state(dict(inputs), "") if isinstance(v, torch.Tensor) and v.is_leaf and v.requires_grad
         ]
-        real = torch.autograd.backward
+        real, construct = torch.autograd.backward, torch.optim.Optimizer.__init__
 
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
             root = tensors if isinstance(tensors, torch.Tensor) else next(iter(tensors))
             self.around(lambda: real(tensors, *args, **kwargs), root)
 
+        def constructed(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+            construct(optimizer, *args, **kwargs)
+            self.follow(optimizer)
+
         before = register_optimizer_step_pre_hook(self.settle)
         try:
-            with mock.patch.object(torch.autograd, "backward", backward), _LossWatch(self):
+            with (
+                mock.patch.object(torch.autograd, "backward", backward),
+                mock.patch.object(torch.optim.Optimizer, "__init__", constructed),
+                _LossWatch(self),
+            ):
                 yield
         finally:
             before.remove()
 
+    def follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Watch what an optimizer updates that is not watched yet."""
+        known = {id(p) for p in self.parameters}
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.parameters.extend(p for p in parameters if id(p) not in known)
+
     def around(self, backward: Callable[[], Any], root: torch.Tensor) -> None:
         """Run a backward and book what it adds."""
+        if self.on_backward is not None:
+            self.on_backward(root)
         earlier = [None if p.grad is None else p.grad.detach().clone() for p in self.parameters]
         backward()
         self.backwards += 1
@@ -190,10 +207,73 @@ def every_batch_counts(entry: Entry, inputs: dict[str, Any]) -> str | None:
     ledger = Ledger()
     with ledger.watching(inputs):
         entry(**inputs)
-    left = sum(float(owed.abs().sum()) for owed in ledger.owed.values())
     if not ledger.steps:
         return "no optimizer step was made"
+    return unused(ledger)
+
+
+def unused(ledger: Ledger) -> str | None:
+    """Whether something is still owed at the end."""
+    left = sum(float(owed.abs().sum()) for owed in ledger.owed.values())
     return "gradients of the last micro-batches are never used by a step" if left > 0 else None
+
+
+def survey(entry: Entry, inputs: dict[str, Any]) -> dict[str, str | None]:
+    """All that the fixes of training bugs restore, from one call: how each property is broken, None where it holds.
+
+    A property that the call says nothing about is left out. Models and optimizers may be made inside the call.
+    """
+    ledger = Ledger()
+    forwards: list[tuple[bool, bool]] = []  # grad mode and training flag, since the last backward
+    evaluated: list[bool] = []
+    late: list[bool] = []
+    depth = 0
+
+    def enter(module: torch.nn.Module, *_: Any) -> None:
+        nonlocal depth
+        if not depth:
+            forwards.append((torch.is_grad_enabled(), module.training))
+            if any(True for _ in module.children()):
+                evaluated.append(module.training)
+        depth += 1
+
+    def leave(*_: Any) -> None:
+        nonlocal depth
+        depth -= 1
+
+    def passed(_: torch.Tensor) -> None:
+        recorded = [training for grad, training in forwards if grad]
+        late.append(bool(recorded) and not recorded[-1])
+        forwards.clear()
+
+    ledger.on_backward = passed
+    modules = [m for v in inputs.values() if isinstance(v, torch.nn.Module) for m in v.modules()]
+    flags = [m.training for m in modules]
+    hooks = [
+        torch.nn.modules.module.register_module_forward_pre_hook(enter),
+        torch.nn.modules.module.register_module_forward_hook(leave, always_call=True),
+    ]
+    try:
+        with ledger.watching(inputs):
+            entry(**inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found: dict[str, str | None] = {}
+    if ledger.steps:
+        found["ledger"] = unbooked(ledger.steps)
+        if any(ledger.scales):
+            found["scale"] = found["ledger"] or misweighed(ledger.scales)
+        found["tail"] = unused(ledger)
+    if late:
+        found["train mode"] = f"{sum(late)} of {len(late)} training steps run in eval mode" if any(late) else None
+    elif evaluated:
+        training = sum(evaluated)
+        changed = sum(m.training != flag for m, flag in zip(modules, flags))
+        found["eval mode"] = f"{training} of {len(evaluated)} forwards run in training mode" if training else None
+        if changed and not training:
+            found["eval mode"] = f"the training flag of {changed} modules is left changed"
+    return found
 
 
 # -- modes ------------------------------------------------------------------------------------------------------------

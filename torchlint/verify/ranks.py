@@ -286,7 +286,9 @@ def _prepared() -> None:
     optimizer.step()
 
 
-def launch(script: str, folder: Path, world: int, without: frozenset[str] = frozenset()) -> list[Trace]:
+def launch(
+    script: str, folder: Path, world: int, without: frozenset[str] = frozenset(), *, seconds: float = _SECONDS
+) -> list[Trace]:
     """The traces of a script's ranks (of one process that nobody launched, if `world` is 0). Raises RanksFailed."""
     _prepared()
     port = _free_port()
@@ -301,7 +303,7 @@ def launch(script: str, folder: Path, world: int, without: frozenset[str] = froz
         process = context.Process(target=run, args=(Order(path, place, world, rank, port, without),))
         process.start()
         started.append((process, place))
-    end = time.monotonic() + _SECONDS
+    end = time.monotonic() + seconds
     try:
         for process, _ in started:
             process.join(max(0.0, end - time.monotonic()))
@@ -318,7 +320,7 @@ def _read(places: Sequence[Path], world: int) -> Iterator[Trace]:
     for rank, place in enumerate(places):
         file = place / "trace.pt"
         if not file.is_file():
-            raise RanksFailed(f"{who}: rank {rank} did not end within {_SECONDS:.0f} s, or crashed")
+            raise RanksFailed(f"{who}: rank {rank} did not end in time, or crashed")
         steps, seen, error = torch.load(file, weights_only=False)
         if error:
             raise RanksFailed(f"{who}: rank {rank} ends with {error}")

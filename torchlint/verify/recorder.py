@@ -84,12 +84,11 @@ class Recorder:
 
         def watched_construct(optimizer: Any, *args: Any, **kwargs: Any) -> None:
             construct(optimizer, *args, **kwargs)
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            known = {id(p) for p in self.ledger.parameters}
-            self.ledger.parameters.extend(p for p in parameters if id(p) not in known)
+            self.ledger.follow(optimizer)
             if self.nudge is not None:
                 from torchlint.verify.observe import nudge
 
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
                 nudge({"parameters": parameters}, self.nudge)
 
         torch.autograd.backward = watched_backward
