@@ -89,7 +89,7 @@ def check(call: cst.Call, ctx: Context) -> Iterator[Finding]:
     given = argument(call, "weights_only")
     short = dotted(call.args[0].value if partial else call.func) or "torch.load"
     if given is not None:
-        own = _own_file(call, ctx, partial) or _TEST.search(ctx.file.path) or _retried(call, ctx)
+        own = _own_file(call, ctx, partial) or _TEST.search(ctx.file.path) or minds_version(ctx.sem, call)
         if literal(given.value) is False and not own:
             yield Finding(
                 call,
@@ -208,9 +208,3 @@ def _is_whole(call: cst.Call, ctx: Context) -> bool:
         isinstance(use.func, cst.Attribute) and dotted(use.func.value) == name and use.func.attr.value in _OF_MODULES
         for use in find(body, cst.Call)
     )
-
-
-def _retried(call: cst.Call, ctx: Context) -> bool:
-    """Whether the call stands in the handler of a TypeError: a torch that does not know the argument."""
-    handler = ctx.file.enclosing(call, cst.ExceptHandler)
-    return handler is not None and "TypeError" in ((dotted(handler.type) or "") if handler.type is not None else "")

@@ -11,7 +11,7 @@ from torchlint.source import children, dotted
 from torchlint.spelling import spelled
 
 _VERSION = re.compile(
-    r"version|hasattr\(|TORCH_|WITH_PT|is_torch|torch_?(?:gt|ge|lt|le|greater|less|geq|leq|min|at_least|\d)|\bpt_?\d",
+    r"version|hasattr\(|TORCH_|_after\(|__kwdefaults__|signature\(|WITH_PT|is_torch|torch_?(?:gt|ge|lt|le|greater|less|geq|leq|min|at_least|\d)|\bpt_?\d",
     re.I,
 )
 _MISSING = frozenset(("ImportError", "ModuleNotFoundError", "AttributeError"))
@@ -23,6 +23,12 @@ def minds_version(sem: Semantics, node: cst.CSTNode) -> bool:
     for ancestor in sem.file.ancestors(node):
         if isinstance(ancestor, cst.Try) and any(_catches_missing(h, node) for h in ancestor.handlers):
             return True
+        if (
+            isinstance(ancestor, cst.ExceptHandler)
+            and ancestor.type is not None
+            and dotted(ancestor.type) == "TypeError"
+        ):
+            return True  # another try, without an argument that this torch did not know
         if isinstance(ancestor, (cst.If, cst.IfExp)) and below is not ancestor.test and _asks(ancestor.test):
             return True
         if isinstance(ancestor, (cst.IndentedBlock, cst.Module)) and _left(ancestor, below):
