@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import libcst as cst
 
 from torchlint.semantics.kinds import Kind, Value
-from torchlint.semantics.loops import LoaderCall
+from torchlint.semantics.loops import LoaderCall, Loop
 from torchlint.semantics.names import Function
 from torchlint.source import argument, dotted, find, has_star, literal, walk, walk_scope
 
@@ -202,18 +203,69 @@ def _names_lambda(sem: Semantics, node: cst.BaseExpression) -> bool:
     return isinstance(made, cst.CSTNode) and any(True for _ in find(made, cst.Lambda))
 
 
-def loops_over(sem: Semantics, loader: LoaderCall) -> Iterator[cst.For]:
-    """The `for` statements, in the function that makes the loader, that go over it."""
-    for node in walk_scope(loader.function.body):
-        if isinstance(node, cst.For) and goes_over(sem, node, loader):
-            yield node
+# -- loops over loaders -------------------------------------------------------------------------------------------
 
 
-def goes_over(sem: Semantics, node: cst.For, loader: LoaderCall) -> bool:
-    """Whether the loop goes over the loader, `enumerate`, `tqdm` and `zip` looked through."""
-    for n in walk(node.iter):
-        if isinstance(n, (cst.Name, cst.Attribute, cst.Call)):
-            value = sem.value(n)
-            if value.kind is Kind.LOADER and value.node is loader.node:
-                return not isinstance(sem.file.parent(n), cst.Attribute)
-    return False
+@dataclass(frozen=True, eq=False)
+class LoaderLoop:
+    """A `for` that certainly goes over the loader which one call of the file makes."""
+
+    node: cst.For = field(repr=False)
+    function: Function
+    loader: cst.Call = field(repr=False)
+
+
+_loops: WeakKeyDictionary[Semantics, list[LoaderLoop]] = WeakKeyDictionary()
+
+
+def loader_loops(sem: Semantics) -> list[LoaderLoop]:
+    """Every `for` over a loader of this file, `enumerate`, `tqdm` and `zip` looked through; found once per file."""
+    if sem not in _loops:
+        _loops[sem] = [
+            LoaderLoop(node, function, made)
+            for function in sem.functions
+            for node in walk_scope(function.body)
+            if isinstance(node, cst.For)
+            for made in _gone_over(sem, node.iter)
+        ]
+    return _loops[sem]
+
+
+def _gone_over(sem: Semantics, node: cst.BaseExpression) -> Iterator[cst.Call]:
+    value = sem.value(node)
+    if value.kind is Kind.LOADER and isinstance(value.node, cst.Call):
+        yield value.node
+    elif isinstance(node, cst.Call) and (dotted(node.func) or "").rpartition(".")[2] in _HANDING_ON:
+        for arg in node.args:
+            if not arg.star and arg.keyword is None:
+                yield from _gone_over(sem, arg.value)
+
+
+_HANDING_ON = ("enumerate", "tqdm", "trange", "zip", "track", "progress_bar", "iter", "islice", "log_every")
+
+
+def repeats(sem: Semantics, loop: LoaderLoop) -> Iterator[Loop]:
+    """The loops that go over the same loader again and again: around this one, or around the call of its function."""
+    made_in = sem.function(loop.loader)
+    around = [a for a in _within(sem, loop.node) if isinstance(a, (cst.For, cst.While))]
+    yield from (a for a in around if not _holds(sem, a, loop.loader))
+    if made_in is not loop.function or isinstance(made_in.node, cst.Module):
+        yield from _repeated_calls(sem, loop.function, loop.loader, 0)
+
+
+def _repeated_calls(sem: Semantics, function: Function, loader: cst.Call, depth: int) -> Iterator[Loop]:
+    for site in sem.call_sites(function):
+        yield from (item for item in site.loops if not _holds(sem, item, loader))
+        if depth < 2 and sem.function(loader) is not site.function:
+            yield from _repeated_calls(sem, site.function, loader, depth + 1)
+
+
+def _within(sem: Semantics, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    for ancestor in sem.file.ancestors(node):
+        if isinstance(ancestor, (cst.FunctionDef, cst.ClassDef)):
+            return
+        yield ancestor
+
+
+def _holds(sem: Semantics, outer: cst.CSTNode, node: cst.CSTNode) -> bool:
+    return any(a is outer for a in sem.file.ancestors(node))
