@@ -306,3 +306,40 @@ def _give_instead(
     if any(s is not None and first <= file.caret(s)[0] <= last for s in statements) or last < first:
         return None
     return Edit(*file.span(at_loss[0]), before.value)
+
+
+def unwrap_with(file: File, node: cst.With) -> tuple[Edit, ...]:
+    """Take a one-line `with` header away and bring its body one level back, comments kept; nothing where a string goes
+    over several lines (its blanks are data) or the layout is another."""
+    header, body = file.lines.locate(file.caret(node.items[-1])[1])[0], node.body
+    if not isinstance(body, cst.IndentedBlock) or file.lines.locate(file.caret(node)[0])[0] != header:
+        return ()
+    strings = (cst.SimpleString, cst.FormattedString)
+    if isinstance(node.lpar, cst.LeftParen) or any(isinstance(n, strings) and "\n" in file.code(n) for n in walk(body)):
+        return ()
+    indent, inner = file.indent(node), file.indent(body.body[0])
+    start, end = file.line_start(node), file.line_end(node.items[-1])
+    comment = file.text[file.caret(node.items[-1])[1] : end].partition("#")
+    edits = [Edit(start, end, f"{indent}#{comment[2]}" if comment[1] else "")]
+    last = file.lines.locate(max(file.caret(body.body[-1])[1] - 1, 0))[0]
+    for row in range(header + 1, last + 1):
+        at = file.lines.starts[row]
+        if file.text.startswith(inner, at):
+            edits.append(Edit(at + len(indent), at + len(inner), ""))
+    return tuple(edits)
+
+
+def remove_imported(file: File, node: cst.ImportFrom, alias: cst.ImportAlias) -> Edit | None:
+    """Take one name out of `from m import …`, with the whole statement if it is the only one. None where a comment
+    would be lost or the statement shares its line."""
+    names = [] if isinstance(node.names, cst.ImportStar) else list(node.names)
+    if len(names) == 1:
+        line = file.parent(node)
+        return file.delete(node) if isinstance(line, cst.SimpleStatementLine) and len(line.body) == 1 else None
+    index = next(i for i, other in enumerate(names) if other is alias)
+    start, end = file.span(alias.name)[0], file.caret(alias)[1]
+    if index + 1 < len(names):
+        end = file.span(names[index + 1].name)[0]
+    else:
+        start = file.caret(names[index - 1])[1]
+    return None if "#" in file.text[start:end] else Edit(start, end, "")
