@@ -56,7 +56,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
-from torchlint.edits import torch_name
+from torchlint.edits import remove_imported, torch_name
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics.deprecations.shims import minds_version
 from torchlint.semantics.kinds import Graph, Kind
@@ -226,31 +226,15 @@ def check_import(node: cst.ImportFrom, ctx: Context) -> Iterator[Finding]:
         return
     if ctx.file.path.endswith("__init__.py") or len(re.findall(r"\bVariable\b", ctx.file.text)) != 1:
         return
-    for i, alias in enumerate(node.names):
+    for alias in node.names:
         if dotted(alias.name) != "Variable" or alias.asname is not None or minds_version(ctx.sem, node):
             continue
+        edit = remove_imported(ctx.file, node, alias)
         yield Finding(
             alias,
             "`Variable` is imported and not used",
             "it is a name of torch before 0.4",
             "leave it out",
-            _without(node, i, ctx),
+            safe("Import what is used", edit) if edit is not None else None,
             severity=Severity.INFO,
         )
-
-
-def _without(node: cst.ImportFrom, i: int, ctx: Context) -> Fix | None:
-    file = ctx.file
-    names = node.names if not isinstance(node.names, cst.ImportStar) else ()
-    if len(names) == 1:
-        line = file.parent(node)
-        alone = isinstance(line, cst.SimpleStatementLine) and len(line.body) == 1
-        return safe("Import what is used", file.delete(node)) if alone else None
-    start, end = file.span(names[i].name)
-    if i + 1 < len(names):
-        end = file.span(names[i + 1].name)[0]
-    else:
-        start = file.caret(names[i - 1])[1]
-    if "#" in file.text[start:end]:
-        return None
-    return safe("Import what is used", Edit(start, end, ""))

@@ -7,7 +7,7 @@ import re
 import libcst as cst
 
 from torchlint.semantics.model import Semantics
-from torchlint.source import children, dotted
+from torchlint.source import children, dotted, find
 from torchlint.spelling import spelled
 
 _VERSION = re.compile(
@@ -18,7 +18,10 @@ _MISSING = frozenset(("ImportError", "ModuleNotFoundError", "AttributeError"))
 
 
 def minds_version(sem: Semantics, node: cst.CSTNode) -> bool:
-    """Whether the node stands in a `try` that catches a missing name, or under or behind a test of a version."""
+    """Whether the node stands in a `try` that catches a missing name, or under or behind a test of a version, or its
+    name was imported there: `if V(torch.__version__) >= …: from torch.cuda.amp import autocast`."""
+    if not isinstance(node, (cst.Import, cst.ImportFrom)) and _imported_conditionally(sem, node):
+        return True
     below = node
     for ancestor in sem.file.ancestors(node):
         if isinstance(ancestor, cst.Try) and any(_catches_missing(h, node) for h in ancestor.handlers):
@@ -35,6 +38,27 @@ def minds_version(sem: Semantics, node: cst.CSTNode) -> bool:
             return True
         below = ancestor
     return False
+
+
+def _imported_conditionally(sem: Semantics, node: cst.CSTNode) -> bool:
+    root = node.func if isinstance(node, cst.Call) else node
+    while isinstance(root, cst.Attribute):
+        root = root.value
+    if not isinstance(root, cst.Name) or root.value not in sem.names.imports:
+        return False
+    if root.value in sem.names.functions or root.value in sem.names.classes or root.value in sem.names.module.local:
+        return True  # and what stands in for it
+    for statement in sem.file.tree.body:
+        if isinstance(statement, (cst.If, cst.Try)):
+            for imported in find(statement, cst.ImportFrom):
+                if root.value in _bound(imported):
+                    return True
+    return False
+
+
+def _bound(imported: cst.ImportFrom) -> list[str]:
+    names = () if isinstance(imported.names, cst.ImportStar) else imported.names
+    return [dotted(a.asname.name if a.asname is not None else a.name) or "" for a in names]
 
 
 def _catches_missing(handler: cst.ExceptHandler, node: cst.CSTNode) -> bool:
