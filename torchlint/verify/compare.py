@@ -23,6 +23,7 @@ from torchlint.verify.observe import Observation, TensorLeaf
 from torchlint.verify.verdict import Difference
 
 ENVELOPE_FACTOR = 4.0
+_KIND = re.compile(r"[ .\[]")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?")
 
 
@@ -76,16 +77,21 @@ def compare(before: Observation, after: Observation, yardstick: Yardstick | None
 
 
 def deviation(a: Observation, b: Observation) -> float:
-    """The largest deviation of any float tensor or number, relative to its own rms; 1 where something is missing."""
-    worst = 0.0
+    """How far the floats of `b` are from those of `a`, relative to their size; 1 where something is missing.
+
+    Taken by kind (losses, gradients, parameters, …), the worst of them: a single gradient may be zero but for rounding.
+    """
+    sums: dict[str, list[float]] = {}
     for path in [*a.leaves, *(p for p in b.leaves if p not in a.leaves)]:
         x, y = (_floats(o.leaves.get(path)) for o in (a, b))
-        if x is None or y is None or x.shape != y.shape:
-            worst = max(worst, 1.0 if (x is None) != (y is None) or x is not None else 0.0)
-        elif not torch.equal(x, y):
-            far = _rms((x - y).nan_to_num(0.0, 0.0, 0.0)) / max(_rms(x.nan_to_num(0.0, 0.0, 0.0)), 1e-30)
-            worst = max(worst, far if bool(y.isfinite().all()) == bool(x.isfinite().all()) else 1.0)
-    return worst
+        if x is None and y is None:
+            continue
+        if x is None or y is None or x.shape != y.shape or not torch.equal(x.isfinite(), y.isfinite()):
+            return 1.0
+        total = sums.setdefault(_KIND.split(path)[0], [0.0, 0.0])
+        total[0] += float((x - y).nan_to_num(0.0, 0.0, 0.0).pow(2).sum())
+        total[1] += float(x.nan_to_num(0.0, 0.0, 0.0).pow(2).sum())
+    return max((math.sqrt(off / size) if size else float(off > 0) for off, size in sums.values()), default=0.0)
 
 
 def _floats(value: Any) -> torch.Tensor | None:

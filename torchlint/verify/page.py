@@ -30,7 +30,7 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
 .verdict { font-weight: 600; } .good { color: var(--good); } .bad { color: var(--bad); } .warn { color: var(--warn); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); gap: 1rem 2rem;
   margin: .9rem 0 .4rem; }
-figure { margin: 0; } figcaption { color: var(--soft); font-size: .85rem; margin-bottom: .3rem; }
+figure { margin: 0; max-width: 28rem; } figcaption { color: var(--soft); font-size: .85rem; margin-bottom: .3rem; }
 svg { width: 100%; height: auto; display: block; font: 11px system-ui, sans-serif; }
 svg text { fill: var(--ink); } svg .soft { fill: var(--soft); }
 dl { display: grid; grid-template-columns: 7rem 1fr; gap: .15rem .75rem; margin: .7rem 0 0; font-size: .9rem; }

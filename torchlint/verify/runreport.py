@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torchlint.verify.search import Search, Step
-from torchlint.verify.verdict import Behaviour, Speed, as_json
+from torchlint.verify.verdict import Behaviour, Speed, Trend, as_json
 
 SCHEMA_VERSION = 1
 
@@ -135,7 +135,8 @@ def _article(step: Step, tone: str) -> str:
         plots += memory_figures(judged.cost.memory)
         if judged.cost.speed.kind is not Speed.NOT_MEASURED:
             rows.append(("time", str(judged.cost.speed)))
-        rows.append(("memory", str(judged.cost.memory)))
+        if judged.cost.memory.kind is not Trend.NOT_MEASURED:
+            rows.append(("memory", str(judged.cost.memory)))
         changed = ", ".join(f"{name} {a}→{b}" for name, (a, b) in judged.cost.counters.items() if a != b)
         if changed:
             rows.append(("counters", changed))
