@@ -18,11 +18,13 @@ from pathlib import Path
 import libcst as cst
 
 from torchlint import prefilter, syntax
-from torchlint.check import check_all, check_text
+from torchlint.apply import everything
+from torchlint.catalogue import load
+from torchlint.check import check_text
 from torchlint.config import Config
 from torchlint.diagnostic import Diagnostic
 from torchlint.encoding import Undecodable, decode
-from torchlint.rule import Rule, load
+from torchlint.rule import Rule
 from torchlint.source import File
 
 
@@ -34,7 +36,7 @@ def differences(path: str, text: str, rules: list[Rule]) -> tuple[list[Diagnosti
     full: list[Diagnostic] = []
     if prefilter.concerns(text) and syntax.examine(text) is None:
         try:
-            full = check_all(File.parse(path, text), rules, Config())
+            full = everything(File.parse(path, text), rules, Config())
         except cst.ParserSyntaxError:
             full = thin
     else:

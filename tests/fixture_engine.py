@@ -11,11 +11,12 @@ from pathlib import Path
 from fixture_case import Case
 
 from torchlint import config, run
+from torchlint.catalogue import load
 from torchlint.check import check_text
 from torchlint.config import Config
 from torchlint.diagnostic import Applicability, Diagnostic
 from torchlint.encoding import decode
-from torchlint.rule import Rule, load
+from torchlint.rule import Rule
 from torchlint.source import File
 
 SAFE = frozenset({Applicability.SAFE})

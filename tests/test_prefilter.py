@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from torchlint import prefilter
+from torchlint.catalogue import load
 from torchlint.check import check_text
 from torchlint.config import Config
-from torchlint.rule import load
 from torchlint.source import File
 from torchlint.triggers import Scan
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from torchlint.rule import load
+from torchlint.catalogue import load
 from torchlint.triggers import Scan, literals
 
 PATTERNS = sorted({p for rule in load() for p in (*rule.triggers, *rule.requires)})

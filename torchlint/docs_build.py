@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from torchlint.catalogue import load
 from torchlint.explain import explain
-from torchlint.rule import Rule, load
+from torchlint.rule import Rule
 
 _FOLDER = Path("docs") / "rules"
 _GENERATED = "<!-- Written by `python -m torchlint.docs_build` from the rules' docstrings: edit those. -->\n\n"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchlint.rule import Rule, load, select
+from torchlint.catalogue import load
+from torchlint.rule import Rule, select
 
 
 def explain(selectors: Sequence[str]) -> str:

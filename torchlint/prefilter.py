@@ -13,15 +13,16 @@ import bisect
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import libcst as cst
-
-from torchlint.rule import Rule
 from torchlint.shapes import Code, Whole, has
 from torchlint.shapes.syntax_tree import descend
-from torchlint.skeleton import Skeleton
-from torchlint.source import File
 from torchlint.triggers import Scan
+
+if TYPE_CHECKING:
+    from torchlint.rule import Rule
+    from torchlint.skeleton import Skeleton
+    from torchlint.source import File
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 # Methods that everything has: a call of one says nothing about the file's own.
@@ -50,7 +51,7 @@ class Seeds:
     def __init__(self, rules: Iterable[Rule]) -> None:
         groups: dict[tuple[str, ...], set[str]] = {}
         for rule in rules:
-            if rule.checks:
+            if rule.looks:
                 groups.setdefault(rule.shapes, set()).update(rule.triggers)
         self._groups = sorted(groups.items())  # those without shapes first
 
@@ -113,6 +114,8 @@ class Plan:
 
     def skeleton(self) -> Skeleton:
         """The tree without whitespace, of the kept functions. Raises NeedsText where the file's syntax is too rare."""
+        from torchlint.skeleton import Skeleton
+
         return Skeleton(self.path, self.text, self._tree, [u.node for u in self._emptied])
 
     def sparse(self) -> str:
@@ -121,6 +124,10 @@ class Plan:
 
     def file(self) -> File:
         """The libcst tree of the sparse text. Raises libcst.ParserSyntaxError."""
+        import libcst as cst
+
+        from torchlint.source import File
+
         sparse = self.sparse()
         try:
             return File(self.path, self.text, cst.parse_module(sparse), sparse)

@@ -8,22 +8,22 @@ class (called for every such node) or a semantic object such as `TrainingLoop` (
 from __future__ import annotations
 
 import enum
-import importlib
-import inspect
-import pkgutil
 import re
+import sys
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any
-
-import libcst as cst
+from typing import TYPE_CHECKING, Any
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Question, Severity
-from torchlint.semantics import Semantics
-from torchlint.source import File
-from torchlint.triggers import Scan
+
+if TYPE_CHECKING:
+    import libcst as cst
+
+    from torchlint.config import Config
+    from torchlint.semantics import Semantics
+    from torchlint.source import File
+    from torchlint.triggers import Scan
 
 
 class Category(str, enum.Enum):
@@ -101,9 +101,8 @@ class Rule:
     checks: list[tuple[type, Check]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        module = inspect.currentframe()
-        caller = module.f_back.f_back if module and module.f_back else None
-        if not self.name and caller is not None:
+        if not self.name:
+            caller = sys._getframe(2)  # the dataclass's own __init__ lies between
             self.name = caller.f_globals["__name__"].rpartition(".")[2].replace("_", "-")
             self.doc = caller.f_globals.get("__doc__") or ""
         if not re.fullmatch(r"[A-Z]+\d{3}", self.code):
@@ -111,7 +110,7 @@ class Rule:
 
     def on(self, check: Check) -> Check:
         """Register a check for the class that its first parameter is annotated with (a union registers for each)."""
-        first = next(iter(inspect.signature(check).parameters))
+        first = check.__code__.co_varnames[0]
         subject = typing.get_type_hints(check)[first]
         for kind in typing.get_args(subject) or (subject,):
             self.checks.append((kind, check))
@@ -122,8 +121,24 @@ class Rule:
         return all(map(scan.matches, self.requires)) and scan.any(self.triggers)
 
     @property
+    def looks(self) -> bool:
+        """Whether the rule looks at files itself; those about files as such are reported by the engine."""
+        return bool(self.checks)
+
+    @property
     def summary(self) -> str:
         return self.doc.strip().partition("\n")[0]
+
+
+def severity_of(rule: Rule, settings: Config) -> Severity:
+    """The rule's level after the project's `severity` table, where a code or name wins over a prefix."""
+    best, level = -1, rule.severity
+    for selector, chosen in settings.severity.items():
+        if selector == rule.name or selector.upper() == rule.code:
+            return Severity(chosen)
+        if rule.code.startswith(selector.upper()) and len(selector) > best:
+            best, level = len(selector), Severity(chosen)
+    return level
 
 
 def safe(message: str, *edits: Edit) -> Fix:
@@ -139,19 +154,6 @@ def unsafe(message: str, *edits: Edit) -> Fix:
 def suggestion(message: str, *edits: Edit) -> Fix:
     """An edit that is shown and never applied."""
     return Fix(tuple(edits), Applicability.SUGGESTION, message)
-
-
-def load() -> list[Rule]:
-    """All rules, by code. A rule module that cannot be imported raises: a linter must not silently check less."""
-    import torchlint.rules as package
-
-    rules = []
-    for info in pkgutil.iter_modules(package.__path__):
-        module: ModuleType = importlib.import_module(f"torchlint.rules.{info.name}")
-        rule = getattr(module, "RULE", None)
-        if isinstance(rule, Rule):
-            rules.append(rule)
-    return sorted(rules, key=lambda r: r.code)
 
 
 class UnknownRule(ValueError):

@@ -36,7 +36,7 @@ class Result:
 
 def selection_of(rules: Sequence[Rule], chosen: Sequence[Rule], config: Config) -> Selection:
     """The chosen rules as names."""
-    from torchlint.check import severity_of
+    from torchlint.rule import severity_of
 
     active = {r.code: r.name for r in chosen}
     complete = all(r.code in active for r in rules if r.default)
@@ -85,7 +85,7 @@ def _same_type(value: Any, default: Any) -> bool:
 
 
 def load_chosen(codes: frozenset[str]) -> list[Rule]:
-    from torchlint.rule import load
+    from torchlint.catalogue import load
 
     return [r for r in load() if r.code in codes]
 
@@ -116,10 +116,11 @@ def checker(config: Config, selection: Selection) -> Callable[[str], Any]:
 
 def outcome(path: str, data: bytes, rules: Sequence[Rule], config: Config, selection: Selection) -> cache.Outcome:
     """What is found in a file's bytes: final where no question is open, else with the suppressions still to apply."""
-    from torchlint.check import check_text, crash, syntax_error
+    from torchlint.check import check_text
     from torchlint.encoding import Undecodable, decode_file
     from torchlint.suppress import scan
     from torchlint.syntax import Trouble
+    from torchlint.trouble import crash, syntax_error
 
     try:
         text = decode_file(path, data).text

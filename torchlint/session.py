@@ -74,7 +74,7 @@ class Session:
 
     @staticmethod
     def _load_rules() -> list[Rule]:
-        from torchlint.rule import load as load_rules
+        from torchlint.catalogue import load as load_rules
 
         try:
             return load_rules()

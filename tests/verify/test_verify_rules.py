@@ -8,8 +8,9 @@ import pytest
 
 pytest.importorskip("torch")
 
+from torchlint.catalogue import load
 from torchlint.diagnostic import Applicability
-from torchlint.rule import Rule, load
+from torchlint.rule import Rule
 from torchlint.verify.cases import load_cases
 from torchlint.verify.command import fixtures_folder, verify
 

@@ -11,10 +11,11 @@ from typing import Any
 from urllib.parse import quote
 
 from torchlint import __version__
+from torchlint.catalogue import load
 from torchlint.diagnostic import Diagnostic, Fix, Severity
 from torchlint.report import ReportContext
 from torchlint.report.lines import Lines, Texts, place
-from torchlint.rule import Rule, load
+from torchlint.rule import Rule
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVEL = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}

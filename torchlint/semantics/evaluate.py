@@ -7,15 +7,14 @@ from spelling; where two readings remain it says UNKNOWN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import libcst as cst
 
 from torchlint.semantics import expressions, knowledge
 from torchlint.semantics.assigned import attribute_assigned
 from torchlint.semantics.blocks import leaves, unwrap_iteration
-from torchlint.semantics.calls import evaluate_call
+from torchlint.semantics.dispatch import HANDLERS
 from torchlint.semantics.effects import Effect, Event, GradMode, Guard
 from torchlint.semantics.expressions import arithmetic, element_of, other, slice_value
 from torchlint.semantics.frames import Frame, Summary
@@ -429,7 +428,7 @@ class Evaluator:
     def eval(self, node: cst.CSTNode | None, frame: Frame) -> Value:
         if node is None:
             return UNKNOWN
-        handler = _HANDLERS.get(node.__class__)
+        handler = HANDLERS.get(node.__class__)
         value = handler(self, node, frame) if handler is not None else other(self, node, frame)
         self.values[node] = value
         return value
@@ -476,33 +475,3 @@ def _is_numbered(target: cst.CSTNode) -> bool:
     if not isinstance(target, cst.Tuple) or len(target.elements) != 2:
         return False
     return isinstance(target.elements[0].value, cst.Name) and isinstance(target.elements[1].value, cst.Tuple)
-
-
-_HANDLERS: dict[type[cst.CSTNode], Callable[[Evaluator, Any, Frame], Value]] = {
-    cst.Name: expressions.name_value,
-    cst.Attribute: expressions.attribute,
-    cst.Call: evaluate_call,
-    cst.Subscript: expressions.subscript,
-    cst.BinaryOperation: expressions.binary,
-    cst.UnaryOperation: expressions.unary,
-    cst.Comparison: expressions.comparison,
-    cst.BooleanOperation: expressions.boolean,
-    cst.IfExp: expressions.conditional,
-    cst.Tuple: expressions.display,
-    cst.List: expressions.display,
-    cst.Dict: expressions.dictionary,
-    cst.ListComp: expressions.comprehension,
-    cst.SetComp: expressions.comprehension,
-    cst.GeneratorExp: expressions.comprehension,
-    cst.DictComp: expressions.comprehension,
-    cst.Lambda: expressions.lambda_value,
-    cst.NamedExpr: expressions.named,
-    cst.Await: expressions.await_value,
-    cst.Yield: expressions.yield_value,
-    cst.Integer: expressions.number,
-    cst.Float: expressions.number,
-    cst.Imaginary: expressions.number,
-    cst.SimpleString: expressions.string,
-    cst.ConcatenatedString: expressions.string,
-    cst.FormattedString: expressions.string,
-}

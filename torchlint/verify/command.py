@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torchlint.rule import Rule, UnknownRule, load, select
+from torchlint.catalogue import load
+from torchlint.rule import Rule, UnknownRule, select
 
 if TYPE_CHECKING:
     from torchlint.verify.verdict import CaseVerdict

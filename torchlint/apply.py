@@ -1,0 +1,137 @@
+"""Rules applied to a tree: first to one without whitespace, and where that shows anything, to libcst's own.
+
+Each rule looks at what it subscribed to; one that raises becomes a TL002 finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import libcst as cst
+
+from torchlint import syntax
+from torchlint.config import Config
+from torchlint.diagnostic import Diagnostic
+from torchlint.prefilter import Plan
+from torchlint.rule import Context, Finding, Rule, severity_of
+from torchlint.semantics import Semantics
+from torchlint.skeleton import NeedsText
+from torchlint.source import File, walk
+from torchlint.trouble import crash
+
+_Call = tuple[Rule, Callable[[Any, Context], Iterable[Finding]], Context]
+
+
+def findings(
+    path: str, text: str, given: File | Plan | None, rules: Sequence[Rule], settings: Config
+) -> list[Diagnostic] | syntax.Trouble:
+    """What the rules find in a file, or why libcst cannot read it.
+
+    `given` is the file's tree, a plan of what of it is needed, or None for syntax that only libcst reads.
+    """
+    try:
+        if isinstance(given, Plan) and _is_silent(given, rules, settings):
+            return []
+        file = given.file() if isinstance(given, Plan) else given or File.parse(path, text)
+        return list(dict.fromkeys(_apply(file, rules, settings)))
+    except cst.ParserSyntaxError as error:
+        # Valid for this Python, not for the parser that rules need.
+        return syntax.Trouble(f"cannot be parsed: {syntax.first_line(error.message)}", error.raw_line, error.raw_column)
+    except RecursionError:
+        return syntax.TOO_DEEP
+
+
+def everything(file: File, rules: Sequence[Rule], settings: Config) -> list[Diagnostic]:
+    """The findings in a parsed file when no trigger is believed: what `check_text` must find with less work."""
+    return sorted(dict.fromkeys(_apply(file, rules, settings)), key=lambda d: d.sort_key)
+
+
+def _is_silent(plan: Plan, rules: Sequence[Rule], settings: Config) -> bool:
+    """Whether the rules certainly say nothing, judged on a tree without whitespace."""
+    try:
+        return not any(True for _ in _apply(plan.skeleton(), rules, settings))
+    except (NeedsText, RecursionError):
+        return False
+
+
+def _apply(file: File, rules: Sequence[Rule], settings: Config) -> Iterable[Diagnostic]:
+    by_node: list[tuple[type, _Call]] = []
+    by_object: dict[type, list[_Call]] = {}
+    sem: Semantics | None = None
+    crashed: dict[str, Diagnostic] = {}
+    subscribed = [r for r in rules if r.looks]
+    if not subscribed:
+        return
+    try:
+        sem = Semantics(file, settings.grad_disabling, settings.loader_names)
+    except RecursionError:
+        raise
+    except Exception as error:
+        yield crash(file.path, "torchlint's model of this file", None, error)
+        return
+    for rule in subscribed:
+        options = {**settings.project_names, **rule.options, **settings.rules.get(rule.name, {})}
+        context = Context(file, sem, options, settings.target_device, settings.torch_version)
+        for kind, check in rule.checks:
+            if issubclass(kind, cst.CSTNode):
+                by_node.append((kind, (rule, check, context)))
+            else:
+                by_object.setdefault(kind, []).append((rule, check, context))
+
+    def call(entry: _Call, subject: Any) -> list[Diagnostic]:
+        rule, check, context = entry
+        if rule.code in crashed:
+            return []
+        results: list[Diagnostic] = []
+        try:
+            for finding in check(subject, context):
+                results.append(_diagnostic(file, rule, finding, settings))
+        except RecursionError:
+            raise
+        except Exception as error:
+            crashed[rule.code] = crash(file.path, f"{rule.name} ({rule.code})", rule, error)
+        return results
+
+    table: dict[type, list[_Call]] = {}
+    if by_node:
+        for node in walk(file.tree):
+            cls = node.__class__
+            entries = table.get(cls)
+            if entries is None:
+                entries = table[cls] = [entry for kind, entry in by_node if issubclass(cls, kind)]
+            for entry in entries:
+                yield from call(entry, node)
+    for kind, entries in by_object.items():
+        try:
+            subjects: list[Any] = list(sem.objects(kind))
+        except RecursionError:
+            raise
+        except Exception as error:
+            yield crash(file.path, f"torchlint's recognition of {kind.__name__}", None, error)
+            continue
+        for subject in subjects:
+            for entry in entries:
+                yield from call(entry, subject)
+    yield from crashed.values()
+
+
+def _diagnostic(file: File, rule: Rule, finding: Finding, settings: Config) -> Diagnostic:
+    start, end = file.caret(finding.at)
+    row, column = file.lines.locate(start)
+    end_row, end_column = file.lines.locate(end)
+    return Diagnostic(
+        rule.code,
+        rule.name,
+        finding.severity or severity_of(rule, settings),
+        finding.message,
+        file.path,
+        row + 1,
+        column + 1,
+        end_row + 1,
+        end_column + 1,
+        start,
+        end,
+        finding.fix,
+        finding.unless,
+    )

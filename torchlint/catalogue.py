@@ -1,0 +1,120 @@
+"""All rules, listed without importing them: a rule's module is loaded when a file first has one of its triggers.
+
+What a rule says of itself is kept beside its compiled code (`__pycache__`), as Python keeps that: data only, checked
+against the sizes and times of the rules' sources, and written anew when these changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import marshal
+import os
+import sys
+from typing import Any
+
+import torchlint
+from torchlint.diagnostic import Applicability, Severity
+from torchlint.rule import Category, Rule
+
+
+class _Listed(Rule):
+    """A rule whose module is imported on first need."""
+
+    @property
+    def checks(self) -> list[Any]:  # type: ignore[override]
+        return self._own().checks
+
+    @property
+    def doc(self) -> str:  # type: ignore[override]
+        return self._own().doc
+
+    @property
+    def looks(self) -> bool:
+        return bool(self.__dict__["looks_"])
+
+    def _own(self) -> Rule:
+        module = importlib.import_module(f"torchlint.rules.{self.__dict__['module']}")
+        rule: Rule = module.RULE
+        return rule
+
+
+def load() -> list[Rule]:
+    """All rules, by code. A rule module that cannot be imported raises: a linter must not silently check less."""
+    import torchlint.rules as package
+
+    folder = next(iter(package.__path__))
+    stamp = _stamp(folder)
+    path = os.path.join(folder, "__pycache__", f"catalogue.{sys.implementation.cache_tag}")
+    listing = _read(path, stamp)
+    if listing is None:
+        modules = {name: importlib.import_module(f"torchlint.rules.{name}") for name in _modules(stamp)}
+        rules = {
+            name: module.RULE for name, module in modules.items() if isinstance(getattr(module, "RULE", None), Rule)
+        }
+        _write(path, stamp, [_pack(name, rule) for name, rule in rules.items()])
+        found = list(rules.values())
+    else:
+        found = [_unpack(entry) for entry in listing]
+    return sorted(found, key=lambda r: r.code)
+
+
+def _stamp(folder: str) -> list[Any]:
+    """What tells one state of the rules from another."""
+    with os.scandir(folder) as entries:
+        files = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.name.endswith(".py"))
+    return [torchlint.__version__, *files]
+
+
+def _modules(stamp: list[Any]) -> list[str]:
+    return [entry[0].removesuffix(".py") for entry in stamp[1:] if entry[0] != "__init__.py"]
+
+
+def _pack(module: str, rule: Rule) -> dict[str, Any]:
+    return {
+        "module": module,
+        "looks_": bool(rule.checks),
+        "code": rule.code,
+        "name": rule.name,
+        "category": rule.category.value,
+        "severity": rule.severity.value,
+        "triggers": rule.triggers,
+        "since": rule.since,
+        "fixes": tuple(f.value for f in rule.fixes),
+        "default": rule.default,
+        "options": dict(rule.options),
+        "requires": rule.requires,
+        "shapes": rule.shapes,
+    }
+
+
+def _unpack(entry: dict[str, Any]) -> Rule:
+    rule: Rule = object.__new__(_Listed)
+    rule.__dict__.update(
+        entry,
+        category=Category(entry["category"]),
+        severity=Severity(entry["severity"]),
+        fixes=tuple(map(Applicability, entry["fixes"])),
+    )
+    return rule
+
+
+def _read(path: str, stamp: list[Any]) -> list[dict[str, Any]] | None:
+    try:
+        with open(path, "rb") as handle:
+            kept, listing = marshal.loads(handle.read())
+    except (OSError, ValueError, EOFError, TypeError):
+        return None
+    return listing if kept == stamp else None
+
+
+def _write(path: str, stamp: list[Any], listing: list[dict[str, Any]]) -> None:
+    """Best effort: an installation that cannot be written to imports its rules every time."""
+    if sys.dont_write_bytecode:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        data = marshal.dumps((stamp, listing))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(f"{path}.{os.getpid()}", "wb") as handle:
+            handle.write(data)
+        os.replace(f"{path}.{os.getpid()}", path)
