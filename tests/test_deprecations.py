@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from torchlint.catalogue import load
 from torchlint.check import check_text
 from torchlint.config import Config
 from torchlint.diagnostic import Applicability, Diagnostic
-from torchlint.rule import load
 from torchlint.semantics.deprecations import rewrites
 from torchlint.semantics.deprecations.table import table, torchvision_for
 from torchlint.source import splice
