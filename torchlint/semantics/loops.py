@@ -80,6 +80,7 @@ class LoaderCall:
 
 def recognise(sem: Semantics, kind: type) -> list[object]:
     """All objects of one semantic class. Raises KeyError for a class that is none."""
+    from torchlint.semantics.datasets import DatasetClass, dataset_classes
     from torchlint.semantics.evaluation import eval_regions
     from torchlint.semantics.lossflow import LossInput, ModuleOutput, loss_inputs, module_outputs
 
@@ -87,6 +88,7 @@ def recognise(sem: Semantics, kind: type) -> list[object]:
         TrainingLoop: training_loops,
         EvalRegion: eval_regions,
         LoaderCall: loader_calls,
+        DatasetClass: dataset_classes,
         LossInput: loss_inputs,
         ModuleOutput: module_outputs,
     }

@@ -86,6 +86,28 @@ def may_be_cuda(sem: Semantics, device: cst.BaseExpression | None) -> bool:
     return not made or any(made)
 
 
+def surely_cuda(sem: Semantics, call: cst.Call) -> bool:
+    """Whether a call surely puts a tensor on a CUDA device: by name, by number, or by a device that was made so."""
+    is_move, device = move_target(sem, call)
+    if not is_move:
+        given = argument(call, "device")
+        made = sem.value(call)
+        if given is None or not (made.is_tensor or made.origin.startswith("torch.")):
+            return False
+        device = given.value
+    elif device is None:
+        receiver = sem.value(call.func.value) if isinstance(call.func, cst.Attribute) else None
+        return receiver is None or receiver.kind is not Kind.MODULE
+    if literal(device) == "cpu":
+        return False
+    verdict = _names_cuda(sem, device)
+    name = dotted(device)
+    if verdict is not None or name is None:
+        return verdict is True
+    made_from = [_names_cuda(sem, n) for n in _assigned(sem, name)]
+    return bool(made_from) and all(v is True for v in made_from)
+
+
 def device_may_be_cuda(sem: Semantics, text: str) -> bool:
     """The same for a device as `Value.device` has it: "cuda", "cpu" or the text of a name."""
     if text.partition(":")[0] in _NOT_CUDA:
