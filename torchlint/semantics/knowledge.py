@@ -81,6 +81,13 @@ REPLACES_PARAMETERS = frozenset(
     torch.nn.utils.parametrizations.weight_norm peft.get_peft_model""".split()
 )
 
+# What code says that has thought about the precision of its matrix products, or leaves it to something that does.
+PRECISION_WORDS = re.compile(
+    r"autocast|float32_matmul_precision|allow_tf32|fp32_precision|\.half\(|bfloat16|float16|float64|\.double\(|mixed_precision"
+    r"|GradScaler|\bamp\b|\bfp16\b|accelerat|fabric|deepspeed|lightning|use_deterministic_algorithms",
+    re.I,
+)
+
 # Base classes whose subclasses own the training loop: their hooks run with the grad and train mode set by the
 # framework.
 FRAMEWORK_BASES = re.compile(

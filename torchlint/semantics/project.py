@@ -352,6 +352,11 @@ def _calls_set_epoch(project: Project, path: str, subject: str) -> bool:
     return any(".set_epoch(" in project.text(p) for p in project.neighbours(path))
 
 
+def _sets_precision(project: Project, path: str, subject: str) -> bool:
+    """Whether anything in the project chooses a precision: autocast, half, float64, TF32, a framework that does."""
+    return any(knowledge.PRECISION_WORDS.search(project.text(p)) for p in project.neighbours(path))
+
+
 def _sets_rendezvous(project: Project, path: str, subject: str) -> bool:
     """Whether anything in the project says where processes meet."""
     return any(_RENDEZVOUS.search(project.text(p)) for p in project.neighbours(path))
@@ -413,6 +418,7 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "framework-class": _framework_class,
     "returns-number": _returns_number,
     "calls-set-epoch": _calls_set_epoch,
+    "sets-precision": _sets_precision,
     "sets-rendezvous": _sets_rendezvous,
     "no-cuda-use": _no_cuda_use,
     "not-trained": _not_trained,
