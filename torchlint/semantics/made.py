@@ -84,6 +84,7 @@ class Found:
     cls: Class | None = None
 
 
+Display = cst.Dict | cst.List | cst.Tuple | cst.ListComp
 Find = Callable[["Semantics", str], "Found | None"]
 # The calls of a file's function (of its class, for `__init__`) in other files, each with the function it stands in.
 Sites = Callable[["Semantics", Function], "Iterator[tuple[cst.Call, Scope]]"]
@@ -220,6 +221,9 @@ class Tracer:
                 result += self.made(definition.node, scope, (*definition.path, *path), depth + 1)
             elif definition.kind == "parameter":
                 result += self._given(definition.name, scope, path, depth)
+            elif definition.kind == "loop" and definition.node is not None and not (definition.path or path):
+                for item, there in self.items(definition.node, scope, depth + 1):
+                    result += self.made(item, there, (), depth + 1)
             elif definition.kind in ("grown", "changed"):
                 result += self.made_by([(d, scope) for d in definition.before], path, depth + 1)
         return _distinct(result)
@@ -314,23 +318,33 @@ class Tracer:
         key = literal(index.value) if isinstance(index, cst.Index) and len(node.slice) == 1 else ...
         result: list[Made] = []
         for display, there in self.displays(node.value, scope, depth + 1):
-            if isinstance(display, cst.Dict):
+            if isinstance(display, cst.Dict) and key is not ...:
                 pairs = [e for e in display.elements if isinstance(e, cst.DictElement)]
-                chosen = [e.value for e in pairs if key is ... or literal(e.key) == key]
+                chosen = [e.value for e in pairs if literal(e.key) == key]
             else:
-                items = [e.value for e in display.elements]
-                chosen = [items[key]] if isinstance(key, int) and -len(items) <= key < len(items) else items
+                chosen = _elements(display)
+                if isinstance(key, int) and -len(chosen) <= key < len(chosen) and not _is_comprehension(display):
+                    chosen = [chosen[key]]
             for value in chosen:
                 result += self.made(value, there, path, depth + 1)
         return _distinct(result)
 
-    def displays(
-        self, node: cst.BaseExpression, scope: Scope, depth: int
-    ) -> Iterator[tuple[cst.Dict | cst.List | cst.Tuple, Scope]]:
-        """The dict, list and tuple displays that a place may hold, looked for inside `nn.ModuleDict(…)`, too."""
+    def items(self, node: cst.BaseExpression, scope: Scope, depth: int = 0) -> list[tuple[cst.BaseExpression, Scope]]:
+        """The expressions that a loop over the thing may hand out: items of displays, and what was appended."""
+        result = [(e, there) for display, there in self.displays(node, scope, depth) for e in _elements(display)]
+        for definition, there in self.definitions(node, scope) if not isinstance(node, cst.Call) else ():
+            while definition.kind == "grown" and definition.node is not None:
+                result.append((definition.node, there))
+                if len(definition.before) != 1:
+                    break
+                definition = definition.before[0]
+        return result
+
+    def displays(self, node: cst.BaseExpression, scope: Scope, depth: int) -> Iterator[tuple[Display, Scope]]:
+        """The displays and comprehensions that a place may hold, looked for inside `nn.ModuleDict(…)`, too."""
         if depth > DEPTH:
             return
-        if isinstance(node, (cst.Dict, cst.List, cst.Tuple)):
+        if isinstance(node, (cst.Dict, cst.List, cst.Tuple, cst.ListComp)):
             yield node, scope
         elif isinstance(node, cst.Call) and len(node.args) == 1:
             name = scope.sem.names.qualify(node.func, scope.function) or dotted(node.func) or ""
@@ -393,6 +407,16 @@ def super_init(made: Made) -> tuple[cst.Call, Function] | None:
             if isinstance(call.func.value, cst.Call) and dotted(call.func.value.func) == "super":
                 return call, init
     return None
+
+
+def _elements(display: Display) -> list[cst.BaseExpression]:
+    if isinstance(display, cst.ListComp):
+        return [display.elt]
+    return [e.value for e in display.elements if not isinstance(e, (cst.StarredElement, cst.StarredDictElement))]
+
+
+def _is_comprehension(display: Display) -> bool:
+    return isinstance(display, cst.ListComp)
 
 
 def _distinct(objects: list[Made]) -> list[Made]:

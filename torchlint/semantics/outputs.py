@@ -102,7 +102,12 @@ class Outputs(Tracer):
             return self.ends(node.value, scope, path, depth + 1)
         if isinstance(node, (cst.Tuple, cst.List, cst.Dict)):
             return self._item(node, scope, path, depth)
+        if isinstance(node, cst.ListComp):
+            return self.ends(node.elt, scope, path[1:], depth + 1) if path else [_OTHER]
         definitions = self.definitions(node, scope)
+        stored = self.reaching(scope.function).items.get(node, {})
+        if path and isinstance(node, cst.Name) and (known := stored.get(f"{node.value}[{path[0]!r}]")):
+            return [end for d in known for end in self._defined(d, scope, path[1:], depth)]
         if definitions:
             return [end for d, there in definitions for end in self._defined(d, there, path, depth)]
         if isinstance(node, cst.Subscript):

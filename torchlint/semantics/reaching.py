@@ -47,15 +47,18 @@ def key_of(node: cst.CSTNode) -> str | None:
 
 class Reaching:
     """The definitions of one function. `uses`: place that is read → definitions that reach it; `final`: those that
-    reach the function's end; `every`: all of a name, in source order; `returned`: what the function returns."""
+    reach the function's end; `every`: all of a name, in source order; `returned`: what the function returns; `items`:
+    name that is read → what reaches its items that were stored by key (`out["logits"] = x`)."""
 
     def __init__(self, function: Function) -> None:
         self.uses: dict[cst.CSTNode, tuple[Definition, ...]] = {}
         self.every: Env = {}
+        self.items: dict[cst.CSTNode, Env] = {}
         self.returned: list[cst.BaseExpression | None] = []
         self._jumps: list[list[Env]] = []
         self._exits: list[Env] = []
         self._made: dict[tuple[cst.CSTNode, str], Definition] = {}
+        self._stored: set[str] = set()  # names of which an item was stored by key
         env: Env = {name: (Definition("parameter", name=name),) for name in function.params}
         body = function.node if isinstance(function.node, cst.Module) else function.node.body
         end = self._block(body.body, env)
@@ -195,6 +198,8 @@ class Reaching:
         key = key_of(target)
         if key is not None:
             self._define(key, self._definition(kind, node, path, key, (), statement), env)
+            if isinstance(target, cst.Subscript):
+                self._stored.add(key.partition("[")[0])
         elif isinstance(target, cst.Subscript):  # a store into the thing: it is no longer only what it was made as
             self._read(target, env)
             if (key := key_of(target.value)) is not None:
@@ -230,6 +235,8 @@ class Reaching:
         if isinstance(node, cst.Name):
             if node.value in env:
                 self.uses[node] = env[node.value]
+                if node.value in self._stored:
+                    self.items[node] = {k: v for k, v in env.items() if k.startswith(node.value + "[")}
             return
         if isinstance(node, (cst.Attribute, cst.Subscript)):
             key = key_of(node)
