@@ -47,6 +47,7 @@ code.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import libcst as cst
@@ -58,11 +59,16 @@ from torchlint.semantics.hoisting import changed_in, is_invariant
 from torchlint.semantics.transfers import may_be_cuda, move_target
 from torchlint.source import dotted
 
+# Not `.to(x.device)`: where `x` is may differ from turn to turn, and library code is full of it.
+_TO_DEVICE = (
+    r"\.to\(\s*(?:device\s*=\s*)?"
+    r"(?:(?:(?:self|args|opt|cfg|config)\.)?\w*[dD](?:evice|EVICE)\b|(?:torch\.device\()?[\"']cuda)"
+)
 RULE = Rule(
     "TL405",
     Category.DEVICE,
     Severity.WARNING,
-    triggers=(r"\.to\(", r"\.cuda\("),
+    triggers=(_TO_DEVICE, r"\.cuda\("),
     requires=(r"\b(?:for|while)\b", r"tensor\(|from_numpy\(|Tensor\(|zeros\(|ones\(|arange\(|eye\(|full\(|linspace\("),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
@@ -77,6 +83,8 @@ def check(call: cst.Call, context: Context) -> Iterator[Finding]:
     name = dotted(func.value)
     value = context.sem.value(func.value)
     if name is None or not value.is_tensor or value.device != "cpu":
+        return
+    if func.attr.value == "to" and not re.search(_TO_DEVICE, context.file.code(call)):
         return
     moved, device = move_target(context.sem, call)
     if not moved or not may_be_cuda(context.sem, device):
