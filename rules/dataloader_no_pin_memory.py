@@ -3,7 +3,8 @@
 ## What it does
 
 Finds `DataLoader(...)` calls without `pin_memory` whose batches reach a CUDA device: moved in the loop over the loader,
-in a function or method that is given the batch, or, for a loader that a function returns, by its callers.
+in a function or method that is given the batch, or, for a loader that a function returns, by its callers. The loaders
+of PyTorch Geometric and MONAI, which derive from PyTorch's and hand `pin_memory` on, are known, too.
 
 ## Why is this bad
 
@@ -44,7 +45,6 @@ variable is bound before the call, the fix asks it instead. Not offered where th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import libcst as cst
@@ -53,6 +53,7 @@ from torchlint.diagnostic import Applicability, Edit, Fix, Question, Severity
 from torchlint.edits import add_argument, torch_name
 from torchlint.rule import Category, Context, Finding, Rule, safe
 from torchlint.semantics import Function, Kind, LoaderCall, Value
+from torchlint.semantics.loading import is_unit_test, parameters_of_loader, setting
 from torchlint.semantics.transfers import batch_moves, iterated_here, makes_device_tensors, may_be_cuda, move_target
 from torchlint.source import argument, dotted, find, has_star, walk
 
@@ -66,16 +67,14 @@ RULE = Rule(
     fixes=(Applicability.SAFE,),
 )
 
-_COLLATE_POSITION, _PIN_POSITION = 6, 7  # in DataLoader's signature
-
 
 @RULE.on
 def check(loader: LoaderCall, ctx: Context) -> Iterator[Finding]:
-    if loader.value.origin != "torch.utils.data.DataLoader" or loader.open or ctx.target_device == "cpu":
+    if _pins_nothing(loader) or loader.open or ctx.target_device == "cpu":
         return
-    if "pin_memory" in loader.given or (len(loader.node.args) > _PIN_POSITION and not has_star(loader.node)):
+    if not setting(ctx.sem, loader, "pin_memory").absent:
         return
-    if _on_device_already(loader, ctx) or _in_memory(loader, ctx) or _is_unit_test(loader, ctx):
+    if _on_device_already(loader, ctx) or _in_memory(loader, ctx) or is_unit_test(ctx.sem, loader):
         return
     evidence = _evidence(loader, ctx)
     if evidence is None:
@@ -189,10 +188,15 @@ def _consumed_here(function: Function, ctx: Context) -> bool:
 # -- loaders that must not or need not be pinned ------------------------------------------------------------------
 
 
+def _pins_nothing(loader: LoaderCall) -> bool:
+    """A loader that does not hand `pin_memory` on to torch's, or whose batches have no way to be pinned (DGL's)."""
+    return not parameters_of_loader(loader.value.origin) or loader.value.origin.startswith("dgl.")
+
+
 def _on_device_already(loader: LoaderCall, ctx: Context) -> bool:
     """The dataset or the collate function makes tensors on a device: pinning them would fail."""
-    parts = [argument(loader.node, "dataset", 0), argument(loader.node, "collate_fn", _COLLATE_POSITION)]
-    return any(p is not None and makes_device_tensors(ctx.sem, p.value) for p in parts)
+    parts = [setting(ctx.sem, loader, name).node for name in ("dataset", "collate_fn")]
+    return any(p is not None and makes_device_tensors(ctx.sem, p) for p in parts)
 
 
 def _in_memory(loader: LoaderCall, ctx: Context) -> bool:
@@ -202,16 +206,6 @@ def _in_memory(loader: LoaderCall, ctx: Context) -> bool:
         return False
     value = ctx.sem.value(dataset.value)
     return value.origin == "torch.utils.data.TensorDataset" or value.is_tensor or value.kind is Kind.LIST
-
-
-def _is_unit_test(loader: LoaderCall, ctx: Context) -> bool:
-    """Code of a file that pytest or unittest collects; an evaluation script called `test_x.py` holds no tests."""
-    base = os.path.basename(ctx.file.path)
-    if base == "conftest.py":
-        return True
-    if not (base.startswith("test_") or base.endswith("_test.py")) or isinstance(loader.function.node, cst.Module):
-        return False
-    return any(f.name.startswith("test_") for f in ctx.sem.functions)
 
 
 # -- fix ----------------------------------------------------------------------------------------------------------
