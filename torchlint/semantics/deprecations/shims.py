@@ -32,6 +32,8 @@ def minds_version(sem: Semantics, node: cst.CSTNode) -> bool:
             and dotted(ancestor.type) == "TypeError"
         ):
             return True  # another try, without an argument that this torch did not know
+        if isinstance(ancestor, cst.BooleanOperation) and _asks(ancestor):
+            return True  # hasattr(torch, "old") and torch.old(x)
         if isinstance(ancestor, (cst.If, cst.IfExp)) and below is not ancestor.test and _asks(ancestor.test):
             return True
         if isinstance(ancestor, (cst.IndentedBlock, cst.Module)) and _left(ancestor, below):
