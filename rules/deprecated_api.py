@@ -8,7 +8,7 @@ torchvision 0.7 to 0.29 (`benchmarks/mine_deprecations.py`), among others
 - functions with a successor: `torch.range`, `torch.cholesky`, `torch.qr`, `torch.symeig`, `F.upsample`, `F.sigmoid`,
   `transforms.Scale`
 - arguments: `verbose=` of learning rate schedulers, `softmax` without `dim`, `torch.meshgrid` without `indexing`,
-  `x.add_(alpha, y)`
+  `x.add_(alpha, y)`, `backward(retain_variables=…)`; `scheduler.get_lr()` outside of `step`
 - modules: `torch._six`, `torchvision.transforms.functional_tensor`, `torchvision.models.utils`
 
 What only the newest releases deprecate, without a rewrite that is known to do the same, is said only to projects that
@@ -75,6 +75,7 @@ from torchlint.semantics.deprecations.rewrites import (
 )
 from torchlint.semantics.deprecations.shims import minds_version
 from torchlint.semantics.deprecations.table import Row, Table, Version, table, torchvision_for
+from torchlint.semantics.kinds import Kind
 from torchlint.source import argument, dotted, has_star, literal
 
 _KNOWN = REWRITES.keys() | ATTRIBUTES.keys() | ADVICE.keys()
@@ -86,7 +87,7 @@ def _last(prefix: str) -> str:
 
 
 _TORCH, _FUNCTIONAL = _last("torch"), _last("torch.nn.functional")
-_ONE = r"(?:[^(),=]|\([^()]*\))*"  # an argument without keyword, brackets nested once
+_ONE = r"(?:[^(),=]|\((?:[^()]|\([^()]*\))*\))*"  # an argument without keyword, brackets nested twice
 _IMPORTS = (
     r"\bfrom\s+torch\._six\b",
     r"\bfrom\s+torchvision\.transforms\.functional_(?:tensor|pil)\b",
@@ -98,7 +99,7 @@ _IMPORTS = (
             (r"torch", _TORCH),
             (r"torch\.nn\.functional", _FUNCTIONAL),
             (r"torch\.nn\.utils\.stateless", "functional_call"),
-            (r"torch\.nn", "NLLLoss2d"),
+            (r"torch\.nn", "NLLLoss2d|UpsamplingNearest2d|UpsamplingBilinear2d"),
             (r"torchvision\.transforms", "Scale|RandomSizedCrop"),
             (r"torch\.backends\.cuda", "sdp_kernel"),
         )
@@ -108,6 +109,7 @@ _ATTRIBUTES = (
     rf"\bt\w*\.(?:{_TORCH})\b",
     rf"\b[Ff]\w*\.(?:{_FUNCTIONAL})\b",
     r"\.NLLLoss2d\b",
+    r"\.Upsampling(?:Nearest|Bilinear)2d\s*\(",
     r"\bstateless\.functional_call\b",
     r"\.(?:max_)?memory_cached\b",
     r"\.impl_abstract\b",
@@ -123,6 +125,8 @@ _CALLS = (
     rf"\b[Ff]\w*\.(?:log_softmax|softmax|softmin)\s*\({_ONE}\)",
     r"\b(?:Softmax|LogSoftmax|Softmin)\s*\(\s*\)",
     rf"\.(?:add|sub)_\s*\({_ONE},{_ONE}\)",
+    r"\bretain_variables\s*=",
+    r"\.get_lr\s*\(\s*\)",
     rf"\.(?:addcmul|addcdiv)_\s*\({_ONE},{_ONE},{_ONE}\)",
 )
 
@@ -268,6 +272,10 @@ def check_arguments(call: cst.Call, ctx: Context) -> Iterator[Finding]:
         found = _meshgrid(call, ctx)
     elif last in _LEGACY:
         found = _legacy_signature(call, last, ctx)
+    elif last == "backward":
+        found = _retained(call, ctx)
+    elif last == "get_lr":
+        found = _last_rate(call, ctx)
     elif last.lower() in ("softmax", "log_softmax", "logsoftmax", "softmin"):
         found = _without_dim(call, ctx)
     elif last.endswith(("LR", "Plateau", "Restarts")):
@@ -295,6 +303,35 @@ def _meshgrid(call: cst.Call, ctx: Context) -> Iterator[Finding]:
             'pass `indexing="ij"`, which is what it does today',
             safe("Say which indexing is meant", add_argument(ctx.file, call, 'indexing="ij"')),
         )
+
+
+def _retained(call: cst.Call, ctx: Context) -> Iterator[Finding]:
+    given = argument(call, "retain_variables")
+    if given is not None and given.keyword is not None:
+        yield Finding(
+            given,
+            "`backward` has no `retain_variables`",
+            "torch 0.2 renamed it, and later ones raise a TypeError here",
+            "write `retain_graph=`, if the graph is needed again at all",
+            safe("Call it by its name", Edit(*ctx.file.span(given.keyword), "retain_graph")),
+        )
+
+
+def _last_rate(call: cst.Call, ctx: Context) -> Iterator[Finding]:
+    """`scheduler.get_lr()` is for `step` alone: elsewhere it computes the next rate from the current one."""
+    owner = call.func.value if isinstance(call.func, cst.Attribute) else call
+    if ctx.sem.value(owner).kind is not Kind.SCHEDULER or not ctx.sem.value(owner).origin.startswith(SCHEDULERS):
+        return
+    if ctx.torch_version is not None and ctx.torch_version < (1, 4):
+        return
+    name = call.func.attr if isinstance(call.func, cst.Attribute) else call
+    yield Finding(
+        call,
+        "`get_lr` is what the scheduler's `step` calls",
+        "torch 1.4 and later warn, and for several schedulers the rate is not the one in use",
+        "call `get_last_lr()`",
+        unsafe("Ask for the rate in use", Edit(*ctx.file.span(name), "get_last_lr")),
+    )
 
 
 def _verbose(call: cst.Call, ctx: Context) -> Iterator[Finding]:

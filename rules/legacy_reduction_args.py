@@ -2,7 +2,8 @@
 
 ## What it does
 
-Reports the arguments `size_average=` and `reduce=` of torch's losses, as modules and as functions.
+Reports the arguments `size_average=` and `reduce=` of torch's losses, as modules and as functions, and the reduction
+`"elementwise_mean"`.
 
 ## Why is this bad
 
@@ -57,7 +58,7 @@ RULE = Rule(
     "TL012",
     Category.FILES,
     Severity.WARNING,
-    triggers=(r"\bsize_average\s*=", r"\breduce\s*=\s*(?:True|False|None|\w*\.?\w*reduce)\b"),
+    triggers=(r"\belementwise_mean\b", r"\bsize_average\s*=", r"\breduce\s*=\s*(?:True|False|None|\w*\.?\w*reduce)\b"),
     requires=(r"[lL]oss|cross_entropy|kl_div",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
@@ -70,10 +71,21 @@ _REDUCTIONS = {(True, True): "mean", (False, True): "sum", (True, False): "none"
 @RULE.on
 def check(call: cst.Call, ctx: Context) -> Iterator[Finding]:
     given = [a for a in call.args if a.keyword is not None and a.keyword.value in ("size_average", "reduce")]
-    if not given:
+    named = argument(call, "reduction")
+    old_name = named is not None and literal(named.value) == "elementwise_mean"
+    if not given and not old_name:
         return
     name = ctx.sem.qualified(call.func) or ""
     if not (_LOSS.match(name) or is_loss_function(name)) or minds_version(ctx.sem, call):
+        return
+    if old_name and named is not None:
+        yield Finding(
+            named,
+            "`elementwise_mean` is a name of torch 0.4.1",
+            "torch warns of each use and will remove it",
+            'write `reduction="mean"`',
+            safe("Say the reduction by its name", Edit(*ctx.file.span(named.value), '"mean"')),
+        )
         return
     said = " and ".join(f"`{a.keyword.value}`" for a in given if a.keyword is not None)
     reduction, certain = _reduction(call, ctx)

@@ -82,6 +82,8 @@ CALLS = [
     f"F.upsample({IMAGE}, None, 2, 'bilinear', True)",
     f"F.upsample_nearest({IMAGE}, (8, 8))",
     f"F.upsample_bilinear({IMAGE}, scale_factor=2)",
+    f"nn.UpsamplingNearest2d(scale_factor=2)({IMAGE})",
+    f"nn.UpsamplingBilinear2d((8, 8))({IMAGE})",
     f"nn.NLLLoss2d()(F.log_softmax({A}, dim=1), torch.tensor([0, 1]))",
     f"torch.nn.utils.stateless.functional_call(nn.Linear(2, 1, bias=False), {{'weight': {A}[:1]}}, ({B},))",
     "torch.cuda.memory_cached()",

@@ -218,6 +218,10 @@ REWRITES: dict[str, Rewrite] = {
         F + "interpolate", build=_with('mode="bilinear"', "align_corners=True"), positional=3
     ),
     "torch.nn.NLLLoss2d": Rewrite("torch.nn.NLLLoss"),
+    "torch.nn.UpsamplingNearest2d": Rewrite("torch.nn.Upsample", quiet=True, positional=2),
+    "torch.nn.UpsamplingBilinear2d": Rewrite(
+        "torch.nn.Upsample", build=_with('mode="bilinear"', "align_corners=True"), quiet=True, positional=2
+    ),
     "torch.nn.utils.stateless.functional_call": Rewrite("torch.func.functional_call", (2, 0)),
     "torch.cuda.memory_cached": Rewrite("torch.cuda.memory_reserved", (1, 4)),
     "torch.cuda.max_memory_cached": Rewrite("torch.cuda.max_memory_reserved", (1, 4)),
