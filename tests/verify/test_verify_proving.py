@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +135,11 @@ def test_the_plugin_is_installed_and_costs_nothing() -> None:
     code = f"import sys, torchlint.verify.pytest_plugin; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_the_readme_proves_what_the_example_has() -> None:
+    """Running it takes minutes; that the run shown is one of today's fixes can be told without."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```\n(proven:\n.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    done = torchlint(ROOT, "check", "docs/example/train.py", "--no-cache", "--output-format=json")
+    assert set(re.findall(r"TL\d+", shown)) == {d["code"] for d in json.loads(done.stdout) if d["fix"]}

@@ -58,6 +58,16 @@ def test_what_is_proven(kinds: dict[str, Behaviour], pairs: dict[str, Behaviour]
     assert sorted(told) == sorted(kinds), "every rule gets a verdict, once"
 
 
+def test_a_fix_does_not_pass_on_the_evidence_of_another() -> None:
+    """Together they are equal, but not every edited statement was executed: each has to show its own."""
+    search = Search("a.py", ("f",), 1, frozenset({"A", "B"}), accepts("intended"))
+    equal, unseen = BehaviourVerdict(EQUAL), BehaviourVerdict(UNKNOWN, "edited line never executed")
+    a, b = frozenset({"A"}), frozenset({"B"})
+    search.tell({a | b: Judged(equal, complete=False), a: Judged(equal), b: Judged(unseen)})
+    assert search.base == a
+    assert [step.rules for step in search.refused] == [("B",)]
+
+
 @pytest.mark.parametrize(
     ("least", "kind", "taken"),
     [

@@ -62,6 +62,7 @@ class Differential:
     steps: int = 0
     sandbox: str = ""
     curve: tuple[Point, ...] = ()
+    complete: bool = True  # whether every edited statement was executed
 
 
 @dataclass
@@ -100,7 +101,8 @@ class Runs:
         fixed = self._record(new, steps=original.steps, trace=True)
         unsteady = next((r for r in _runs(first, original.traced, ()) if r.comparison.level is not Level.BITWISE), None)
         check = unsteady.comparison if unsteady else Comparison()
-        executed = _executed(files, original.traced, fixed)
+        reached = _executed(files, original.traced, fixed)
+        executed = any(reached)
         runs = _runs(first, fixed, ())
         differs = any(r.comparison.level is Level.DIFFERENT for r in runs)
         if check.level is Level.BITWISE and differs:
@@ -116,7 +118,7 @@ class Runs:
                     verdict = intended
                     break
         curve = _curve(first, fixed, original.nudged) if verdict.kind is Behaviour.DIFFERENT else ()
-        return Differential(verdict, first.steps, sandbox, curve)
+        return Differential(verdict, first.steps, sandbox, curve, all(reached))
 
     def _original(self, old: Texts, files: Mapping[str, tuple[str, str]]) -> _Original:
         key = tuple(sorted(old.items()))
@@ -246,15 +248,16 @@ def _curve(first: Recorded, fixed: Recorded, nudged: Sequence[Recorded]) -> tupl
     return tuple(points)
 
 
-def _executed(files: Mapping[str, tuple[str, str]], again: Recorded, fixed: Recorded) -> bool:
+def _executed(files: Mapping[str, tuple[str, str]], again: Recorded, fixed: Recorded) -> list[bool]:
+    """For each edited statement whether it was executed."""
+    reached = []
     for path, (before, after) in files.items():
         real = os.path.realpath(path)
         old, new = edited_lines(before, after)
         for text, edited, ran in ((before, old, again.lines), (after, new, fixed.lines)):
             for statement in evidence_lines(text, edited, module_level=True):
-                if any(f"{real}:{line}" in ran for line in statement):
-                    return True
-    return False
+                reached.append(any(f"{real}:{line}" in ran for line in statement))
+    return reached
 
 
 def _hints(files: Mapping[str, tuple[str, str]]) -> list[list[str]]:

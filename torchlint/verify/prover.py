@@ -130,7 +130,9 @@ class Prover:
             self._tell(f"comparing whole runs for {names} in {search.path} ({', '.join(search.names)})")
             judged = self.runs.judge({search.path: (before, self._part(search, rules))})
             self.sandbox[judged.sandbox] = None
-            answers[rules] = Judged(judged.verdict, judged.steps, judged.steps, "steps", curve=judged.curve)
+            answers[rules] = Judged(
+                judged.verdict, judged.steps, judged.steps, "steps", None, judged.curve, judged.complete
+            )
             if search.enough(answers):
                 break
         return answers
@@ -146,7 +148,7 @@ def _count(places: Mapping[tuple[str, str, int], object], what: str) -> str:
 
 
 def _judged(found: FunctionVerdict) -> Judged:
-    return Judged(found.verdict, found.verified, found.calls, "calls", found.cost)
+    return Judged(found.verdict, found.verified, found.calls, "calls", found.cost, complete=found.complete)
 
 
 def _out_of_reach(found: FunctionVerdict) -> bool:

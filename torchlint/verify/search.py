@@ -26,6 +26,7 @@ class Judged:
     unit: str = "calls"
     cost: Cost | None = None
     curve: tuple[Point, ...] = ()
+    complete: bool = True  # whether every edited statement was executed
 
 
 UNSEEN = Judged(BehaviourVerdict(Behaviour.NOT_VERIFIABLE, "not looked at"))
@@ -75,15 +76,15 @@ class Search:
     def enough(self, answers: Mapping[Rules, Judged]) -> bool:
         """Whether the answers so far make the other questions needless (each may cost a whole run)."""
         if self._phase == "alone":
-            whole = answers.get(self.rules, UNSEEN).verdict
-            return self.accepts(whole) and whole.equivalent
+            whole = answers.get(self.rules, UNSEEN)
+            return self.accepts(whole.verdict) and whole.verdict.equivalent and whole.complete
         return any(self.accepts(judged.verdict) for judged in answers.values())
 
     def _after_alone(self, answers: Mapping[Rules, Judged]) -> None:
         whole = self._together = answers[self.rules]
-        together = self.accepts(whole.verdict) and (whole.verdict.equivalent or len(self.rules) == 1)
-        if together or len(self.rules) == 1:
-            self._settle(self.rules, whole, together)
+        # Where a statement was not executed, the fix of one rule would pass on the evidence of another.
+        if len(self.rules) == 1 or (self.accepts(whole.verdict) and whole.verdict.equivalent and whole.complete):
+            self._settle(self.rules, whole, self.accepts(whole.verdict))
             return
         self._alone = {rule: answers.get(frozenset({rule}), UNSEEN) for rule in sorted(self.rules)}
         good = [rule for rule, judged in self._alone.items() if self.accepts(judged.verdict)]

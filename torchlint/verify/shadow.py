@@ -90,13 +90,18 @@ class Shadow:
                 verdict = intended
         return verdict
 
+    @property
+    def complete(self) -> bool:
+        """Whether every edited statement was executed: if not, some fix among several may not have run at all."""
+        return all(lines & self.executed for lines in self.statements)
+
     def publish(self) -> None:
         """Write the verdict so far: a program that is killed later has still been seen."""
         from torchlint.verify.verdict import as_json
 
         data = {"path": self.path, "function": asdict(self.function), "verdict": as_json(self.verdict()),
                 "calls": self.calls, "verified": len(self.runs), "sandbox": self.sandbox,
-                "cost": as_json(self.cost)}  # fmt: skip
+                "cost": as_json(self.cost), "complete": self.complete}  # fmt: skip
         name = f"{os.getpid()}-{self.function.name}-{self.function.before[0]}-{self.function.variant}.json"
         temporary = os.path.join(self.out, "." + name)
         with open(temporary, "w", encoding="utf-8") as file:
@@ -159,9 +164,10 @@ def _verify(
     global _inside
     _inside = True
     call: _Call | None = None
+    equal = shadows[0].verdict().equivalent
     try:
         for shadow, function in zip(shadows, fixed):
-            if not shadow.wants() or (shadow is not shadows[0] and shadows[0].verdict().equivalent):
+            if not shadow.wants() or (shadow is not shadows[0] and shadows[0].complete and equal):
                 continue
             started = time.monotonic()
             try:
@@ -173,6 +179,8 @@ def _verify(
                 shadow.unable = f"verifying failed: {type(error).__name__}: {error}"
                 if os.environ.get("TORCHLINT_VERIFY_DEBUG"):
                     traceback.print_exc(file=sys.__stderr__)
+            if shadow is shadows[0]:
+                equal = shadow.verdict().equivalent
             shadow.spent += time.monotonic() - started
             shadow.publish()
     finally:

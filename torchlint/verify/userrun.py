@@ -34,6 +34,7 @@ class FunctionVerdict:
     calls: int = 0
     verified: int = 0
     cost: Cost | None = None
+    complete: bool = False  # whether every edited statement was executed
 
 
 @dataclass
@@ -195,7 +196,8 @@ def _joined(path: str, function: Edited, seen: Sequence[Mapping[str, Any]], ende
     worst = max(verdicts, key=lambda v: _ORDER.index(v.kind))
     cost = next((cost_from_json(s["cost"]) for s in seen if s["cost"]), None)
     calls, verified = (sum(s[key] for s in seen) for key in ("calls", "verified"))
-    return FunctionVerdict(path, function, worst, calls, verified, cost)
+    complete = any(s["complete"] for s in seen)
+    return FunctionVerdict(path, function, worst, calls, verified, cost, complete)
 
 
 def _verdict(data: Mapping[str, Any]) -> BehaviourVerdict:
