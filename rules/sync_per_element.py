@@ -30,8 +30,8 @@ scores = losses.tolist()
 ```
 
 Said as info where nothing is trained: in evaluation it costs time, too, but once. Nothing is said of tensors that were
-moved to the CPU before the loop, of batches that were never moved off it, of lists, and of files that never mention a
-GPU.
+moved to the CPU before the loop, of batches that were never moved off it, of elements that are read under a condition
+only, of lists, and of files that never mention a GPU.
 
 ## Fix safety
 
@@ -60,7 +60,7 @@ from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Function
 from torchlint.semantics.elements import ElementSync, element_syncs
 from torchlint.semantics.evaluation import may_evaluate_name
-from torchlint.semantics.syncs import GPU, measures
+from torchlint.semantics.syncs import GPU, measures, reached_every_turn
 from torchlint.source import dotted, walk
 
 RULE = Rule(
@@ -86,6 +86,8 @@ def check(function: cst.FunctionDef | cst.Module, context: Context) -> Iterator[
     for sync in element_syncs(context.sem, own):
         groups.setdefault((id(sync.loop), context.file.code(sync.tensor)), []).append(sync)
     for (_, text), syncs in groups.items():
+        if not any(reached_every_turn(context.sem, s.event.node, s.loop) for s in syncs):
+            continue  # for the few elements that are printed, say
         code = " ".join(context.file.code(syncs[0].event.node).split())
         yield Finding(
             syncs[0].event.node,

@@ -305,6 +305,18 @@ def _conditional(sem: Semantics, node: cst.CSTNode, outer: cst.CSTNode) -> bool:
     return False
 
 
+def reached_every_turn(sem: Semantics, node: cst.CSTNode, loop: cst.CSTNode) -> bool:
+    """Whether no `if`, `except` or conditional expression inside the loop decides if the node is reached."""
+    while isinstance(loop, cst.CompFor):
+        loop = sem.file.parents[loop]
+    below = node
+    for ancestor in _between(sem, node, loop):
+        if isinstance(ancestor, cst.ExceptHandler) or (isinstance(ancestor, cst.If) and below is not ancestor.test):
+            return False
+        below = ancestor
+    return not _conditional(sem, node, loop)
+
+
 def per_parameter(sync: Sync) -> bool:
     """Whether it waits once for every parameter of a model."""
     return any(
