@@ -119,3 +119,44 @@ def test_shards() -> None:
     assert "no rank" in (P.shards_disjoint([data[:4], data[4:8]], data) or "")
     assert P.ranks_equal([{"w": torch.ones(2)}, {"w": torch.ones(2)}]) is None
     assert P.ranks_equal([{"w": torch.ones(2)}, {"w": torch.zeros(2)}]) == "rank 1 differs from rank 0 in w"
+
+
+@pytest.mark.parametrize(("clear", "broken"), [("step", False), ("never", True)])
+def test_clipping_does_not_break_the_ledger(clear: str, broken: bool) -> None:
+    """Clipping by norm scales all gradients alike; what is owed is owed up to that factor."""
+
+    def clipped(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Any) -> None:
+        for x, y in batches:
+            F.cross_entropy(model(x), y).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+            optimizer.step()
+            if clear == "step":
+                optimizer.zero_grad()
+
+    assert (P.gradient_ledger(clipped, inputs()) is not None) is broken
+
+
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [
+        ({}, None),
+        ({"clear": "never"}, "ledger"),
+        ({"every": 3, "scale": 1}, "scale"),
+        ({"every": 3, "tail": False}, "tail"),
+    ],
+)
+def test_a_survey_finds_what_each_property_finds(how: dict[str, Any], name: str | None) -> None:
+    found = P.survey(lambda **kwargs: train(**kwargs, **how), inputs())
+    broken = [key for key, value in found.items() if value is not None]
+    assert broken[:1] == ([name] if name else [])
+
+
+def test_a_survey_sees_models_made_inside_the_call() -> None:
+    def whole(stuck: bool) -> None:
+        made = inputs()
+        if stuck:
+            made["model"].eval()
+        train(**made)
+
+    assert P.survey(lambda: whole(False), {}) == {"ledger": None, "scale": None, "tail": None, "train mode": None}
+    assert P.survey(lambda: whole(True), {})["train mode"] == "7 of 7 training steps run in eval mode"

@@ -157,6 +157,8 @@ def note_losses(ledger: Ledger) -> None:
 def gradient_ledger(entry: Entry, inputs: dict[str, Any]) -> str | None:
     """At every optimizer step the gradient is the sum of what backward added since that optimizer's last step.
 
+    Or that sum times one factor for all parameters, as clipping by norm and unscaling make it; so a factor is not seen.
+
     Broken by gradients that are never cleared, cleared between backward and step, or cleared for each micro-batch.
     Blind to a missing division by the number of micro-batches: see `accumulation_scaled`.
     """
