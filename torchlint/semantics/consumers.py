@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 import libcst as cst
 
-from torchlint.semantics.lossflow import Losses, LossInput
+from torchlint.semantics.lossflow import LOSSES, Losses, LossInput
 from torchlint.semantics.made import Found, Scope
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import OWN, Function
@@ -23,26 +23,30 @@ if TYPE_CHECKING:
 
 _USES_LOSS = re.compile(r"[Ll]oss|criterion|cross_entropy")
 _HEADER = re.compile(r"(?:async )?(class|def) (\w+)")
+_IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]*)|import[ \t]+([.\w]+))", re.M)
 _HOPS = 2
 _MOST_FILES = 40  # a class whose name so many files hold is a word of the project, not one model
 
 
-def fed_into(project: Project, path: str, subject: str) -> set[str]:
-    """The losses ("cross_entropy", "bce_with_logits", …) that are given what the activation in that row makes.
+def fed_into(project: Project, path: str, subject: str, losses: Collection[str]) -> bool:
+    """Whether one of the losses ("cross_entropy", "bce_with_logits", …) is given what the activation in that row makes.
 
     `subject` is a class of the file with the row of the activation, as `~.Net@41`.
     """
     name, _, row = subject.partition("@")
-    losses: set[str] = set()
-    for other in _users(project, path, name.removeprefix(OWN)):
+    names = "|".join(sorted({n.rpartition(".")[2] for n, loss in LOSSES.items() if loss in losses}))
+    makes_loss = re.compile(rf"\b({names})\b")
+    for other in _users(project, path, name.removeprefix(OWN), makes_loss):
         for given in _inputs(project, other):
+            if given.loss not in losses or given.activation is None:
+                continue
             for end in given.ends:
-                if end.node is None or end.scope is None or given.activation is None:
+                file = end.scope.sem.file if end.scope is not None else None
+                if end.node is None or file is None or os.path.abspath(file.path) != path:
                     continue
-                file = end.scope.sem.file
-                if os.path.abspath(file.path) == path and file.row(end.node) == int(row):
-                    losses.add(given.loss)
-    return losses
+                if file.row(end.node) == int(row):
+                    return True
+    return False
 
 
 def _inputs(project: Project, path: str) -> list[LossInput]:
@@ -84,10 +88,11 @@ def _sites(project: Project, path: str, function: Function) -> Iterator[tuple[cs
                 yield call, Scope(sem, caller)
 
 
-def _users(project: Project, path: str, name: str) -> list[str]:
-    """The files that name the class, or a class or function that makes one, and have to do with losses."""
+def _users(project: Project, path: str, name: str, makes_loss: re.Pattern[str]) -> list[str]:
+    """The files that may bring the class and such a loss together: they name the class, or something of the project
+    that makes one, and they or the files that they import from make the loss."""
     known = {name.rpartition(".")[2]}
-    users: dict[str, None] = {path: None}
+    users: dict[str, None] = {}
     for _ in range(_HOPS):
         pattern = re.compile(r"\b(" + "|".join(sorted(map(re.escape, known))) + r")\b")
         naming = [p for p in project.neighbours(path) if pattern.search(project.text(p))]
@@ -95,23 +100,27 @@ def _users(project: Project, path: str, name: str) -> list[str]:
             break
         before = len(known)
         for other in naming:
-            if _USES_LOSS.search(project.text(other)):
-                users[other] = None
-            if other != path:
-                users.update(dict.fromkeys(_called(project, other)))
+            group = [other, *(_imported(project, other) if other != path else ())]
+            if any(makes_loss.search(project.text(p)) for p in group):
+                users.update(dict.fromkeys(p for p in group if _USES_LOSS.search(project.text(p))))
             known |= _makers(project, other, pattern)
         if len(known) == before:
             break
     return list(users)
 
 
-def _called(project: Project, path: str) -> Iterator[str]:
-    """The files that a file imports from and that have to do with losses: it may hand them its model."""
-    sem = project.semantics(path)
-    for name in sorted(set(sem.names.imports.values())) if sem is not None else ():
-        where = project.module_path(path, name)
-        if where is not None and where[0] != path and _USES_LOSS.search(project.text(where[0])):
-            yield where[0]
+def _imported(project: Project, path: str) -> Iterator[str]:
+    """The checked files that a file imports from, as its text says: it may hand them its model."""
+    for match in _IMPORT.finditer(project.text(path)):
+        if match[1] is None:
+            names = [match[3]]
+        else:
+            base = match[1] if match[1].endswith(".") else match[1] + "."
+            names = [base + word for word in re.findall(r"\w+", match[2])]
+        for name in names:
+            where = project.module_path(path, name)
+            if where is not None and where[0] != path:
+                yield where[0]
 
 
 def _makers(project: Project, path: str, pattern: re.Pattern[str]) -> set[str]:

@@ -390,7 +390,7 @@ def _not_fed_into(*losses: str) -> Callable[[Project, str, str], bool]:
     """Is no such loss of the project given the output of the activation (`~.Net@row`)?"""
 
     def answer(project: Project, path: str, subject: str) -> bool:
-        return not fed_into(project, path, subject).intersection(losses)
+        return not fed_into(project, path, subject, losses)
 
     return answer
 
