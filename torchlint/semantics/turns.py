@@ -53,7 +53,7 @@ class Turn:
             return False
         if called.kind is Kind.MODULE:
             self.forward = True
-            return not self._keeps_state(called)
+            return not keeps_state(called, self.sem)
         if called.kind in (Kind.LOSS_FN, Kind.FUNCTION, Kind.CLASS):
             return called.kind is not Kind.FUNCTION or self._is_plain(node)
         name = self.sem.qualified(node.func)
@@ -115,12 +115,13 @@ class Turn:
             and all(d.statement in self._inside for d in others)
         )
 
-    def _keeps_state(self, module: Value) -> bool:
-        """Whether the module may hold on to a graph between two calls, as recurrent ones do with their state."""
-        own = self.sem.class_of(module.origin)
-        if own is None:
-            return not module.origin.startswith("torch.") and bool(_RECURRENT.search(self.sem.file.text))
-        return any(_writes_itself(cls) for cls in self.sem.names.mro(own))
+
+def keeps_state(module: Value, sem: Semantics) -> bool:
+    """Whether the module may hold on to something between two calls, as recurrent ones do with their state."""
+    own = sem.class_of(module.origin)
+    if own is None:
+        return not module.origin.startswith("torch.") and bool(_RECURRENT.search(sem.file.text))
+    return any(_writes_itself(cls) for cls in sem.names.mro(own))
 
 
 def _is_inert(value: Value) -> bool:
