@@ -79,6 +79,8 @@ def check(call: cst.Call, ctx: Context) -> Iterator[Finding]:
     short = dotted(call.func) or ""
     if ctx.sem.qualified(call.func) != "torch.load" or not re.match(r"t\w*\.load$", short):
         return
+    if "cuda.is_available" not in ctx.file.text:
+        return
     if argument(call, "map_location", 1) is not None or has_star(call) or _TEST.search(ctx.file.path):
         return
     if not _is_state(call, ctx) or _with_gpu(call, ctx) or _is_own_file(call, ctx):
