@@ -49,6 +49,13 @@ def test_the_terminal() -> None:
     assert "sandbox: walls" in text
 
 
+def test_a_proven_fix_that_is_slower_here_is_said_to_be() -> None:
+    one = report()
+    slower = Cost(CostVerdict(Speed.SLOWER, 0.5, 0.4, 0.6))
+    one.searches[0].accepted = [Step(("TL501",), Judged(BehaviourVerdict(Behaviour.BITWISE), 3, 9, cost=slower))]
+    assert "note: proven, and slower on the data of this run: TL501 in train.py:7 <b>" in one.text(whole=False)
+
+
 def test_the_json_keeps_to_its_schema() -> None:
     document = json.loads(report().json())
     jsonschema = pytest.importorskip("jsonschema")

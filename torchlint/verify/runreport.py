@@ -51,9 +51,18 @@ class RunReport:
         done = f"written to {', '.join(self.written)}" if self.written else "nothing was written"
         times = f"the command was run {self.runs} time{'s' * (self.runs != 1)}, {self.seconds:.1f} s in all"
         lines.append(f"{self.proven} of {self.total} fixes proven; {done}; {times}")
-        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"note: {note}" for note in (*self._slower(), *self.notes)]
         lines += [f"sandbox: {sandbox}" for sandbox in self.sandbox]
         return "\n".join(lines) + "\n"
+
+    def _slower(self) -> list[str]:
+        """What is proven to do the same and took longer on this run's data: whether to keep it is the user's choice."""
+        return [
+            f"proven, and slower on the data of this run: {'+'.join(step.rules)} in {place(search)}"
+            for search in self.searches
+            for step in search.accepted
+            if step.judged.cost is not None and step.judged.cost.speed.kind is Speed.SLOWER
+        ]
 
     def json(self) -> str:
         from torchlint.verify.table import machine_facts
