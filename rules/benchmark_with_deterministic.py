@@ -32,6 +32,10 @@ behind it.
 
 No fix: speed and reproducibility are the author's choice.
 
+## Verified by
+
+Nothing is rewritten, so nothing is run: the choice of kernels needs a GPU.
+
 ## References
 
 - <https://docs.pytorch.org/docs/stable/notes/randomness.html#cuda-convolution-benchmarking>

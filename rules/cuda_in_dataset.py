@@ -38,6 +38,10 @@ devices that are not surely CUDA.
 
 No fix: the move belongs into the loops over the batches, which may lie in other files.
 
+## Verified by
+
+Nothing is rewritten, so nothing is run: the error needs a GPU.
+
 ## References
 
 - <https://docs.pytorch.org/docs/stable/notes/multiprocessing.html#cuda-in-multiprocessing>

@@ -37,6 +37,10 @@ where training frameworks keep the checkpoints.
 
 No fix: the state must also be saved, and older checkpoints do not have it.
 
+## Verified by
+
+Nothing is rewritten, so nothing is run.
+
 ## References
 
 - <https://docs.pytorch.org/tutorials/beginner/saving_loading_models.html#saving-loading-a-general-checkpoint>

@@ -46,6 +46,10 @@ A note: it matters for lists of gigabytes, and how large the file is the source 
 
 No fix: how the records are best packed depends on what is in them.
 
+## Verified by
+
+Nothing is rewritten, so nothing is run: how much memory it costs depends on the data.
+
 ## References
 
 - <https://github.com/pytorch/pytorch/issues/13246>
