@@ -25,7 +25,7 @@ _USES_LOSS = re.compile(r"[Ll]oss|criterion|cross_entropy")
 _HEADER = re.compile(r"(?:async )?(class|def) (\w+)")
 _IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+import[ \t]+(\([^)]*\)|[^\n#]*)|import[ \t]+([.\w]+))", re.M)
 _HOPS = 2
-_MOST_FILES = 40  # a class whose name so many files hold is a word of the project, not one model
+_MOST_FILES = 20  # a class whose name so many files hold is a word of the project, not one model
 
 
 def fed_into(project: Project, path: str, subject: str, losses: Collection[str]) -> bool:
@@ -62,7 +62,9 @@ def _inputs(project: Project, path: str) -> list[LossInput]:
             return Found(found.sem, found.function, found.cls) if found is not None else None
 
         def sites(there: Semantics, function: Function) -> Iterator[tuple[cst.Call, Scope]]:
-            yield from _sites(project, os.path.abspath(there.file.path), function)
+            if function not in project.sites:
+                project.sites[function] = list(_sites(project, os.path.abspath(there.file.path), function))
+            yield from project.sites[function]
 
         project.loss_inputs[path] = list(Losses(find, sites).inputs(sem))
     return project.loss_inputs[path]

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+import libcst as cst
+
 from torchlint.diagnostic import Diagnostic, Question
 from torchlint.semantics import knowledge
 from torchlint.semantics.consumers import fed_into
@@ -19,6 +21,7 @@ from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.grad import body_disables
 from torchlint.semantics.kinds import Graph, Kind
 from torchlint.semantics.lossflow import LossInput
+from torchlint.semantics.made import Scope
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.modes import always_off, call_sites, mode_at
 from torchlint.semantics.names import OWN, Class, Function
@@ -66,7 +69,9 @@ class Project:
         self._texts: dict[str, str] = {}
         self._answers: dict[tuple[str, Question], bool] = {}
         self._roots: dict[str, str] = {}
-        self.loss_inputs: dict[str, list[LossInput]] = {}  # kept for `consumers`, which asks for them often
+        # Kept for `consumers`, which asks for them often.
+        self.loss_inputs: dict[str, list[LossInput]] = {}
+        self.sites: dict[Function, list[tuple[cst.Call, Scope]]] = {}
 
     def semantics(self, path: str) -> Semantics | None:
         if path not in self._sems:
