@@ -29,7 +29,15 @@ with torch.no_grad():
 ```
 
 `torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(tau))` is the public form; for gradient
-descent take `torch.optim.SGD`. A note, because the time is lost on small models on a GPU only.
+descent take `torch.optim.SGD`. A note, because the time is lost where launches are what is waited for: on a GPU.
+
+## Fix safety
+
+Nothing is rewritten: which form fits, the author knows.
+
+## Verified by
+
+`tests/test_batched_advice.py`: the forms advised give the loop's parameters, up to rounding.
 
 ## References
 

@@ -30,8 +30,15 @@ outputs = net(images)                                    # the axis is the batch
 features = encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])   # two axes as one batch
 ```
 
-`torch.vmap` maps what has no batch dimension. The results agree up to rounding; BatchNorm in train mode and Dropout
-see another batch, which is why nothing is rewritten.
+`torch.vmap` maps what has no batch dimension.
+
+## Fix safety
+
+Nothing is rewritten: BatchNorm in train mode and Dropout see another batch, and all activations are alive at once.
+
+## Verified by
+
+`tests/test_batched_advice.py`: in eval mode one call gives what the loop gives, up to rounding.
 
 ## References
 
