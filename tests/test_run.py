@@ -92,6 +92,23 @@ def test_one_unreadable_file_does_not_stop_the_rest(tmp_path: Path) -> None:
     assert result.failed
 
 
+def test_a_fix_that_fails_costs_its_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = files(tmp_path, 4)
+    result = run.check(paths, Config(), SELECTION, lambda: paths)
+    whole = run._fixed
+
+    def one_breaks(path: str, *rest: object) -> run.Fixed:
+        if path.endswith("f002.py"):
+            raise KeyError("a rule's mistake")
+        return whole(path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run, "_fixed", one_breaks)
+    fixed, problems = run.fix(result, Config(), SELECTION, unsafe=True)
+    assert [Path(f.path).name for f in fixed] == ["f001.py", "f003.py"]
+    assert len(problems) == 1
+    assert "f002.py: not fixed: torchlint failed on it (KeyError" in problems[0]
+
+
 def test_fix_gives_texts_and_writes_nothing(tmp_path: Path) -> None:
     paths = files(tmp_path, 3)
     result = run.check(paths, Config(), SELECTION, lambda: paths)

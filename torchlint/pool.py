@@ -89,14 +89,17 @@ def _here(paths: Sequence[str], make: Make, arguments: tuple[Any, ...]) -> Itera
         one = make(*arguments)
         for done, path in enumerate(paths, 1):
             results.append((path, one(path)))
-            if not done % 25:
+            if not done % 10:
                 gc.collect()  # what is known about a file refers to itself, and would stay
+                if done == 10:
+                    gc.freeze()  # the modules: no later collection need look at them
 
     collecting = gc.isenabled()
     gc.disable()
     try:
         with_deep_stack(work)
     finally:
+        gc.unfreeze()
         if collecting:
             gc.enable()
     yield from results
@@ -112,8 +115,6 @@ def _worker(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> N
 
     def work() -> None:
         one = make(*arguments)
-        gc.collect()
-        gc.freeze()
         done = 0
         while True:
             try:
@@ -130,8 +131,10 @@ def _worker(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> N
                 result = one(path)
                 gc.enable()
                 done += 1
-                if not done % 25:
+                if not done % 10:
                     gc.collect()
+                    if done == 10:
+                        gc.freeze()
                 try:
                     connection.send_bytes(marshal.dumps((path, result)))
                 except (BrokenPipeError, ConnectionError):

@@ -250,7 +250,11 @@ def fixer(config: Config, selection: Selection, unsafe: bool, answers: Answers) 
             return ("unreadable", f"{path}: cannot be read: {error.strerror or error}")
         except Undecodable as error:
             return ("unreadable", f"{path}: {error.message}")
-        done = _fixed(path, source, rules, config, selection, unsafe, answers)
+        try:
+            done = _fixed(path, source, rules, config, selection, unsafe, answers)
+        except Exception as error:  # ours, not the file's: the others are fixed all the same
+            told = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            return ("unreadable", f"{path}: not fixed: torchlint failed on it ({told}); please report this")
         return ("ok", done.content, done.text, tuple(map(cache.pack, done.applied)), done.notes)
 
     return one
