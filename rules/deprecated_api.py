@@ -94,7 +94,7 @@ _IMPORTS = (
     r"\bfrom\s+torchvision\.models\.utils\b",
     r"\bfrom\s+torch\.autocast_mode\b",
     *(
-        rf"\bfrom\s+{module}\s+import\s*(?:\([\w\s,]*|[\w ,]*)\b(?:{names})\b"
+        rf"\bfrom {module} import\s*(?:\([\w\s,]*|[\w ,]*)\b(?:{names})\b"
         for module, names in (
             (r"torch", _TORCH),
             (r"torch\.nn\.functional", _FUNCTIONAL),
@@ -106,8 +106,8 @@ _IMPORTS = (
     ),
 )
 _ATTRIBUTES = (
-    rf"\bt\w*\.(?:{_TORCH})\b",
-    rf"\b[Ff]\w*\.(?:{_FUNCTIONAL})\b",
+    rf"\bt\w*(?:\.{_TORCH})\b".replace("|", r"|\."),
+    rf"\b[Ff]\w*(?:\.{_FUNCTIONAL})\b".replace("|", r"|\."),
     r"\.NLLLoss2d\b",
     r"\.Upsampling(?:Nearest|Bilinear)2d\s*\(",
     r"\bstateless\.functional_call\b",
@@ -124,7 +124,7 @@ _CALLS = (
     r"(?:LR|Plateau|Restarts)\s*\((?:[^()]|\([^()]*\))*\bverbose\s*=",
     rf"\b[Ff]\w*\.(?:log_softmax|softmax|softmin)\s*\({_ONE}\)",
     r"\b(?:Softmax|LogSoftmax|Softmin)\s*\(\s*\)",
-    rf"\.(?:add|sub)_\s*\({_ONE},{_ONE}\)",
+    rf"(?:\.add_|\.sub_)\s*\({_ONE},{_ONE}\)",
     r"\bretain_variables\s*=",
     r"\.get_lr\s*\(\s*\)",
     rf"\.(?:addcmul|addcdiv)_\s*\({_ONE},{_ONE},{_ONE}\)",

@@ -61,9 +61,9 @@ RULE = Rule(
     Category.FILES,
     Severity.WARNING,
     triggers=(
-        rf"\binit\w*\.(?:{_NAMES})\b(?!\s*=)",
+        rf"(?<=init)(?:\.{_NAMES})\b(?!\s*=)".replace("|", r"|\."),
         r"\bclip_grad_norm\b(?!\s*=)",
-        rf"\bfrom\s+torch\.nn\.init\s+import\s*(?:\([\w\s,]*|[\w ,]*)\b(?:{_NAMES})\b",
+        rf"\bfrom torch\.nn\.init import\s*(?:\([\w\s,]*|[\w ,]*)\b(?:{_NAMES})\b",
     ),
     requires=(r"\btorch",),
     since="0.1",
@@ -80,7 +80,7 @@ def check(node: cst.Attribute, ctx: Context) -> Iterator[Finding]:
     if old not in _LAST:
         return
     owner = node.value.attr.value if isinstance(node.value, cst.Attribute) else dotted(node.value) or ""
-    if old != "clip_grad_norm" and not owner.startswith("init"):
+    if old != "clip_grad_norm" and not owner.endswith("init"):
         return  # by another name it matches no trigger
     name = ctx.sem.qualified(node) or ""
     if not _OLD.match(name) or isinstance(ctx.file.parent(node), (cst.AssignTarget, cst.Attribute)):

@@ -62,7 +62,7 @@ RULE = Rule(
     "TL014",
     Category.FILES,
     Severity.INFO,
-    triggers=(r"\bt\w*\.(?:cuda\.)?(?:Float|Double|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)?Tensor\s*\(\s*[^)\s]",),
+    triggers=(r"\bt\w*\.(?:cuda\.)?(?:Float|Double|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)?Tensor\s*\((?!\s*\))",),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
     default=False,

@@ -68,14 +68,14 @@ RULE = Rule(
     "TL011",
     Category.FILES,
     Severity.WARNING,
-    triggers=(r"\bVariable\b", r"\.data\[0\]", r"\b\w*(?:loss|total)\w*\[0\]"),
+    triggers=(r"\bVariable\b", r"\.data\[0\]", r"(?<=loss)\[0\]", r"(?<=total)\[0\]"),
     requires=(r"\btorch",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )
 
 _VARIABLE = "torch.autograd.Variable"
-_TOTAL = re.compile(r"loss|total")
+_TOTAL = re.compile(r"(?:loss|total)$")
 _ATOMS = (cst.Name, cst.Attribute, cst.Call, cst.Subscript)
 
 

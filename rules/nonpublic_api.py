@@ -66,7 +66,8 @@ RULE = Rule(
     Severity.INFO,
     triggers=(
         r"\b_utils\.collate\b",
-        r"\bdataloader(?:\.|\s+import\s*\(?[\w ,]*)default_(?:collate|convert)\b",
+        r"\bdefault_collate\b",
+        r"\bdefault_convert\b",
         r"\b_LRScheduler\b",
         r"\b_register_pytree_node\b",
         r"\b_all_gather_base\b",

@@ -61,8 +61,8 @@ RULE = Rule(
     Category.FILES,
     Severity.ERROR,
     triggers=(
-        r"\.(?:require_grads?|requires_grads|required_grads?|requires?_gradients?|require_gradient|requries_grad|requires_gard)\s*=[^=]",
-        r"\.requires_grad\s*=[^=]",
+        r"\.(?:require_grads?|requires_grads|required_grads?|requires?_gradients?|require_gradient|requries_grad|requires_gard)\s*=(?!=)",
+        r"\.requires_grad\s*=(?!=)",
     ),
     requires=(r"\btorch",),
     since="0.1",

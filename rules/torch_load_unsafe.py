@@ -67,7 +67,7 @@ RULE = Rule(
     "TL904",
     Category.REPRODUCIBILITY,
     Severity.WARNING,
-    triggers=(r"\bt\w*\.load\b", r"(?<!def )(?<![\w.])load\s*\("),
+    triggers=(r"\bt\w*\.load\b", r"(?<!def )(?<![\w.])load\("),
     requires=(r"\bimport\s+torch\b|\bfrom\s+torch\s+import\b|\btorch\.load\b",),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
