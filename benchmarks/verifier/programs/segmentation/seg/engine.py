@@ -7,7 +7,7 @@ from seg.metrics import areas, mean_dice
 
 
 def evaluate(net, dataloader, device):
-    net.eval()  # good: TL204
+    net.eval()
     scores = []
     for batch in dataloader:
         image, mask_true = batch["image"].to(device), batch["mask"].to(device)
@@ -30,7 +30,7 @@ def train_one_epoch(net, dataloader, val_loader, optimizer, device):
         optimizer.step()
         epoch_loss += loss  # good: TL601
         if step == len(dataloader) // 2:
-            print(f"  validation Dice {evaluate(net, val_loader, device).item():.4f}")
+            print(f"  validation Dice {evaluate(net, val_loader, device).item():.4f}")  # good: TL204
     return float(epoch_loss) / len(dataloader)
 
 
