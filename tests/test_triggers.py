@@ -47,6 +47,10 @@ def test_every_match_of_a_rules_pattern_is_on_a_row_it_gives(pattern: str) -> No
         assert Scan(text).matches(pattern) == bool(rows)
 
 
+def test_a_dot_that_takes_newlines_is_matched_over_the_whole_text() -> None:
+    assert Scan("first(\n" + "\n" * 50 + "last)").matches(r"(?s:first\(.*last\))")
+
+
 def test_a_match_over_two_lines_is_seen() -> None:
     assert Scan("x\n.to\n(device)\n").matches(r"\.to\s*\(")
     assert not Scan("x.to_sparse()").matches(r"\.to\s*\(")

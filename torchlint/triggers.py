@@ -94,7 +94,9 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 @lru_cache(maxsize=4096)
 def _spans_lines(pattern: str) -> bool:
-    """Whether a match may go over many lines: through a class that leaves out some characters, but not the newline."""
+    """Whether a match may go over many lines: a dot takes newlines, or a class that leaves out some characters does."""
+    if "(?s" in pattern or r"[\s\S]" in pattern or r"[\S\s]" in pattern:
+        return True
     return any("\\n" not in inside for inside in re.findall(r"(?<!\\)\[\^([^\]]*)", pattern))
 
 
