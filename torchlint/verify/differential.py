@@ -40,6 +40,7 @@ class Recorded:
 
     records: list[Observation] = field(default_factory=list)
     steps: int = 0
+    stopped: bool = False  # by us, after enough steps
     deviations: list[float] = field(default_factory=list)
     lines: set[str] = field(default_factory=set)
     seconds: list[float] = field(default_factory=list)
@@ -124,7 +125,8 @@ class Runs:
         key = tuple(sorted(old.items()))
         if key not in self._known:
             traced = self._record(old, steps=self.steps, trace=True, hints=_hints(files))
-            steps = max(self.steps, traced.steps)
+            # A program that came to its own end before it was stopped is always run to its end.
+            steps = max(self.steps, traced.steps + (not traced.stopped))
             plain = traced if _stillborn(traced) else self._record(old, steps=steps)
             self._known[key] = _Original(traced, plain, steps)
         return self._known[key]
@@ -218,7 +220,7 @@ def _read(path: str, result: Recorded) -> None:
                 result.records.append(item)
                 continue
             seen: dict[str, Any] = item
-            result.steps, result.lines = seen["steps"], set(seen["lines"])
+            result.steps, result.stopped, result.lines = seen["steps"], seen["stopped"], set(seen["lines"])
             result.deviations, result.seconds, result.resident = seen["deviations"], seen["seconds"], seen["resident"]
             result.scales = seen["scales"]
 

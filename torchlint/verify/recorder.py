@@ -49,7 +49,7 @@ class Recorder:
         self.current = Observation()
         self.seconds: list[float] = []
         self.resident: list[int] = []
-        self.finished = False
+        self.finished = self.stopped = False
         self.unbilled = 0.0
         seed_all(seed)
         self._watch()
@@ -156,6 +156,7 @@ class Recorder:
         self.current = Observation()
         seen = self.made >= self.steps and all(hint & self.lines for hint in self.hints)
         if seen or self.made >= self.most:
+            self.stopped = True
             self.write()
             raise Enough(0)
         self.unbilled, self.mark = 0.0, time.thread_time()
@@ -178,7 +179,7 @@ class Recorder:
         if self.current.leaves:
             pickle.dump(self.current, self.file)
         seen = {
-            "steps": self.made, "deviations": self.ledger.steps, "scales": self.ledger.scales,
+            "steps": self.made, "stopped": self.stopped, "deviations": self.ledger.steps, "scales": self.ledger.scales,
             "lines": sorted(self.lines), "seconds": self.seconds, "resident": self.resident,
         }  # fmt: skip
         pickle.dump(seen, self.file)
