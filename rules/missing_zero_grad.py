@@ -129,6 +129,11 @@ def _fresh(loop: TrainingLoop, step: Event, context: Context) -> bool:
     if isinstance(loop.node, cst.FunctionDef):
         made = step.value.node
         return made is not None and any(n is made for n in walk(loop.node))
+    if step.via is not None and step.origin is not None and step.value.node is not None:
+        # Stepped in a function that the loop calls: an optimizer that this function makes is another one in every turn.
+        inside = context.sem.function(step.origin)
+        if inside.parent is not None and inside is context.sem.function(step.value.node):
+            return True
     names = {step.subject, *(owner.partition(".")[0] for owner in flow.owners(step))}
     for node in walk(loop.node.body):
         if isinstance(node, cst.Assign) and isinstance(node.value, cst.Call):
