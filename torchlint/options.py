@@ -53,7 +53,11 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
             "--apply": Option("", "write the fixes"),
             "--unsafe": Option("", "the unsafe fixes too: those that change numerics, randomness or training"),
             "--diff": Option("", "print the diff (the default without --apply)"),
-            "--verify": Option("run", "only fixes proven by running your code; put `-- COMMAND...` at the end"),
+            "--verify": Option(
+                "run",
+                "only fixes proven by running your code; `-- COMMAND...` comes last; also --min-verdict LEVEL, --steps N, "
+                "--seed S, --json FILE, --html FILE",
+            ),
             "--exit-zero": Option("", "exit 0 even if findings are left"),
             "--stdin-filename": Option("NAME", "fix standard input (PATH is -) to standard output"),
             **SELECTION,
