@@ -55,8 +55,8 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
             "--diff": Option("", "print the diff (the default without --apply)"),
             "--verify": Option(
                 "run",
-                "only fixes proven by running your code; `-- COMMAND...` comes last; also --min-verdict LEVEL, --steps N, "
-                "--seed S, --json FILE, --html FILE",
+                "only fixes proven by running your code; `-- COMMAND...` comes last "
+                "(also --min-verdict, --steps, --seed, --json, --html)",
             ),
             "--exit-zero": Option("", "exit 0 even if findings are left"),
             "--stdin-filename": Option("NAME", "fix standard input (PATH is -) to standard output"),
