@@ -11,8 +11,8 @@ from pathlib import Path
 import libcst as cst
 import pytest
 
+from torchlint.catalogue import load
 from torchlint.config import Config
-from torchlint.rule import load
 from torchlint.semantics import Semantics, rank_guards
 from torchlint.semantics.processes import DDP, Processes
 from torchlint.semantics.rank_guards import one_process, only_some
@@ -162,3 +162,32 @@ def _on_a_free_port(text: str) -> str:
     with socket.socket() as found:
         found.bind(("localhost", 0))
         return text.replace("29500", str(found.getsockname()[1]))
+
+
+ALONE = """
+import os
+import torch
+import torch.distributed as dist
+
+dist.init_process_group("gloo")
+loss = torch.ones(1)
+if dist.get_rank() == 0:
+    dist.all_reduce(loss)
+    print(loss)
+print("done")
+"""
+
+
+def test_a_collective_of_one_process_never_ends(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from torchlint.check import check_text
+    from torchlint.verify.ranks import RanksFailed, launch
+
+    assert [d.row for d in check_text("train.py", ALONE, load(), Config()) if d.code == "TL808"] == [9]
+    with pytest.raises(RanksFailed, match="rank 0"):
+        launch(ALONE, tmp_path / "before", 2, seconds=10)
+    launch(
+        ALONE.replace("    dist.all_reduce", "    pass\ndist.all_reduce").replace("    print", "print"),
+        tmp_path / "after",
+        2,
+    )
