@@ -121,7 +121,7 @@ class Audit:
             elif d.code == "TL001":
                 text = text_of(Path(d.path).read_bytes())
                 broken += 1
-                if text is not None and compiles(text):
+                if d.cell is None and text is not None and compiles(text):  # a notebook as such is a Python literal
                     self.breach(f"{d.path}:{d.row}", f"is valid Python, yet: {d.message}")
         there = {str(p) for p in self.copy.rglob("*.py") if p.is_file()}
         return {"not_python": broken, "excluded": len(there - set(session.files))}
