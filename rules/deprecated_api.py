@@ -11,8 +11,8 @@ torchvision 0.7 to 0.29 (`benchmarks/mine_deprecations.py`), among others
   `x.add_(alpha, y)`, `backward(retain_variables=…)`; `scheduler.get_lr()` outside of `step`
 - modules: `torch._six`, `torchvision.transforms.functional_tensor`, `torchvision.models.utils`
 
-What only the newest releases deprecate, without a rewrite that is known to do the same, is said only to projects that
-state which torch they need.
+What the table holds without a reviewed entry for what to write instead (much of `torch.jit` and `torch.ao`) is not
+reported.
 
 ## Why is this bad
 

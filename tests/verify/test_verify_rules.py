@@ -18,10 +18,15 @@ from torchlint.verify.command import fixtures_folder, verify
 SAFE = [rule for rule in load() if Applicability.SAFE in rule.fixes and rule.checks]
 
 
+# What raised before its fix has no results that the fixed code could equal: that it runs is the property.
+NEVER_RAN = {"missing-super-init"}
+
+
 @pytest.mark.parametrize("rule", SAFE, ids=lambda rule: rule.name)
 def test_every_safe_fix_has_a_case(rule: Rule) -> None:
-    folder = fixtures_folder() / rule.name.replace("-", "_")
-    assert any(case.property is None for case in load_cases(folder)), "a safe fix needs a case of equivalence"
+    cases = load_cases(fixtures_folder() / rule.name.replace("-", "_"))
+    expected = [case for case in cases if (case.property is None) != (rule.name in NEVER_RAN)]
+    assert expected, "a safe fix needs a case of equivalence"
 
 
 @pytest.mark.skipif("TORCHLINT_VERIFY_RULES" not in os.environ, reason="minutes; set TORCHLINT_VERIFY_RULES=1")
