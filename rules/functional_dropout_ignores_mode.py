@@ -65,8 +65,8 @@ from torchlint.diagnostic import Applicability, Edit, Severity
 from torchlint.edits import add_argument
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Class, Function
-from torchlint.semantics.knowledge import MODULE_BASES
 from torchlint.semantics.modes import call_sites
+from torchlint.semantics.origins import is_module
 from torchlint.source import argument, dotted, find, has_star, literal
 
 RULE = Rule(
@@ -161,7 +161,7 @@ def _method(call: cst.Call, context: Context) -> tuple[Function, Class] | None:
     function: Function | None = context.sem.function(call)
     while function is not None and not function.is_method:
         function = function.parent
-    if function is None or function.cls is None or not _is_module(function.cls, context):
+    if function is None or function.cls is None or not is_module(context.sem.names, function.cls):
         return None
     decorators = function.node.decorators if isinstance(function.node, cst.FunctionDef) else ()
     if any(dotted(d.decorator) == "classmethod" for d in decorators):
@@ -172,10 +172,6 @@ def _method(call: cst.Call, context: Context) -> tuple[Function, Class] | None:
         if _MEANT.search(cls.qualname) or "train" in cls.methods:  # a train() of its own may do anything
             return None
     return function, function.cls
-
-
-def _is_module(cls: Class, context: Context) -> bool:
-    return any(MODULE_BASES.match(root) for root in context.sem.names.roots(cls))
 
 
 def _chosen(call: cst.Call, method: Function, context: Context) -> bool:

@@ -71,7 +71,7 @@ def _check(body: cst.CSTNode, events: Sequence[Event], context: Context, repeate
     if not backwards or flow.handles_grad(events, body):
         return
     for at, step in enumerate(events):
-        if step.effect is not Effect.STEP or at > backwards[0] or step.detail == "engine" or _has_closure(step):
+        if step.effect is not Effect.STEP or at > backwards[0] or step.detail == "engine" or flow.has_closure(step):
             continue
         if any(s.effect is Effect.STEP for s in events[at + 1 :]):
             continue  # later steps: several optimizers or phases
@@ -95,11 +95,6 @@ def _check(body: cst.CSTNode, events: Sequence[Event], context: Context, repeate
             fix=_fix(step, first, last, context),
             unless=unknown.questions,
         )
-
-
-def _has_closure(step: Event) -> bool:
-    call = flow.call_of(step)
-    return step.detail != "scaler" and isinstance(call, cst.Call) and bool(call.args)
 
 
 def _fix(step: Event, first: Event, last: Event, context: Context) -> Fix | None:

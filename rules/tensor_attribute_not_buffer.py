@@ -58,7 +58,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Fix, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Class, Function, Kind
-from torchlint.semantics.knowledge import MODULE_BASES
+from torchlint.semantics.origins import is_module
 from torchlint.source import dotted, find, walk
 
 _MADE = r"\bself\.\w+\s*=\s*(?:torch\.\w+|tensor|Tensor|from_numpy|zeros|ones|arange|linspace)\("
@@ -88,7 +88,7 @@ def check(cls: cst.ClassDef, context: Context) -> Iterator[Finding]:
     if own is None or init is None or not init.params:
         return
     family = list(names.mro(own))
-    if not any(MODULE_BASES.match(root) for root in names.roots(own)):
+    if not is_module(names, own):
         return
     if any(name in _OWN_MOVES for c in family for name in c.methods):
         return

@@ -80,7 +80,7 @@ def _check(body: cst.CSTNode, events: Sequence[Event], context: Context) -> Iter
             continue
         if not flow.always_before(body, clear, step) or not any(_comes_along(body, b, step) for b in backward):
             continue
-        if flow.call_of(clear) is flow.call_of(step) or flow.handles_grad(events, body) or _has_closure(step):
+        if flow.call_of(clear) is flow.call_of(step) or flow.handles_grad(events, body) or flow.has_closure(step):
             continue
         unknown = flow.strangers(context.sem, between, "runs-backward", flow.parts(events))
         if unknown.opaque:
@@ -108,11 +108,6 @@ def _comes_along(body: cst.CSTNode, backward: Event, step: Event) -> bool:
     """Whether the backward runs in the turns in which the step is taken (not in another branch)."""
     mine = dict(flow.guard_keys(body, step))
     return all(mine.get(node, taken) == taken for node, taken in flow.guard_keys(body, backward))
-
-
-def _has_closure(step: Event) -> bool:
-    call = flow.call_of(step)
-    return step.detail != "scaler" and isinstance(call, cst.Call) and bool(call.args)
 
 
 def _fix(clear: Event, step: Event, context: Context) -> Fix | None:

@@ -80,6 +80,16 @@ def with_deep_stack(function: Callable[[], None]) -> None:
         raise failure[0]
 
 
+def _tidy(done: int) -> None:
+    """After every tenth file: what is known about a file refers to itself, and would stay."""
+    import gc
+
+    if not done % 10:
+        gc.collect()
+        if done == 10:
+            gc.freeze()  # the modules: no later collection need look at them
+
+
 def _here(paths: Sequence[str], make: Make, arguments: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
     import gc
 
@@ -89,10 +99,7 @@ def _here(paths: Sequence[str], make: Make, arguments: tuple[Any, ...]) -> Itera
         one = make(*arguments)
         for done, path in enumerate(paths, 1):
             results.append((path, one(path)))
-            if not done % 10:
-                gc.collect()  # what is known about a file refers to itself, and would stay
-                if done == 10:
-                    gc.freeze()  # the modules: no later collection need look at them
+            _tidy(done)
 
     collecting = gc.isenabled()
     gc.disable()
@@ -131,10 +138,7 @@ def _worker(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> N
                 result = one(path)
                 gc.enable()
                 done += 1
-                if not done % 10:
-                    gc.collect()
-                    if done == 10:
-                        gc.freeze()
+                _tidy(done)
                 try:
                     connection.send_bytes(marshal.dumps((path, result)))
                 except (BrokenPipeError, ConnectionError):

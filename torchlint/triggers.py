@@ -19,15 +19,11 @@ class Scan:
     def __init__(self, text: str) -> None:
         self.text = text
         self._holds: dict[str, bool] = {}
-        self._matches: dict[str, bool] = {}
         self._rows: dict[str, frozenset[int]] = {}
 
     def matches(self, pattern: str) -> bool:
         """Whether the expression matches somewhere."""
-        found = self._matches.get(pattern)
-        if found is None:
-            found = self._matches[pattern] = self._can_match(pattern) and bool(self.rows(pattern))
-        return found
+        return bool(self.rows(pattern))
 
     def any(self, patterns: Iterable[str]) -> bool:
         return any(map(self.matches, patterns))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import libcst as cst
 
-from torchlint.source import dotted
+from torchlint.source import dotted, walk
 
 # Wrappers that hand on what they iterate over.
 TRANSPARENT = frozenset(
@@ -49,3 +49,8 @@ def unwrap_iteration(node: cst.BaseExpression) -> cst.BaseExpression:
             break
         node = node.args[0].value
     return node
+
+
+def asks_for_main(node: cst.If) -> bool:
+    """Whether an `if` looks at `__name__`: what it guards runs in a script and not on import."""
+    return any(isinstance(n, cst.Name) and n.value == "__name__" for n in walk(node.test))

@@ -52,6 +52,12 @@ def call_of(event: Event) -> cst.CSTNode:
     return event.origin if event.origin is not None else event.node
 
 
+def has_closure(step: Event) -> bool:
+    """Whether the step is given a closure, which clears and runs backward itself."""
+    call = call_of(step)
+    return step.detail != "scaler" and isinstance(call, cst.Call) and bool(call.args)
+
+
 def owners(step: Event) -> frozenset[str]:
     """The modules (as dotted text) whose `.parameters()` the step's optimizer was built from, where that is known."""
     made = step.value.node

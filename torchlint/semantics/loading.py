@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import libcst as cst
 
+from torchlint.semantics.blocks import asks_for_main
 from torchlint.semantics.kinds import Kind, Value
 from torchlint.semantics.loops import LoaderCall, Loop
 from torchlint.semantics.names import Function
@@ -178,15 +179,11 @@ def runs_on_import(sem: Semantics, function: Function, node: cst.CSTNode) -> boo
 
 def _runs_on_import(sem: Semantics, function: Function, node: cst.CSTNode, seen: set[Function]) -> bool:
     if isinstance(function.node, cst.Module):
-        return not any(isinstance(a, cst.If) and _asks_for_main(a) for a in sem.file.ancestors(node))
+        return not any(isinstance(a, cst.If) and asks_for_main(a) for a in sem.file.ancestors(node))
     if function in seen:
         return False
     seen.add(function)
     return any(_runs_on_import(sem, site.function, site.node, seen) for site in sem.call_sites(function))
-
-
-def _asks_for_main(node: cst.If) -> bool:
-    return any(isinstance(n, cst.Name) and n.value == "__name__" for n in walk(node.test))
 
 
 def passes_lambda(sem: Semantics, loader: LoaderCall) -> bool:

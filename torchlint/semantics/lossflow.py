@@ -15,9 +15,9 @@ from weakref import WeakKeyDictionary
 import libcst as cst
 
 from torchlint.semantics.kinds import Kind
-from torchlint.semantics.knowledge import MODULE_BASES
 from torchlint.semantics.made import DEPTH, Find, Made, Scope, Sites
 from torchlint.semantics.names import Class, Function
+from torchlint.semantics.origins import is_module
 from torchlint.semantics.outputs import End, Outputs, same_activation
 from torchlint.semantics.reaching import Path
 from torchlint.source import argument, literal
@@ -232,7 +232,7 @@ def module_outputs(sem: Semantics) -> Iterator[ModuleOutput]:
     tracer = Outputs()
     for cls in sem.classes:
         forward = cls.methods.get("forward")
-        if forward is None or not any(MODULE_BASES.match(r) for r in sem.names.roots(cls)):
+        if forward is None or not is_module(sem.names, cls):
             continue
         scope = Scope(sem, forward, Made(cls.own, None, Scope(sem, sem.names.module), sem, cls))
         for path in _paths(tracer, forward):

@@ -109,6 +109,7 @@ class Names:
         self.function_of: dict[cst.FunctionDef, Function] = {}
         self._qualified: dict[tuple[Function | None, str], str | None] = {}
         self._mros: dict[Class, list[Class]] = {}
+        self._roots: dict[Class, list[str]] = {}
         self._collect(tree, self.module, None, "")
         for cls in self.classes.values():
             cls.bases = [
@@ -116,7 +117,6 @@ class Names:
                 for a in cls.node.bases
                 if not a.star
             ]  # fmt: skip
-        self._qualified.clear()  # asked while definitions were still being collected
 
     def _collect(self, scope: cst.CSTNode, function: Function, cls: Class | None, prefix: str) -> None:
         body = scope if isinstance(scope, cst.Module) else scope.body  # type: ignore[attr-defined]
@@ -230,11 +230,14 @@ class Names:
                 self.classes[b.removeprefix(OWN)] for b in current.bases if b.removeprefix(OWN) in self.classes
             )
 
-    def roots(self, cls: Class) -> list[str]:
+    def roots(self, cls: Class) -> Sequence[str]:
         """Qualified names of the bases that this file does not define, of the class and its ancestors here."""
-        return [
-            b for c in self.mro(cls) for b in c.bases if b and b.removeprefix(OWN) not in self.classes
-        ]  # fmt: skip
+        found = self._roots.get(cls)
+        if found is None:
+            found = self._roots[cls] = [
+                b for c in self.mro(cls) for b in c.bases if b and b.removeprefix(OWN) not in self.classes
+            ]
+        return found
 
     def method(self, cls: Class, name: str) -> Function | None:
         for current in self.mro(cls):

@@ -8,7 +8,7 @@ import libcst as cst
 
 from torchlint.semantics import knowledge
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value
-from torchlint.semantics.names import OWN, Class, Function, parameters
+from torchlint.semantics.names import OWN, Class, Function, Names, parameters
 from torchlint.source import dotted, literal, walk
 
 if TYPE_CHECKING:
@@ -98,9 +98,14 @@ def initial_values(ev: Evaluator, function: Function) -> dict[str, Value]:
     return env
 
 
+def is_module(names: Names, cls: Class) -> bool:
+    """Whether the class derives from `nn.Module`, or from a framework's, through whatever of this file."""
+    return any(knowledge.MODULE_BASES.match(root) for root in names.roots(cls))
+
+
 def instance(ev: Evaluator, cls: Class) -> Value:
     roots = ev.names.roots(cls)
-    if any(knowledge.MODULE_BASES.match(r) for r in roots):
+    if is_module(ev.names, cls):
         return Value(Kind.MODULE, cls.own)
     if any(knowledge.DATASET_BASES.match(r) for r in roots):
         return Value(Kind.DATASET, cls.own)

@@ -16,10 +16,11 @@ from weakref import WeakKeyDictionary
 
 import libcst as cst
 
+from torchlint.semantics.blocks import asks_for_main
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
-from torchlint.source import File, argument, dotted, find, literal, walk, walk_scope
+from torchlint.source import File, argument, dotted, find, literal, walk_scope
 
 N = TypeVar("N", bound=cst.CSTNode)
 _Source = Callable[[cst.BaseExpression, Function], bool]
@@ -258,7 +259,7 @@ class Processes:
         found: dict[tuple[Function | str, str], Replica] = {}
         for call, function in self.named(DDP):
             guard = self.file.enclosing(call, (cst.If, cst.FunctionDef, cst.ClassDef))
-            replica = Replica(call, function, isinstance(guard, cst.If) and not _is_main_guard(guard))
+            replica = Replica(call, function, isinstance(guard, cst.If) and not asks_for_main(guard))
             for name in self._targets(call):
                 found[self._scope(function, name), name] = replica
         for _ in range(4):
@@ -333,10 +334,6 @@ def _outer(sem: Semantics, function: Function) -> Function | None:
 def _assigned(node: cst.Assign | cst.AnnAssign) -> Iterable[cst.BaseExpression]:
     for target in [t.target for t in node.targets] if isinstance(node, cst.Assign) else [node.target]:
         yield from (e.value for e in target.elements) if isinstance(target, (cst.Tuple, cst.List)) else (target,)
-
-
-def _is_main_guard(node: cst.If) -> bool:
-    return any(isinstance(n, cst.Name) and n.value == "__name__" for n in walk(node.test))
 
 
 _known: WeakKeyDictionary[Semantics, Processes] = WeakKeyDictionary()

@@ -13,6 +13,8 @@ from torchlint.vectorise.pure import JOINS, PURE
 _FROM_TORCH = re.compile(r"\bfrom\s+torch[\w.]*\s+import\s*(\([^)]*\)|(?:[^\n\\]|\\.)*)", re.DOTALL)
 _RENAMED = re.compile(r"\b(\w+)\s+as\s+(\w+)")
 _LOSS = re.compile(r"Loss\b|_loss\b|cross_entropy|kl_div")
+# Attributes that are made, annotated, handed on or looked into somewhere: `self.net = …`, `self.net.eval()`.
+_HELD = re.compile(r"\.(\w+)(?=\s*(?:[,:)\]][^=]{0,160})?=(?!=)|\s*[.\[])")
 _FACTORY_NAMES = """
     zeros ones full eye empty arange range tril_indices triu_indices linspace logspace hann_window hamming_window
     blackman_window bartlett_window kaiser_window rand randn randint randperm normal tensor Tensor FloatTensor
@@ -29,7 +31,6 @@ class Whole:
     def __init__(self, text: str, stretches: Callable[[], Sequence[Code]] = tuple) -> None:
         self.text = text
         self.stretches = stretches  # all the stretches of the file
-        self.held: frozenset[str] | None = None  # the attributes that hold something; filled by `forwards`
 
     @cached_property
     def stretches_by_name(self) -> dict[str, list[Code]]:
@@ -69,6 +70,11 @@ class Whole:
         for line in _IMPORTS.findall(self.text):
             found.update(_WORD.findall(line))
         return frozenset(found)
+
+    @cached_property
+    def held(self) -> frozenset[str]:
+        """The attributes that hold something, as far as the text shows."""
+        return frozenset(_HELD.findall(self.text))
 
     @cached_property
     def has_loss(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 
 from torchlint.shapes.code import Code, Whole
@@ -10,8 +11,6 @@ from torchlint.shapes.code import Code, Whole
 _SETS_MODE = re.compile(r"\.eval\(|\.train\(\s*(?:mode\s*=\s*)?False|\.load_state_dict\(")
 _NUMBERS = re.compile(r"\.(?:item|argmax|numpy|tolist|topk)\s*\(")
 _LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.comprehension)
-# Attributes that are made, annotated, handed on or looked into somewhere: `self.net = …`, `self.net.eval()`.
-_HELD = re.compile(r"\.(\w+)(?=\s*(?:[,:)\]][^=]{0,160})?=(?!=)|\s*[.\[])")
 _SETATTR = re.compile(r"setattr|add_module|register_module|__dict__")
 # What modules, tensors and Python's own objects have for methods; running a model is none of these.
 _METHODS = frozenset(
@@ -78,17 +77,11 @@ def _may_be_module(func: ast.expr, code: Code) -> bool:
     if not isinstance(func.value, ast.Name):
         return True
     if func.value.id in ("self", "cls"):
-        return func.attr not in whole.functions and (func.attr in _held(whole) or _by_name(whole))
+        return func.attr not in whole.functions and (func.attr in whole.held or _by_name(whole))
     return func.value.id not in whole.imported or func.value.id in code.bindings
 
 
-_BUILTINS = frozenset(dir(__builtins__) if not isinstance(__builtins__, dict) else __builtins__)
-
-
-def _held(whole: Whole) -> frozenset[str]:
-    if whole.held is None:
-        whole.held = frozenset(_HELD.findall(whole.text))
-    return whole.held
+_BUILTINS = frozenset(dir(builtins))
 
 
 def _by_name(whole: Whole) -> bool:
