@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 CLEAN, FINDINGS, TROUBLE, INTERRUPTED = 0, 1, 2, 130
 
+# Verbs whose `main(arguments)` lives in a module of their own, imported when they are called for.
+ELSEWHERE: dict[str, str] = {}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code."""
@@ -46,6 +49,10 @@ def _main(argv: list[str]) -> int:
         arguments = parse(argv)
     except UsageError as error:
         return _trouble(str(error))
+    if arguments.verb in ELSEWHERE:
+        from importlib import import_module
+
+        return int(import_module(ELSEWHERE[arguments.verb]).main(arguments))
     verbs: dict[str, Callable[[Arguments], int]] = {
         "teach": lambda _: _say(TEACHING),
         "help": lambda a: _say(help_text(a.paths[0])),
