@@ -11,6 +11,7 @@ import importlib
 import marshal
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torchlint
@@ -43,9 +44,9 @@ def load() -> list[Rule]:
     """All rules, by code. A rule module that cannot be imported raises: a linter must not silently check less."""
     import torchlint.rules as package
 
-    folder = next(iter(package.__path__))
-    stamp = _stamp(folder)
-    path = os.path.join(folder, "__pycache__", f"catalogue.{sys.implementation.cache_tag}")
+    folders = list(package.__path__)
+    stamp = _stamp(folders)
+    path = os.path.join(folders[0], "__pycache__", f"catalogue.{sys.implementation.cache_tag}")
     listing = _read(path, stamp)
     if listing is None:
         modules = {name: importlib.import_module(f"torchlint.rules.{name}") for name in _modules(stamp)}
@@ -59,10 +60,12 @@ def load() -> list[Rule]:
     return sorted(found, key=lambda r: r.code)
 
 
-def _stamp(folder: str) -> list[Any]:
+def _stamp(folders: Sequence[str]) -> list[Any]:
     """What tells one state of the rules from another."""
-    with os.scandir(folder) as entries:
-        files = sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.name.endswith(".py"))
+    files: list[tuple[str, int, int]] = []
+    for folder in folders:
+        with os.scandir(folder) as entries:
+            files += sorted((e.name, e.stat().st_size, e.stat().st_mtime_ns) for e in entries if e.name.endswith(".py"))
     return [torchlint.__version__, *files]
 
 
