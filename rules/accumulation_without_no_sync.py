@@ -87,7 +87,7 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
             if group is None or any(b.value.kind is Kind.FRAMEWORK or b.via is not None for b in group.backwards):
                 continue
             found = replica_of(processes, loop)
-            at = processes.twin(flow.call_of(group.backwards[0]), ctx.file)
+            at = processes.file.twin(flow.call_of(group.backwards[0]), ctx.file)
             if found is None or at is None:
                 continue
             model, replica = found

@@ -78,7 +78,7 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
         what = waits(processes, call, function, name)
         if what is None or not in_one_process(processes, call, function):
             continue
-        at = processes.twin(call, ctx.file)
+        at = processes.file.twin(call, ctx.file)
         if at is not None:
             subject, why, do = what
             yield Finding(at, f"one process alone {subject}", why, do)

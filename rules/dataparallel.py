@@ -83,8 +83,8 @@ RULE = Rule(
 def check(call: cst.Call, ctx: Context) -> Iterator[Finding]:
     if ctx.sem.qualified(call.func) != "torch.nn.DataParallel":
         return
-    script = Script.whole(ctx.file, ctx.sem)
-    wrap = next((w for w in script.made_by("torch.nn.DataParallel") if script.twin(w, ctx.file) is call), None)
+    script = Script.whole(ctx.sem)
+    wrap = next((w for w in script.made_by("torch.nn.DataParallel") if script.file.twin(w, ctx.file) is call), None)
     training = trained(script, wrap) if wrap is not None else None
     if training is None:
         return

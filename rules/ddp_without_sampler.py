@@ -64,14 +64,14 @@ RULE = Rule(
 def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
     if "DistributedDataParallel" not in ctx.file.text:
         return
-    script = Script.whole(ctx.file, ctx.sem)
+    script = Script.whole(ctx.sem)
     wraps = script.made_by("torch.nn.parallel.DistributedDataParallel")
     reported: set[cst.CSTNode] = set()
     for trained in sharding.trained_loaders(script) if wraps else ():
         for loader in sharding.loaders(script, trained):
             if loader in reported or sharding.prepared(script, loader):
                 continue
-            at = script.twin(loader, ctx.file)
+            at = script.file.twin(loader, ctx.file)
             if at is not None and shuffles_everything(script, loader):
                 reported.add(loader)
                 yield Finding(

@@ -74,7 +74,7 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
     reported: set[cst.CSTNode] = set()
     for size, function in sizes(processes):
         product = scaled(processes, size, function)
-        at = processes.twin(product.node, ctx.file) if product is not None else None
+        at = processes.file.twin(product.node, ctx.file) if product is not None else None
         if product is None or at is None or product.node in reported:
             continue
         reported.add(product.node)

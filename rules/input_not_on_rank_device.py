@@ -91,7 +91,7 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
             continue
         device = gpu(processes, replica)
         strays = [s for a in call.args if not a.star and (s := stray(processes, a.value, function)) is not None]
-        at = processes.twin(strays[0].node, ctx.file) if strays else None
+        at = processes.file.twin(strays[0].node, ctx.file) if strays else None
         if device is not None and at is not None:
             yield finding(processes, replica, device, call, function, strays, at)
 

@@ -61,7 +61,7 @@ RULE = Rule(
 def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
     if "DistributedSampler" not in ctx.file.text or "set_epoch" in ctx.file.text:
         return
-    script = Script.whole(ctx.file, ctx.sem)
+    script = Script.whole(ctx.sem)
     reported: set[cst.CSTNode] = set()
     for trained in sharding.trained_loaders(script):
         if not sharding.several_epochs(trained):
@@ -70,7 +70,7 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
             if sharding.prepared(script, loader):
                 continue
             for sampler in sharding.samplers(script, loader):
-                at = script.twin(sampler, ctx.file)
+                at = script.file.twin(sampler, ctx.file)
                 if at is not None and at not in reported and sharding.shuffles(sampler):
                     reported.add(at)
                     yield finding(script, trained, at)

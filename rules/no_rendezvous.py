@@ -70,7 +70,7 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
     for call, function in processes.named(GROUP):
         if not reads_environment(call) or not (processes.started_from(function) & processes.spawned.keys()):
             continue
-        at = processes.twin(call, ctx.file)
+        at = processes.file.twin(call, ctx.file)
         if at is not None:
             yield Finding(
                 at,

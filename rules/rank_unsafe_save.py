@@ -72,7 +72,7 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
         path = argument(call, "f", 1)
         if path is None or not everywhere(processes, call, function) or own_place(processes, path.value, function):
             continue
-        at = processes.twin(call, ctx.file)
+        at = processes.file.twin(call, ctx.file)
         if at is not None:
             yield Finding(
                 at,

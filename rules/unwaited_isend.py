@@ -68,7 +68,7 @@ def check(call: cst.Call, ctx: Context) -> Iterator[Finding]:
     if not name.endswith(("isend", "irecv")) and argument(call, "async_op") is None:
         return
     processes = Processes.of(ctx.sem)
-    twin = next((c for c, _, _ in processes.calls if processes.twin(c, ctx.file) is call), None)
+    twin = next((c for c, _, _ in processes.calls if processes.file.twin(c, ctx.file) is call), None)
     if twin is None:
         return
     function = processes.sem.function(twin)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import stat
 
+from torchlint.locate import MARKS
+
 DEFAULT_EXCLUDE = (
     ".bzr", ".direnv", ".eggs", ".git", ".git-rewrite", ".hg", ".ipynb_checkpoints", ".mypy_cache", ".nox", ".pants.d",
     ".pyenv", ".pytest_cache", ".pytype", ".ruff_cache", ".svn", ".torchlint_cache", ".tox", ".venv", ".vscode",
@@ -107,11 +109,15 @@ def _ignores_above(directory: str) -> list[Ignores]:
 
 
 def discover(
-    paths: list[str], exclude: tuple[str, ...] = DEFAULT_EXCLUDE, root: str | None = None
+    paths: list[str],
+    exclude: tuple[str, ...] = DEFAULT_EXCLUDE,
+    root: str | None = None,
+    marked: set[str] | None = None,
 ) -> tuple[list[str], list[str]]:
     """The files to read, in path order, and one line for each path that could not be read.
 
-    Directories are searched for `.py` and `.ipynb` files; other files are taken as they are named.
+    Directories are searched for `.py` and `.ipynb` files; other files are taken as they are named. The absolute paths
+    of the searched folders that may hold settings are added to `marked`.
     """
     excluded = Excluder(exclude, os.path.abspath(root or os.getcwd()))
     found: dict[str, None] = {}
@@ -124,7 +130,7 @@ def discover(
             problems.append(_trouble(path, error))
             continue
         if stat.S_ISDIR(mode):
-            _search(path, excluded, found, problems)
+            _search(path, excluded, found, problems, set() if marked is None else marked)
         elif not stat.S_ISREG(mode):
             problems.append(f"{path}: is neither a file nor a folder; standard input is read from -")
         else:
@@ -136,11 +142,12 @@ def _trouble(path: str, error: OSError) -> str:
     if isinstance(error, FileNotFoundError):
         if os.path.islink(path):
             return f"{path}: cannot be read: it links to {os.readlink(path)}, which does not exist"
-        return f"{path}: no such file or directory{_nearest(path)}"
+        return f"{path}: no such file or directory{nearest_path(path)}"
     return f"{path}: cannot be read: {error.strerror or error}"
 
 
-def _nearest(path: str) -> str:
+def nearest_path(path: str) -> str:
+    """`; did you mean X?` for a path that does not exist, "" where nothing beside it has such a name."""
     import difflib
 
     parent, name = os.path.split(path)
@@ -151,7 +158,9 @@ def _nearest(path: str) -> str:
     return f"; did you mean {os.path.join(parent, near[0])}?" if near else ""
 
 
-def _search(top: str, excluded: Excluder, found: dict[str, None], problems: list[str]) -> None:
+def _search(
+    top: str, excluded: Excluder, found: dict[str, None], problems: list[str], marked: set[str]
+) -> None:
     absolute = os.path.abspath(top)
     stack = [(top, absolute, tuple(_ignores_above(absolute)))]
     while stack:
@@ -174,6 +183,8 @@ def _search(top: str, excluded: Excluder, found: dict[str, None], problems: list
                 problems.append(_trouble(prefix + name, error))
                 continue
             if not is_directory and not name.endswith((".py", ".ipynb")):
+                if name in MARKS:
+                    marked.add(full)
                 continue
             if excluded(name, above + name):
                 continue

@@ -1,4 +1,4 @@
-"""Where a run's settings lie: found upwards from its paths, as bytes; `config` gives them their meaning.
+"""Where settings lie: found upwards from a run's paths, as bytes; `config` gives them their meaning.
 
 Apart from `config` because a run over unchanged files needs these bytes, as the cache's key, and nothing else of it.
 """
@@ -11,26 +11,43 @@ TYPE_CHECKING = False  # typing itself takes longer to import than a warm run ma
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+OWN, PROJECT = "torchlint.toml", "pyproject.toml"
+MARKS = frozenset((OWN, PROJECT))  # a folder that holds one may have settings of its own
+# What tells a project's torch version, in the order in which it is asked; see `pins`.
+DECLARATIONS = (PROJECT, "setup.cfg", "setup.py", "requirements.txt", "environment.yml", "environment.yaml")
+LOCKS = ("uv.lock", "poetry.lock")
+_EXTENDS_AT_MOST = 10
+
 
 class ConfigError(ValueError):
     """A setting that cannot be used; the message names the file, the key and the nearest known one."""
 
 
 class Located:
-    """The files that settings come from: the nearest with settings, and the nearest pyproject.toml.
+    """The nearest file with settings, what it extends, and what tells the torch version of the project.
 
     `root` is the project's folder. `marked` says that something (settings, pyproject.toml, .git) makes it a project.
+    `start` is the folder that the search began in. `bases` are the extended files, the nearest first.
     """
 
-    __slots__ = ("data", "marked", "path", "project", "project_data", "root")
+    __slots__ = ("bases", "data", "explicit", "hints", "marked", "path", "project", "project_data", "root", "start")
 
-    def __init__(self) -> None:
+    def __init__(self, start: str) -> None:
+        self.start = start
         self.path = ""
         self.data = b""
+        self.explicit = False
+        self.bases: list[tuple[str, bytes]] = []
         self.project = ""
         self.project_data = b""
+        self.hints: list[tuple[str, bytes]] = []
         self.root = ""
         self.marked = True
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Differs whenever the settings may; made of what marshal takes."""
+        return (self.root, self.path, self.data, tuple(self.bases), tuple(self.hints))
 
 
 def _read(path: str) -> bytes | None:
@@ -67,25 +84,15 @@ def _holds_settings(path: str, data: bytes) -> bool:
 
 def locate(paths: Iterable[str], explicit: str = "") -> Located:
     """Search upwards from the folder that all paths share. Raises ConfigError for a file that cannot be read."""
-    found = Located()
+    start = current = _start(paths)
+    found = Located(start)
     if explicit:
         data = _read(explicit)
         if data is None:
-            raise ConfigError(f"{explicit}: no such config file")
-        found.path, found.data = explicit, data
-    start = current = _start(paths)
+            raise ConfigError(f"{explicit}: no such config file{_near(explicit)}")
+        found.path, found.data, found.explicit = explicit, data, True
     while True:
-        own = _read(os.path.join(current, "torchlint.toml")) if not found.path else None
-        path = os.path.join(current, "pyproject.toml")
-        project = _read(path) if not found.path or not found.project else None
-        if own is not None:
-            found.path, found.data = os.path.join(current, "torchlint.toml"), own
-        if project is not None:
-            if not found.project:
-                found.project, found.project_data = path, project
-            if not found.path and _holds_settings(path, project):
-                found.path, found.data = path, project
-        here = own is not None or project is not None or os.path.exists(os.path.join(current, ".git"))
+        here = _look(found, current) or os.path.exists(os.path.join(current, ".git"))
         if not found.root and here:
             found.root = current
         parent = os.path.dirname(current)
@@ -96,4 +103,138 @@ def locate(paths: Iterable[str], explicit: str = "") -> Located:
         found.root = os.path.dirname(found.path)
     if not found.root:
         found.root, found.marked = start, False
+    found.bases = _bases(found.path, found.data)
+    folders = {found.root, os.path.dirname(found.project)} if found.project else {found.root}
+    found.hints = [hint for folder in sorted(folders, key=len, reverse=True) for hint in _hints(folder)]
     return found
+
+
+def below(folder: str, top: Located) -> Located:
+    """The settings that hold for a folder inside `top.start`: its own or nearest, `top`'s where there are none between.
+
+    A pyproject.toml without settings stays in the enclosing project and tells only the torch version.
+    Raises ConfigError.
+    """
+    found = Located(folder)
+    current = folder
+    while current != top.start and not (found.path and found.project):
+        _look(found, current)
+        parent = os.path.dirname(current)
+        if parent == current:
+            break
+        current = parent
+    hints = _hints(os.path.dirname(found.project)) if found.project else []
+    if not found.path and not hints:
+        return top
+    if found.path:
+        found.root = os.path.dirname(found.path)
+        found.bases = _bases(found.path, found.data)
+        if os.path.dirname(found.project) != found.root:
+            hints += _hints(found.root)
+    else:
+        found.path, found.data, found.bases = top.path, top.data, top.bases
+        found.root, found.marked = top.root, top.marked
+    if not found.project:
+        found.project, found.project_data = top.project, top.project_data
+    found.hints = hints + [hint for hint in top.hints if hint not in hints]
+    return found
+
+
+def _look(found: Located, folder: str) -> bool:
+    """Add what one folder holds to what was found below it; whether it holds anything."""
+    own = _read(os.path.join(folder, OWN)) if not found.path else None
+    path = os.path.join(folder, PROJECT)
+    project = _read(path) if not found.path or not found.project else None
+    if own is not None:
+        found.path, found.data = os.path.join(folder, OWN), own
+    if project is not None:
+        if not found.project:
+            found.project, found.project_data = path, project
+        if not found.path and _holds_settings(path, project):
+            found.path, found.data = path, project
+    return own is not None or project is not None
+
+
+def extended(path: str, data: bytes) -> str:
+    """The file that `extend = "..."`, on a line of its own, names; "" if there is none.
+
+    Read by hand, since the cache's key needs that file's bytes and a parser of TOML takes longer than the whole run.
+    """
+    if b"extend" not in data:
+        return ""
+    header = b"[tool.torchlint]"
+    inside = os.path.basename(path) != PROJECT
+    for line in data.splitlines():
+        line = line.strip()
+        if line.startswith(b"["):
+            inside = line.partition(b"#")[0].replace(b" ", b"") == header
+        name, _, value = line.partition(b"=")
+        quote = value.strip()[:1]
+        if inside and name.strip() == b"extend" and quote in (b'"', b"'"):
+            target = os.path.expanduser(value.strip()[1:].partition(quote)[0].decode("utf-8", "replace"))
+            return os.path.normpath(os.path.join(os.path.dirname(path), target))
+    return ""
+
+
+def _bases(path: str, data: bytes) -> list[tuple[str, bytes]]:
+    found: list[tuple[str, bytes]] = []
+    seen = [os.path.abspath(path)]
+    while target := extended(path, data):
+        if os.path.abspath(target) in seen or len(seen) > _EXTENDS_AT_MOST:
+            raise ConfigError(f"{path}: extend leads in a circle through {target}")
+        base = _read(target)
+        if base is None:
+            raise ConfigError(f"{path}: extend names {target}, which does not exist{_near(target)}")
+        seen.append(os.path.abspath(target))
+        found.append((target, base))
+        path, data = target, base
+    return found
+
+
+def _hints(folder: str) -> list[tuple[str, bytes]]:
+    """The files of a folder that may tell the torch version, in the order in which they are asked.
+
+    Those that cannot be read say nothing, and of a lock file only torch's own entry is kept.
+    """
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    found: list[tuple[int, str, bytes]] = []
+    for name in names:
+        if name in DECLARATIONS:
+            rank = DECLARATIONS.index(name)
+        elif name in LOCKS:
+            rank = len(DECLARATIONS) + LOCKS.index(name)
+        elif name.startswith("requirements") and name.endswith(".txt"):
+            rank = DECLARATIONS.index("requirements.txt")
+        else:
+            continue
+        path = os.path.join(folder, name)
+        try:
+            data = _read(path) or b""
+        except ConfigError:
+            continue
+        if name in LOCKS:
+            data = _locked(data)
+        if b"torch" in data:
+            found.append((rank, path, data))
+    # requirements.txt before its variants, which follow by name.
+    found.sort(key=lambda hint: (hint[0], not hint[1].endswith(os.sep + "requirements.txt"), hint[1]))
+    return [(path, data) for _, path, data in found]
+
+
+def _locked(data: bytes) -> bytes:
+    """The entries of torch in a lock file: their two lines `name = …` and `version = …`."""
+    entries: list[bytes] = []
+    at = data.find(b'name = "torch"')
+    while at >= 0:
+        entries += data[at : at + 200].splitlines(keepends=True)[:2]
+        at = data.find(b'name = "torch"', at + 1)
+    return b"".join(entries)
+
+
+def _near(path: str) -> str:
+    from torchlint.discover import nearest_path
+
+    return nearest_path(path)

@@ -6,11 +6,8 @@ travel as (line, column) and are turned into offsets of the full text here.
 
 from __future__ import annotations
 
-import bisect
-import re
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import fields
 from functools import cached_property
 from typing import Any, TypeVar, cast
@@ -19,6 +16,7 @@ import libcst as cst
 from libcst._nodes.internal import CodegenState
 
 from torchlint.diagnostic import Edit
+from torchlint.positions import Index, Lines
 
 N = TypeVar("N", bound=cst.CSTNode)
 
@@ -29,7 +27,6 @@ _TRIVIA_PREFIXES = (
     "second_colon", "last_line", "empty_lines", "indent", "separator", "asterisk", "operator",
 )  # fmt: skip
 _KEEP = {"star_arg", "star_kwarg", "star_etc"}
-_NEWLINE = re.compile(r"\r\n|\n|\r")
 _NO_NODE = (str, bool, type(None), cst.MaybeSentinel)
 
 
@@ -123,75 +120,6 @@ def find(node: cst.CSTNode, kind: type[N]) -> Iterator[N]:
             yield cast(N, n)
 
 
-class Index(CodegenState):
-    """One code generation pass that notes, for each node, its full span, its caret span and its parent.
-
-    The full span is what `Edit`s splice (with parentheses, decorators, leading lines); the caret span is what a
-    reader calls "this node", identical to libcst's PositionProvider, at an eighth of its cost.
-    """
-
-    def __init__(self, module: cst.Module) -> None:
-        super().__init__(default_indent=module.default_indent, default_newline=module.default_newline)
-        self.position = 0
-        self.full: dict[cst.CSTNode, tuple[int, int]] = {}
-        self.caret: dict[cst.CSTNode, tuple[int, int]] = {}
-        self.indent: dict[cst.CSTNode, str] = {}
-        self._open: list[int] = []
-        module._codegen(self)
-
-    def add_indent_tokens(self) -> None:
-        super().add_indent_tokens()
-        for token in self.indent_tokens:
-            self.position += len(token)
-
-    def add_token(self, value: str) -> None:
-        self.tokens.append(value)
-        self.position += len(value)
-
-    def before_codegen(self, node: cst.CSTNode) -> None:
-        self._open.append(self.position)
-        if isinstance(node, (cst.BaseStatement, cst.BaseSmallStatement)):
-            self.indent[node] = "".join(self.indent_tokens)
-
-    def after_codegen(self, node: cst.CSTNode) -> None:
-        self.full[node] = (self._open.pop(), self.position)
-
-    @contextmanager
-    def record_syntactic_position(
-        self,
-        node: cst.CSTNode,
-        *,
-        start_node: cst.CSTNode | None = None,
-        end_node: cst.CSTNode | None = None,
-    ) -> Iterator[None]:
-        start = self.position
-        try:
-            yield
-        finally:
-            if start_node is not None:
-                start = (self.caret.get(start_node) or self.full[start_node])[0]
-            end = self.position
-            if end_node is not None:
-                end = (self.caret.get(end_node) or self.full[end_node])[1]
-            self.caret[node] = (start, end)
-
-
-class Lines:
-    """Line starts of a text; \\n, \\r\\n and lone \\r all end a line, as they do for the tokenizer."""
-
-    def __init__(self, text: str) -> None:
-        self.starts = [0, *(m.end() for m in _NEWLINE.finditer(text))]
-
-    def locate(self, offset: int) -> tuple[int, int]:
-        """Offset → (row, column), both 0-based."""
-        row = bisect.bisect_right(self.starts, offset) - 1
-        return row, offset - self.starts[row]
-
-    def offset(self, row: int, column: int) -> int:
-        """(row, column), both 0-based → offset."""
-        return self.starts[row] + column
-
-
 class File:
     """A parsed file. `text` is the decoded source without BOM; `tree` may hold fewer statements than `text`."""
 
@@ -213,6 +141,13 @@ class File:
     @cached_property
     def _tree_lines(self) -> Lines:
         return self.lines if self._tree_text is self.text else Lines(self._tree_text)
+
+    def twin(self, node: N, other: File) -> N | None:
+        """The node of another tree of the same text at the place of this one's `node`; None if it is blanked there."""
+        if other is self:
+            return node
+        place = self.caret(node)
+        return next((n for n in find(other.tree, type(node)) if other.caret(n) == place), None)
 
     @property
     def is_whole(self) -> bool:

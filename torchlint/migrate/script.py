@@ -9,14 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import TypeVar
 
 import libcst as cst
 
 from torchlint.semantics import Semantics
-from torchlint.source import File, dotted, find, walk, walk_scope
-
-N = TypeVar("N", bound=cst.CSTNode)
+from torchlint.source import File, dotted, walk, walk_scope
 
 Scope = cst.FunctionDef | cst.Module
 Loop = cst.For | cst.While
@@ -41,19 +38,9 @@ class Script:
         self._trains: dict[cst.CSTNode, bool] = {}
 
     @classmethod
-    def whole(cls, file: File, sem: Semantics) -> Script:
+    def whole(cls, sem: Semantics) -> Script:
         """The script behind a file whose tree may be thinned: here the prints and loops of every function matter."""
-        if not file.is_whole:
-            file = File.parse(file.path, file.text)
-            sem = Semantics(file)
-        return cls(file, sem.qualified)
-
-    def twin(self, node: N, file: File) -> N | None:
-        """The node of another tree of the same text at this script's node's place; None if it is blanked there."""
-        if self.file is file:
-            return node
-        place = self.file.caret(node)
-        return next((n for n in find(file.tree, type(node)) if file.caret(n) == place), None)
+        return cls(sem.whole.file, sem.whole.qualified)
 
     # -- what there is ----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import libcst as cst
@@ -20,9 +19,8 @@ from torchlint.semantics.blocks import asks_for_main
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
-from torchlint.source import File, argument, dotted, find, literal, walk_scope
+from torchlint.source import argument, dotted, find, literal, walk_scope
 
-N = TypeVar("N", bound=cst.CSTNode)
 _Source = Callable[[cst.BaseExpression, Function], bool]
 
 DDP = "torch.nn.parallel.DistributedDataParallel"
@@ -61,18 +59,8 @@ class Processes:
         """The processes of a file, read once however many rules ask."""
         found = _known.get(sem)
         if found is None:
-            whole = sem
-            if not sem.file.is_whole:
-                whole = Semantics(File.parse(sem.file.path, sem.file.text))
-            found = _known[sem] = cls(whole)
+            found = _known[sem] = cls(sem.whole)
         return found
-
-    def twin(self, node: N, file: File) -> N | None:
-        """The node of the thinned tree at the place of one of the whole tree; None where it is blanked."""
-        if self.file is file:
-            return node
-        place = self.file.caret(node)
-        return next((n for n in find(file.tree, type(node)) if file.caret(n) == place), None)
 
     # -- calls --------------------------------------------------------------------------------------------------------
 

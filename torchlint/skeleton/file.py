@@ -14,10 +14,11 @@ from collections.abc import Collection
 
 import libcst as cst
 
+from torchlint.positions import Index
 from torchlint.skeleton import nodes as bare
 from torchlint.skeleton.missing import NeedsText
 from torchlint.skeleton.statements import Statements
-from torchlint.source import File, Index
+from torchlint.source import File
 
 
 class Skeleton(File):
