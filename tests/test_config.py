@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.engine import rename_rule
-from torchlint.config import BrokenToml, ConfigError, from_table, load, torch_floor
-from torchlint.locate import locate
+from torchlint.config import from_table, load
+from torchlint.locate import ConfigError, locate
+from torchlint.pins import torch_floor
 from torchlint.rule import Rule, UnknownRule
 from torchlint.run import choose
+from torchlint.toml import BrokenToml, parse_toml
 
 
 def configure(text: str) -> object:
-    from torchlint.config import parse_toml
-
     return from_table(parse_toml("t.toml", text.encode()), "t.toml", "/project")
 
 

@@ -165,7 +165,7 @@ class Cache:
         self._changed, self._loaded = False, (self.setup, self.answers)
         self._forget_old()
 
-    def _forget_old(self, keep: int = 12) -> None:
+    def _forget_old(self, keep: int = 40) -> None:
         """Old settings and versions leave files behind: the least recently written go."""
         try:
             with os.scandir(self.folder) as scan:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from typing import Any
 
 from torchlint.discover import DEFAULT_EXCLUDE
 from torchlint.locate import ConfigError, Located
+from torchlint.toml import parse_toml
 
 SEVERITIES = ("error", "warning", "info")
 DEVICES = ("auto", "cuda", "cpu")
-
-
-class BrokenToml(ConfigError):
-    """The file is not TOML, so it says nothing: a check goes on with the defaults, a fix does not."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +136,9 @@ KEYS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+ADDING = ("extend-select", "extend-exclude")  # lists to which an extending file adds
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean X?` for the closest known name, or a list of all when none is close."""
     import difflib
@@ -156,8 +154,10 @@ def from_table(table: Mapping[str, Any], where: str, root: str) -> Config:
     """A Config from parsed settings. `where` names their source in errors."""
     values: dict[str, Any] = {}
     for key, value in table.items():
+        if key == "extend":
+            continue  # the file that it names was found with this one
         if key not in KEYS:
-            raise ConfigError(f"{where}: unknown key {key!r}{nearest(key, KEYS)}")
+            raise ConfigError(f"{where}: unknown key {key!r}{nearest(key, [*KEYS, 'extend'])}")
         try:
             values[key.replace("-", "_")] = KEYS[key](value)
         except TypeError as error:
@@ -165,51 +165,8 @@ def from_table(table: Mapping[str, Any], where: str, root: str) -> Config:
     return Config(root=root, **values)
 
 
-def parse_toml(path: str, data: bytes) -> dict[str, Any]:
-    """The file's tables. Raises BrokenToml with the parser's place."""
-    toml: Any = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        document: dict[str, Any] = toml.loads(data.decode("utf-8"))
-    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BrokenToml(f"{path}: not valid TOML: {error}") from error
-    return document
-
-
-_TORCH = re.compile(r"^\s*(?:torch|pytorch)(?![\w.-])\s*(?:\[[^\]]*\])?\s*\(?\s*([^;#)]*)", re.IGNORECASE)
-_BOUND = re.compile(r"(?:>=|==|~=|\^)\s*v?(\d+)\.(\d+)")
-
-
-def torch_floor(requirements: Iterable[str]) -> tuple[int, int] | None:
-    """The oldest torch that a project's requirement lines allow, or None where they set no lower bound."""
-    for line in requirements:
-        match = _TORCH.match(line)
-        bound = match and _BOUND.search(match[1])
-        if bound:
-            return int(bound[1]), int(bound[2])
-    return None
-
-
-def _requirements(document: Mapping[str, Any]) -> list[str]:
-    project = document.get("project")
-    found: list[str] = []
-    if isinstance(project, dict):
-        groups = [project.get("dependencies")]
-        optional = project.get("optional-dependencies")
-        if isinstance(optional, dict):
-            groups += optional.values()
-        found += [line for group in groups if isinstance(group, list) for line in group if isinstance(line, str)]
-    tool = document.get("tool")
-    poetry = tool.get("poetry") if isinstance(tool, dict) else None
-    dependencies = poetry.get("dependencies") if isinstance(poetry, dict) else None
-    if isinstance(dependencies, dict):
-        for name, spec in dependencies.items():
-            version = spec.get("version") if isinstance(spec, dict) else spec
-            if isinstance(version, str):
-                found.append(f"{name} {version}")
-    return found
-
-
 def section(path: str, data: bytes) -> dict[str, Any] | None:
+    """The table `tool.torchlint` of a pyproject.toml."""
     tool = parse_toml(path, data).get("tool")
     section = tool.get("torchlint") if isinstance(tool, dict) else None
     if section is not None and not isinstance(section, dict):
@@ -217,19 +174,70 @@ def section(path: str, data: bytes) -> dict[str, Any] | None:
     return section
 
 
-def load(found: Located) -> Config:
-    """The settings that `locate` found, with the torch version of the project's dependencies where none is set."""
+@dataclass(frozen=True)
+class Layer:
+    """One file's settings. `where` names it in errors."""
+
+    path: str
+    where: str
+    data: bytes
+    table: Mapping[str, Any]
+
+
+def layers(found: Located) -> list[Layer]:
+    """The settings that `locate` found, the file's own first, then those that it extends."""
     if not found.path:
-        config = Config(root=found.root)
-    elif os.path.basename(found.path) == "pyproject.toml":
-        config = from_table(section(found.path, found.data) or {}, f"{found.path}: [tool.torchlint]", found.root)
-    else:
-        document = parse_toml(found.path, found.data)
-        tool = document.get("tool")
-        if set(document) == {"tool"} and isinstance(tool, dict) and set(tool) == {"torchlint"}:
-            document = tool["torchlint"]  # the pyproject spelling is understood in torchlint.toml too
-        config = from_table(document, found.path, found.root)
-    if config.torch_version is None and found.project:
-        floor = torch_floor(_requirements(parse_toml(found.project, found.project_data)))
-        config = replace(config, torch_version=floor)
+        return []
+    result = [_layer(path, data) for path, data in [(found.path, found.data), *found.bases]]
+    for layer, base in zip(result, [*result[1:], None]):
+        extend = layer.table.get("extend")
+        if extend is not None and (base is None or not isinstance(extend, str)):
+            raise ConfigError(f'{layer.where}: extend must be a path, written as extend = "..." on a line of its own')
+    return result
+
+
+def _layer(path: str, data: bytes) -> Layer:
+    if os.path.basename(path) == "pyproject.toml":
+        return Layer(path, f"{path}: [tool.torchlint]", data, section(path, data) or {})
+    document = parse_toml(path, data)
+    tool = document.get("tool")
+    if set(document) == {"tool"} and isinstance(tool, dict) and set(tool) == {"torchlint"}:
+        document = tool["torchlint"]  # the pyproject spelling is understood in torchlint.toml too
+    return Layer(path, path, data, document)
+
+
+def load(found: Located) -> Config:
+    """The settings that `locate` found, with the torch version of the project's dependencies where none is set.
+
+    Of extended files, lists that `extend-` something add up, tables are joined entry by entry, and anything else is
+    taken from the file that is nearest to the code.
+    """
+    config = Config(root=found.root)
+    for layer in reversed(layers(found)):
+        config = _over(config, from_table(layer.table, layer.where, found.root), layer.table)
+    if found.project and found.project != found.path:
+        parse_toml(found.project, found.project_data)  # the project's own file: that it is broken must be said
+    if config.torch_version is None:
+        from torchlint.pins import find
+
+        pin = find(found.hints)
+        config = replace(config, torch_version=pin.version if pin else None)
     return config
+
+
+def _over(base: Config, own: Config, table: Mapping[str, Any]) -> Config:
+    """`base` with what a nearer file sets."""
+    values: dict[str, Any] = {}
+    for key in table:
+        if key == "extend":
+            continue
+        name = key.replace("-", "_")
+        before, value = getattr(base, name), getattr(own, name)
+        if key in ADDING:
+            value = (*before, *value)
+        elif key == "per-file-ignores":
+            value = (*((p, s) for p, s in before if p not in dict(value)), *value)
+        elif isinstance(value, Mapping):
+            value = {**before, **value}
+        values[name] = value
+    return replace(base, root=own.root, **values)

@@ -10,6 +10,7 @@ import os
 TYPE_CHECKING = False  # typing itself takes longer to import than a warm run may
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
 OWN, PROJECT = "torchlint.toml", "pyproject.toml"
 MARKS = frozenset((OWN, PROJECT))  # a folder that holds one may have settings of its own
@@ -45,7 +46,7 @@ class Located:
         self.marked = True
 
     @property
-    def key(self) -> tuple[object, ...]:
+    def key(self) -> tuple[Any, ...]:
         """Differs whenever the settings may; made of what marshal takes."""
         return (self.root, self.path, self.data, tuple(self.bases), tuple(self.hints))
 
@@ -74,7 +75,8 @@ def _holds_settings(path: str, data: bytes) -> bool:
         return False
     if b"[tool.torchlint" in data:
         return True
-    from torchlint.config import BrokenToml, section
+    from torchlint.config import section
+    from torchlint.toml import BrokenToml
 
     try:
         return section(path, data) is not None
@@ -137,6 +139,20 @@ def below(folder: str, top: Located) -> Located:
     if not found.project:
         found.project, found.project_data = top.project, top.project_data
     found.hints = hints + [hint for hint in top.hints if hint not in hints]
+    return found
+
+
+def between(paths: Iterable[str], start: str) -> set[str]:
+    """The folders below `start`, down to the given paths, that may hold settings: no search of the paths meets them."""
+    found: set[str] = set()
+    seen = {start}
+    for path in paths:
+        folder = os.path.abspath(path)
+        while folder not in seen and len(folder) > len(start):
+            seen.add(folder)
+            if any(os.path.exists(os.path.join(folder, name)) for name in MARKS):
+                found.add(folder)
+            folder = os.path.dirname(folder)
     return found
 
 

@@ -182,6 +182,22 @@ def check(
     return result
 
 
+def joined(results: Sequence[Result]) -> Result:
+    """The results of projects that were checked apart, as one, in path order."""
+    if len(results) == 1:
+        return results[0]
+    whole = Result()
+    for one in results:
+        whole.diagnostics += one.diagnostics
+        whole.checked += one.checked
+        whole.problems += one.problems
+        whole.answers.asked |= one.answers.asked
+        whole.answers.yes |= one.answers.yes
+    whole.diagnostics.sort(key=lambda d: d.path)
+    whole.problems.sort()
+    return whole
+
+
 def check_bytes(
     path: str, data: bytes, config: Config, selection: Selection, project: Callable[[], Sequence[str]]
 ) -> Result:

@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchlint import cache, run, warm
-from torchlint.config import BrokenToml, Config, load
+from torchlint.config import Config, load
 from torchlint.diagnostic import Applicability, Diagnostic
 from torchlint.discover import discover
-from torchlint.locate import ConfigError, Located, locate
+from torchlint.locate import ConfigError, Located, between, locate
 from torchlint.options import Arguments
+from torchlint.toml import BrokenToml
 
 if TYPE_CHECKING:
     from torchlint.encoding import Source
@@ -37,40 +38,114 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error} at {place.filename}:{place.lineno}"
 
 
+class Project:
+    """The files of a run that share their settings, and what was found in them."""
+
+    def __init__(self, arguments: Arguments, located: Located, rules: list[Rule]) -> None:
+        """Raises ConfigError and UnknownRule."""
+        self.located = located
+        self.broken = ""
+        try:
+            config = load(located)
+        except BrokenToml as error:
+            self.broken = str(error)
+            config = Config(root=located.root)
+        self.config = _with_options(config, arguments)
+        self.selection = run.selection_of(rules, run.choose(rules, self.config), self.config)
+        self.setup = {
+            "root": self.config.root,
+            "marked": located.marked,
+            "excluded": self.config.excluded,
+            "selection": self.selection.pack(),
+        }
+        self.store = None if self.broken else warm.open_store(arguments, located)
+        self.files: list[str] = []
+        self.result = run.Result()
+
+
+def _with_options(config: Config, arguments: Arguments) -> Config:
+    """The settings with what the command line says."""
+    jobs = arguments.text("--jobs")
+    if jobs and not jobs.isdigit():
+        raise ConfigError(f"--jobs needs a number, not {jobs!r}")
+    return replace(
+        config,
+        select=tuple(arguments.many("--select")) or config.select,
+        ignore=config.ignore + tuple(arguments.many("--ignore")),
+        extend_select=config.extend_select + tuple(arguments.many("--extend-select")),
+        extend_exclude=config.extend_exclude + tuple(arguments.many("--exclude")),
+        jobs=int(jobs) if jobs else config.jobs,
+    )
+
+
 class Session:
-    """Holds what the steps of one command share."""
+    """Holds what the steps of one command share.
+
+    `config` and `selection` are those of the folder that all paths share; `project_of` gives a file's own.
+    """
 
     def __init__(self, arguments: Arguments) -> None:
         from torchlint.rule import UnknownRule
 
         self.problems: list[str] = []
-        self.broken_config = ""
         self.stdin: Source | None = None
         self._arguments = arguments
         self._sources: dict[str, str] = {}
         from_stdin = arguments.paths == ["-"]
         paths = [arguments.text("--stdin-filename") or "<stdin>"] if from_stdin else arguments.paths
         try:
-            located = locate([p for p in paths if os.path.exists(p)], arguments.text("--config"))
-            self.config = self._configure(arguments, located)
+            located = locate([p for p in paths if from_stdin or os.path.exists(p)], arguments.text("--config"))
             rules = self._load_rules()
-            self.selection = run.selection_of(rules, run.choose(rules, self.config), self.config)
+            main = Project(arguments, located, rules)
         except (ConfigError, UnknownRule) as error:
             raise SetupError(str(error)) from error
-        self._setup = {
-            "root": self.config.root,
-            "marked": located.marked,
-            "excluded": self.config.excluded,
-            "selection": self.selection.pack(),
-        }
-        self._store = None if self.broken_config else warm.open_store(arguments, located)
+        self.config, self.selection, self.broken_config = main.config, main.selection, main.broken
+        self.projects = [main]
+        if main.broken:
+            self.problems.append(f"{main.broken}; the default settings are used")
         if from_stdin:
-            self.files = paths
+            self.files = main.files = paths
             self._read_stdin(paths[0])
         else:
-            self.files, problems = discover(arguments.paths, self.config.excluded, self.config.root)
+            marked: set[str] = set()
+            main.files, problems = discover(arguments.paths, self.config.excluded, self.config.root, marked)
             self.problems += problems
+            marked = (marked | between(arguments.paths, located.start)) - {located.start}
+            if marked and not located.explicit:
+                self._divide(main, marked, rules)
+            self.files = sorted(path for project in self.projects for path in project.files)
+        self._owners = {path: project for project in self.projects for path in project.files}
+        self._everything: list[str] | None = None
         self.result = run.Result()
+
+    def _divide(self, main: Project, marked: set[str], rules: list[Rule]) -> None:
+        """Give the files below a folder with settings of its own to a project of their own."""
+        from torchlint.projects import kept, parted
+        from torchlint.rule import UnknownRule
+
+        first, *others = parted(main.files, marked, main.located)
+        main.files = first.files
+        for part in others:
+            try:
+                if part.error is not None:
+                    raise part.error
+                project = Project(self._arguments, part.located, rules)
+            except (ConfigError, UnknownRule) as error:
+                count = f"{len(part.files)} file{'s' * (len(part.files) != 1)}"
+                where = "" if str(error).startswith(os.sep) else f"{part.located.path}: "
+                self.problems.append(f"{where}{error}; {count} under these settings not checked")
+                continue
+            if project.broken:
+                self.problems.append(f"{project.broken}; the default settings are used below this folder")
+            excluded, root = project.config.excluded, project.config.root
+            project.files = part.files
+            if root != main.config.root:
+                project.files = kept(part.files, excluded, root, self._arguments.paths)
+            self.projects.append(project)
+
+    def project_of(self, path: str) -> Project:
+        """The settings that hold for one of the files."""
+        return self._owners.get(path, self.projects[0])
 
     @staticmethod
     def _load_rules() -> list[Rule]:
@@ -80,25 +155,6 @@ class Session:
             return load_rules()
         except Exception as error:
             raise SetupError(f"a rule cannot be loaded, so nothing was checked: {_told(error)}") from error
-
-    def _configure(self, arguments: Arguments, located: Located) -> Config:
-        try:
-            config = load(located)
-        except BrokenToml as error:
-            self.broken_config = str(error)
-            self.problems.append(f"{error}; the default settings are used")
-            config = Config(root=located.root)
-        jobs = arguments.text("--jobs")
-        if jobs and not jobs.isdigit():
-            raise ConfigError(f"--jobs needs a number, not {jobs!r}")
-        return replace(
-            config,
-            select=tuple(arguments.many("--select")) or config.select,
-            ignore=config.ignore + tuple(arguments.many("--ignore")),
-            extend_select=config.extend_select + tuple(arguments.many("--extend-select")),
-            extend_exclude=config.extend_exclude + tuple(arguments.many("--exclude")),
-            jobs=int(jobs) if jobs else config.jobs,
-        )
 
     def _read_stdin(self, name: str) -> None:
         from torchlint.encoding import Undecodable, decode_file
@@ -115,19 +171,24 @@ class Session:
     def check(self) -> list[Diagnostic]:
         """Find everything; the findings in path order."""
         if self._arguments.paths == ["-"]:
-            self.result = run.check_bytes(self.files[0], self._stdin_data, self.config, self.selection, self._project)
+            self.result = run.check_bytes(self.files[0], self._stdin_data, self.config, self.selection, self._asked)
+            self.projects[0].result = self.result
         else:
-            self.result = run.check(
-                self.files, self.config, self.selection, self._project, self._store, Bar("checking")
-            )
-            if self._store is not None:
-                self._store.setup = self._setup
-                self._store.save()
+            bar = Bar("checking")
+            for one in self.projects:
+                one.result = run.check(one.files, one.config, one.selection, self._asked, one.store, bar)
+                if one.store is not None:
+                    one.store.setup = one.setup
+                    one.store.save()
+            self.result = run.joined([one.result for one in self.projects])
         self.problems += self.result.problems
         return self.result.diagnostics
 
-    def _project(self) -> list[str]:
-        return warm.project_files(self.files, self._setup)
+    def _asked(self) -> list[str]:
+        """The files that open questions are asked of: those of every project of the run."""
+        if self._everything is None:
+            self._everything = warm.project_files(self.files, [one.setup for one in self.projects])
+        return self._everything
 
     def fix(self, unsafe: bool) -> list[run.Fixed]:
         """The files as they would be after their fixes; nothing is written."""
@@ -136,10 +197,16 @@ class Session:
                 run.fix_source(self.files[0], self.stdin, self.config, self.selection, unsafe, self.result.answers)
             ]
         else:
-            fixed, problems = run.fix(self.result, self.config, self.selection, unsafe, Bar("fixing"))
-            self.problems += problems
-        for one in fixed:
-            self.problems += one.notes
+            fixed = []
+            for one in self.projects:
+                if one.broken:
+                    continue  # said when the settings were read: nothing is fixed under settings that cannot be
+                more, problems = run.fix(one.result, one.config, one.selection, unsafe, Bar("fixing"))
+                fixed += more
+                self.problems += problems
+            fixed.sort(key=lambda one: one.path)
+        for done in fixed:
+            self.problems += done.notes
         return fixed
 
     def apply(self, fixed: Sequence[run.Fixed]) -> list[run.Fixed]:
@@ -160,9 +227,12 @@ class Session:
         again = {one.path for one in done}
         if not again:
             return self.result.diagnostics
-        result = run.check(sorted(again), self.config, self.selection, self._project)
         self._sources.clear()
-        left = [d for d in self.result.diagnostics if d.path not in again] + result.diagnostics
+        self._everything = None
+        left = [d for d in self.result.diagnostics if d.path not in again]
+        for project in self.projects:
+            mine = sorted(again & set(project.files))
+            left += run.check(mine, project.config, project.selection, self._asked).diagnostics if mine else []
         self.result.diagnostics = sorted(left, key=lambda d: d.sort_key)
         return self.result.diagnostics
 

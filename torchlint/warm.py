@@ -10,7 +10,7 @@ import os
 
 from torchlint import cache
 from torchlint.discover import discover
-from torchlint.locate import Located, locate
+from torchlint.locate import Located, between, locate
 
 TYPE_CHECKING = False  # typing itself takes longer to import than a warm run may
 if TYPE_CHECKING:
@@ -31,50 +31,64 @@ def find(arguments: Arguments) -> Located:
     return locate([p for p in arguments.paths if os.path.exists(p)], arguments.text("--config"))
 
 
-def open_store(arguments: Arguments, located: Located) -> cache.Cache | None:
-    """The cache for these settings and options, or None where it is switched off."""
+def open_store(arguments: Arguments, located: Located, stamp: bytes = b"") -> cache.Cache | None:
+    """The cache for these settings and options, or None where it is switched off. `stamp` saves looking it up again."""
     if arguments.flag("--no-cache") or arguments.paths == ["-"]:
         return None
     folder = os.path.join(located.root, cache.FOLDER)
-    if b"cache-dir" in located.data:
+    if b"cache-dir" in located.data or any(b"cache-dir" in data for _, data in located.bases):
         from torchlint.config import load
 
         chosen = load(located).cache_dir
         folder = os.path.join(located.root, chosen) if chosen else folder
     options = [arguments.many(name) for name in SELECTING]
-    settings = (located.root, located.path, located.data, located.project_data, options)
-    return cache.Cache(folder, marshal.dumps((cache.sources_stamp(), settings)))
+    return cache.Cache(folder, marshal.dumps((stamp or cache.sources_stamp(), located.key, options)))
 
 
-def project_files(files: list[str], setup: dict[str, Any]) -> list[str]:
-    """The files that questions are asked of: those checked, and the rest of the project that they belong to."""
-    root: str = setup["root"]
-    if not setup["marked"]:
+def project_files(files: list[str], setups: list[dict[str, Any]]) -> list[str]:
+    """The files that questions are asked of: those checked, and the rest of the projects that they belong to."""
+    roots: dict[str, dict[str, Any]] = {setup["root"]: setup for setup in setups if setup["marked"]}
+    if not roots:
         return files
-    others, _ = discover([root], setup["excluded"], root)
+    others: list[str] = []
+    for root, setup in roots.items():
+        if not any(root != outer and root.startswith(outer.rstrip(os.sep) + os.sep) for outer in roots):
+            others += discover([root], setup["excluded"], root)[0]
     return sorted({os.path.abspath(path) for path in [*files, *others]})
+
+
+class Part:
+    """Files under the same settings, and the cache that knows them."""
+
+    __slots__ = ("files", "outcomes", "setup", "store")
+
+    def __init__(self, files: list[str], store: cache.Cache, setup: dict[str, Any]) -> None:
+        self.files = files
+        self.store = store
+        self.setup = setup
+        self.outcomes: dict[str, cache.Outcome] = {}
 
 
 class Warm:
     """A check whose every outcome was in the cache."""
 
-    def __init__(
-        self, files: list[str], problems: list[str], outcomes: dict[str, cache.Outcome], store: cache.Cache
-    ) -> None:
+    def __init__(self, files: list[str], problems: list[str], parts: list[Part]) -> None:
         self.files = files
         self.problems = problems
-        self._outcomes = {path: found for path, found in outcomes.items() if found[0] or found[2]}
-        self._store = store
+        self._parts = parts
 
     def check(self) -> list[Diagnostic]:
         """The findings, in path order."""
-        if not self._outcomes:
-            return []
-        from torchlint.outcome import Answers, Selection, settle
+        result: list[Diagnostic] = []
+        for part in self._parts:
+            outcomes = {path: found for path, found in part.outcomes.items() if found[0] or found[2]}
+            if not outcomes:
+                continue
+            from torchlint.outcome import Answers, Selection, settle
 
-        assert self._store.setup is not None
-        answers = Answers.unpack(self._store.answers[1]) if self._store.answers is not None else Answers()
-        return settle(self._outcomes, answers, Selection.unpack(self._store.setup["selection"]))
+            answers = Answers.unpack(part.store.answers[1]) if part.store.answers is not None else Answers()
+            result += settle(outcomes, answers, Selection.unpack(part.setup["selection"]))
+        return sorted(result, key=lambda d: d.path) if len(self._parts) > 1 else result
 
 
 def _irrelevant(path: str) -> bytes | None:
@@ -99,27 +113,76 @@ def _irrelevant(path: str) -> bytes | None:
 
 def reuse(arguments: Arguments) -> Warm | None:
     """The check, if the cache knows all of it. Raises ConfigError."""
-    store = open_store(arguments, find(arguments))
+    located = find(arguments)
+    store = open_store(arguments, located)
     if store is None or store.setup is None:
         return None
-    setup = store.setup
-    files, problems = discover(arguments.paths, setup["excluded"], setup["root"])
-    outcomes: dict[str, cache.Outcome] = {}
-    conditional = False
+    marked: set[str] = set()
+    files, problems = discover(arguments.paths, store.setup["excluded"], store.setup["root"], marked)
+    marked |= between(arguments.paths, located.start)
+    parts: list[Part] | None = [Part(files, store, store.setup)]
+    if marked - {located.start} and not located.explicit:
+        parts = _parted(arguments, files, marked, located, store)
+        if parts is None:
+            return None
+        files = sorted(path for part in parts for path in part.files)
+    assert parts is not None
+    unknown = 0
+    for part in parts:
+        few = _look_up(part, FEW - unknown)
+        if few is None:
+            return None
+        unknown += few
+    asking = [part for part in parts if any(found[2] for found in part.outcomes.values())]
+    if asking:
+        # Other checks of the project may have asked other questions last: then these are not answered here.
+        state = cache.fingerprint(project_files(files, [part.setup for part in parts]))
+        for part in asking:
+            if part.store.answers is None or part.store.answers[0] != state:
+                return None
+            asked = {path for path, *_ in part.store.answers[1]}
+            if any(found[2] and os.path.abspath(path) not in asked for path, found in part.outcomes.items()):
+                return None
+    for part in parts:
+        part.store.save()
+    return Warm(files, problems, parts)
+
+
+def _parted(
+    arguments: Arguments, files: list[str], marked: set[str], top: Located, store: cache.Cache
+) -> list[Part] | None:
+    """The files by their settings, None where some of these are new or cannot be used."""
+    from torchlint.projects import kept, parted
+
+    result: list[Part] = []
+    stamp = cache.sources_stamp()
+    for part in parted(files, marked, top):
+        if part.error is not None:
+            return None
+        own = store if part.located is top else open_store(arguments, part.located, stamp)
+        if own is None or own.setup is None:
+            return None
+        if part.located.root != top.root:
+            part.files = kept(part.files, own.setup["excluded"], own.setup["root"], arguments.paths)
+        result.append(Part(part.files, own, own.setup))
+    return result
+
+
+def _look_up(part: Part, at_most: int) -> int | None:
+    """Fill in what the cache knows; how many files it did not know but no rule has to see, None if some rule has to."""
     unknown: list[tuple[str, os.stat_result]] = []
-    for path in files:
+    for path in part.files:
         try:
             info = os.stat(path)
         except OSError:
             return None
-        outcome = store.lookup(path, info.st_mtime_ns, info.st_size)
-        if outcome is None:
-            unknown.append((path, info))
-            if len(unknown) > FEW:
-                return None
+        outcome = part.store.lookup(path, info.st_mtime_ns, info.st_size)
+        if outcome is not None:
+            part.outcomes[path] = outcome
             continue
-        outcomes[path] = outcome
-        conditional = conditional or outcome[2]
+        unknown.append((path, info))
+        if len(unknown) > at_most:
+            return None
     for path, info in unknown:
         try:
             content = _irrelevant(path)
@@ -127,14 +190,6 @@ def reuse(arguments: Arguments) -> Warm | None:
             return None
         if content is None:
             return None
-        outcomes[path] = ((), (), False)
-        store.put(path, info.st_mtime_ns, info.st_size, content, outcomes[path])
-    if conditional:
-        # Other checks of the project may have asked other questions last: then these are not answered here.
-        if store.answers is None or store.answers[0] != cache.fingerprint(project_files(files, setup)):
-            return None
-        asked = {path for path, *_ in store.answers[1]}
-        if any(found[2] and os.path.abspath(path) not in asked for path, found in outcomes.items()):
-            return None
-    store.save()
-    return Warm(files, problems, outcomes, store)
+        part.outcomes[path] = ((), (), False)
+        part.store.put(path, info.st_mtime_ns, info.st_size, content, part.outcomes[path])
+    return len(unknown)

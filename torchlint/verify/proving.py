@@ -183,10 +183,11 @@ class _Proving:
         if not rules:
             return self.session.source(path)
         if (path, rules) not in self._texts:
-            active = {code: name for code, name in self.session.selection.active.items() if code in rules}
-            selection = replace(self.session.selection, active=active, complete=False, unused=None)
+            project = self.session.project_of(path)
+            active = {code: name for code, name in project.selection.active.items() if code in rules}
+            selection = replace(project.selection, active=active, complete=False, unused=None)
             answers = self.session.result.answers
-            one = run.fix_source(path, run.read(path), self.session.config, selection, True, answers)
+            one = run.fix_source(path, run.read(path), project.config, selection, True, answers)
             self._texts[path, rules] = one.text
         return self._texts[path, rules]
 
