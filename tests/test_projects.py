@@ -99,7 +99,7 @@ def test_a_broken_part_costs_one_line_and_the_rest_goes_on(mono: Path, capsys: O
         assert "a/src" not in out
     (mono / "a" / "pyproject.toml").write_text("[tool.torchlint]\nselect = ['TL999']\n")
     assert main(["check", "."]) == 2
-    assert f"torchlint: {mono}/a/pyproject.toml: unknown rule 'TL999'" in capsys.readouterr().err
+    assert f"torchlint: {mono}/a/pyproject.toml:2: unknown rule 'TL999'" in capsys.readouterr().err
     before = (mono / "b" / "m.py").read_text()
     assert main(["fix", ".", "--apply"]) == 2
     assert (mono / "b" / "m.py").read_text() == before

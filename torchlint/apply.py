@@ -71,7 +71,8 @@ def _apply(file: File, rules: Sequence[Rule], settings: Config) -> Iterable[Diag
         yield crash(file.path, "torchlint's model of this file", None, error)
         return
     for rule in subscribed:
-        options = {**settings.project_names, **rule.options, **settings.rules.get(rule.name, {})}
+        own = {**settings.rules.get(rule.code, {}), **settings.rules.get(rule.name, {})}
+        options = {**settings.project_names, **rule.options, **own}
         context = Context(file, sem, options, settings.target_device, settings.torch_version)
         for kind, check in rule.checks:
             if issubclass(kind, cst.CSTNode):

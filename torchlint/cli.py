@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 CLEAN, FINDINGS, TROUBLE, INTERRUPTED = 0, 1, 2, 130
 
 # Verbs whose `main(arguments)` lives in a module of their own, imported when they are called for.
-ELSEWHERE: dict[str, str] = {}
+ELSEWHERE: dict[str, str] = {
+    "config": "torchlint.settings",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

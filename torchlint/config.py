@@ -206,6 +206,16 @@ def _layer(path: str, data: bytes) -> Layer:
     return Layer(path, path, data, document)
 
 
+def written_at(found: Located, word: str) -> str:
+    """The file and line, of those that hold the settings, on which a word is written."""
+    pattern = re.compile(rb"(?<![\w-])" + re.escape(word.encode()) + rb"(?![\w-])")
+    for path, data in [(found.path, found.data), *found.bases]:
+        for row, line in enumerate(data.splitlines(), 1):
+            if pattern.search(line.partition(b"#")[0]):
+                return f"{path}:{row}"
+    return found.path
+
+
 def load(found: Located) -> Config:
     """The settings that `locate` found, with the torch version of the project's dependencies where none is set.
 

@@ -158,9 +158,7 @@ def nearest_path(path: str) -> str:
     return f"; did you mean {os.path.join(parent, near[0])}?" if near else ""
 
 
-def _search(
-    top: str, excluded: Excluder, found: dict[str, None], problems: list[str], marked: set[str]
-) -> None:
+def _search(top: str, excluded: Excluder, found: dict[str, None], problems: list[str], marked: set[str]) -> None:
     absolute = os.path.abspath(top)
     stack = [(top, absolute, tuple(_ignores_above(absolute)))]
     while stack:

@@ -1,4 +1,4 @@
-"""`python -m torchlint.docs_build`: the rule pages under docs/rules/, written from the rules' docstrings.
+"""`python -m torchlint.docs_build`: the rule pages under docs/rules/, from the rules' docstrings, and the schema.
 
 With `--check` nothing is written; stale pages are named and the exit code is 1.
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from torchlint import schema
 from torchlint.catalogue import load
 from torchlint.explain import explain
 from torchlint.rule import Rule
@@ -84,13 +85,13 @@ def main(arguments: Sequence[str]) -> int:
         names = stale(_FOLDER)
         for name in names:
             print(f"{_FOLDER / name} is not what the rules say: run `python -m torchlint.docs_build`", file=sys.stderr)
-        return 1 if names else 0
+        return 1 if names or schema.main(arguments) else 0
     if arguments:
         print("usage: python -m torchlint.docs_build [--check]", file=sys.stderr)
         return 2
     for name in write(_FOLDER):
         print(_FOLDER / name)
-    return 0
+    return schema.main([])  # it lists the rules, too
 
 
 if __name__ == "__main__":

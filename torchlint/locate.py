@@ -106,8 +106,7 @@ def locate(paths: Iterable[str], explicit: str = "") -> Located:
     if not found.root:
         found.root, found.marked = start, False
     found.bases = _bases(found.path, found.data)
-    folders = {found.root, os.path.dirname(found.project)} if found.project else {found.root}
-    found.hints = [hint for folder in sorted(folders, key=len, reverse=True) for hint in _hints(folder)]
+    found.hints = _all_hints(found)
     return found
 
 
@@ -131,15 +130,19 @@ def below(folder: str, top: Located) -> Located:
     if found.path:
         found.root = os.path.dirname(found.path)
         found.bases = _bases(found.path, found.data)
-        if os.path.dirname(found.project) != found.root:
-            hints += _hints(found.root)
     else:
         found.path, found.data, found.bases = top.path, top.data, top.bases
         found.root, found.marked = top.root, top.marked
     if not found.project:
         found.project, found.project_data = top.project, top.project_data
-    found.hints = hints + [hint for hint in top.hints if hint not in hints]
+    found.hints = _all_hints(found)
     return found
+
+
+def _all_hints(found: Located) -> list[tuple[str, bytes]]:
+    """What tells the torch version: beside the nearest pyproject.toml and in the project's folder, the inner first."""
+    folders = {found.root, os.path.dirname(found.project)} if found.project else {found.root}
+    return [hint for folder in sorted(folders, key=len, reverse=True) for hint in _hints(folder)]
 
 
 def between(paths: Iterable[str], start: str) -> set[str]:

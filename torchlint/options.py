@@ -63,6 +63,16 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
             **SELECTION,
         },
     ),
+    "config": (
+        "[PATH]",
+        "print the settings that hold for a path, and where each comes from",
+        {
+            "--output-format": Option("FORMAT", "text (TOML with comments) or json"),
+            "--schema": Option("", "print the JSON schema of [tool.torchlint] instead"),
+            **{name: SELECTION[name] for name in ("--select", "--ignore", "--extend-select", "--exclude", "--config")},
+            "--jobs": SELECTION["--jobs"],
+        },
+    ),
     "rule": ("CODE|NAME", "explain a rule", {"--all": Option("", "list all rules")}),
     "new-rule": ("NAME", "write the skeleton of a rule and its fixtures", {}),
 }

@@ -159,6 +159,10 @@ def suggestion(message: str, *edits: Edit) -> Fix:
 class UnknownRule(ValueError):
     """A selector that names no rule; the message holds the nearest ones."""
 
+    def __init__(self, message: str, selector: str = "") -> None:
+        super().__init__(message)
+        self.selector = selector
+
 
 def select(rules: Iterable[Rule], selectors: Iterable[str]) -> Iterator[Rule]:
     """The rules that a selector names: a code, a name, a prefix of codes (`TL1`), or `ALL`. Raises UnknownRule."""
@@ -175,6 +179,6 @@ def select(rules: Iterable[Rule], selectors: Iterable[str]) -> Iterator[Rule]:
             names = [n for r in rules for n in (r.code, r.name)]
             near = difflib.get_close_matches(selector, names, 2, 0.5)
             hint = f"; did you mean {' or '.join(near)}?" if near else "; `torchlint rule --all` lists them"
-            raise UnknownRule(f"unknown rule {selector!r}{hint}")
+            raise UnknownRule(f"unknown rule {selector!r}{hint}", selector)
         wanted |= hits
     return (r for r in rules if r.code in wanted)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from torchlint import cache, run, warm
-from torchlint.config import Config, load
+from torchlint.config import Config, load, written_at
 from torchlint.diagnostic import Applicability, Diagnostic
 from torchlint.discover import discover
 from torchlint.locate import ConfigError, Located, between, locate
@@ -43,6 +43,8 @@ class Project:
 
     def __init__(self, arguments: Arguments, located: Located, rules: list[Rule]) -> None:
         """Raises ConfigError and UnknownRule."""
+        from torchlint.rule import UnknownRule
+
         self.located = located
         self.broken = ""
         try:
@@ -51,7 +53,17 @@ class Project:
             self.broken = str(error)
             config = Config(root=located.root)
         self.config = _with_options(config, arguments)
-        self.selection = run.selection_of(rules, run.choose(rules, self.config), self.config)
+        try:
+            chosen = run.choose(rules, self.config)
+        except (ConfigError, UnknownRule):
+            try:
+                run.choose(rules, config)
+            except UnknownRule as error:  # it stands in the file, not in the options
+                raise ConfigError(f"{written_at(located, error.selector)}: {error}") from error
+            except ConfigError as error:
+                raise ConfigError(f"{located.path}: {error}") from error
+            raise
+        self.selection = run.selection_of(rules, chosen, self.config)
         self.setup = {
             "root": self.config.root,
             "marked": located.marked,
@@ -132,8 +144,7 @@ class Session:
                 project = Project(self._arguments, part.located, rules)
             except (ConfigError, UnknownRule) as error:
                 count = f"{len(part.files)} file{'s' * (len(part.files) != 1)}"
-                where = "" if str(error).startswith(os.sep) else f"{part.located.path}: "
-                self.problems.append(f"{where}{error}; {count} under these settings not checked")
+                self.problems.append(f"{error}; {count} under these settings not checked")
                 continue
             if project.broken:
                 self.problems.append(f"{project.broken}; the default settings are used below this folder")
