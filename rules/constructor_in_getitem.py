@@ -74,7 +74,7 @@ RULE = Rule(
     Severity.WARNING,
     triggers=(
         r"def __(init|getitem|getitems|len)__\b",
-        r"from_pretrained\(|\btransforms\.|\b[TA]\.|\bread_\w+\(|\bFile\(|lmdb|np\.load\(|torch\.load\(|Compose\(|spacy|tiktoken",
+        r"from_pretrained\(|\btransforms\.|\bT\.|\bA\.|\bread_\w+\(|\bFile\(|lmdb|np\.load\(|torch\.load\(|Compose\(|spacy|tiktoken",
     ),
     requires=(r"__getitem__", r"Dataset\b"),
     since="0.2",

@@ -64,7 +64,7 @@ RULE = Rule(
     Category.DEVICE,
     Severity.WARNING,
     triggers=(r"\bsynchronize\(", r"\bempty_cache\("),
-    requires=(r"\bfor ",),
+    requires=(r"\bfor\b",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )

@@ -55,7 +55,7 @@ RULE = Rule(
         r"\b(FSDP|FullyShardedDataParallel|fully_shard|parallelize_module|weight_norm|get_peft_model)\(",
         r"^[ \t]*(?!self\.\w+ *=)\w[\w.]*\.\w+ *= *(torch\.)?nn\.\w+\(",
     ),
-    requires=(r"\bstep\(", r"parameters\(\)", r"(?i)optim"),
+    requires=(r"\bstep\(", r"parameters\(\)", r"optim|Optim|OPTIM"),
     since="0.2",
 )
 

@@ -58,7 +58,7 @@ RULE = Rule(
     "TL114",
     Category.TRAINING,
     Severity.ERROR,
-    triggers=(r"(?i)\w*optim\w*\.\w+\(|\b(Adam|SGD|RMSprop|Ada|LBFGS)\w*\(",),
+    triggers=(r"\w*(?:optim|Optim|OPTIM)\w*\.\w+\(|\b(Adam|SGD|RMSprop|Ada|LBFGS)\w*\(",),
     requires=(r"\bbackward\(", r"\bstep\("),
     since="0.2",
     fixes=(Applicability.UNSAFE,),

@@ -68,7 +68,7 @@ RULE = Rule(
     Category.DEVICE,
     Severity.WARNING,
     triggers=(r"\.item\(", r"\.cpu\(", r"\.tolist\(", r"\.numpy\(", r"\b(?:float|int)\(\w+\["),
-    requires=(GPU, r"\bfor "),
+    requires=(GPU, r"\bfor\b"),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )

@@ -150,7 +150,7 @@ def _may_be_scalar(node: cst.BaseExpression, context: Context) -> bool:
 
 
 def _uses(attribute: str, cls: Class, context: Context) -> list[cst.Attribute] | None:
-    """Where methods compute with the attribute; None where more than one place of the file sets it."""
+    """Where `forward` and what it reaches compute with the attribute; None where more than one place sets it."""
     written = rf"\.{re.escape(attribute)}\s*(?:\[[^\]\n]*\]\s*)?(?:[-+*/|&]?=(?!=)|:\s*[\w.\[\]]+\s*=)"
     changed = rf"\.{re.escape(attribute)}(?:\[[^\]\n]*\])?\.[a-z]\w*_\("
     if re.search(changed, context.file.text) or len(re.findall(written, context.file.text)) != 1:
@@ -159,12 +159,26 @@ def _uses(attribute: str, cls: Class, context: Context) -> list[cst.Attribute] |
         return None
     return [
         node
-        for owner in context.sem.names.mro(cls)
-        for method in owner.methods.values()
-        if method.params and method.name != "__init__"
-        for node in find(method.node, cst.Attribute)
-        if node.attr.value == attribute and dotted(node.value) == method.params[0] and _computes(node, context)
+        for method in _reached(cls, context)
+        for node in _own_attributes(method)
+        if node.attr.value == attribute and _computes(node, context)
     ]
+
+
+def _reached(cls: Class, context: Context) -> list[Function]:
+    """`forward` and the methods that it names, directly or through others."""
+    found: list[Function] = []
+    names = ["forward"]
+    for name in names:
+        method = context.sem.names.method(cls, name)
+        if method is not None and method.params and name != "__init__":
+            found.append(method)
+            names += {node.attr.value: None for node in _own_attributes(method) if node.attr.value not in names}
+    return found
+
+
+def _own_attributes(method: Function) -> Iterator[cst.Attribute]:
+    return (node for node in find(method.node, cst.Attribute) if dotted(node.value) == method.params[0])
 
 
 def _is_moved(node: cst.BaseExpression, context: Context) -> bool:

@@ -31,8 +31,12 @@ def findings(
     `given` is the file's tree, a plan of what of it is needed, or None for syntax that only libcst reads.
     """
     try:
-        if isinstance(given, Plan) and _is_silent(given, rules, settings):
-            return []
+        if isinstance(given, Plan):
+            loud = _loud(given, rules, settings)
+            if not loud:
+                return []
+            if len(loud) < len(rules):
+                rules, given = loud, given.narrowed(loud)
         file = given.file() if isinstance(given, Plan) else given or File.parse(path, text)
         return list(dict.fromkeys(_apply(file, rules, settings)))
     except cst.ParserSyntaxError as error:
@@ -47,15 +51,20 @@ def everything(file: File, rules: Sequence[Rule], settings: Config) -> list[Diag
     return sorted(dict.fromkeys(_apply(file, rules, settings)), key=lambda d: d.sort_key)
 
 
-def _is_silent(plan: Plan, rules: Sequence[Rule], settings: Config) -> bool:
-    """Whether the rules certainly say nothing, judged on a tree without whitespace."""
+def _loud(plan: Plan, rules: Sequence[Rule], settings: Config) -> Sequence[Rule]:
+    """The rules that may have something to say, judged on a tree without whitespace."""
+    loud: set[str] = set()
     try:
-        return not any(True for _ in _apply(plan.skeleton(), rules, settings))
+        found = {d.code for d in _apply(plan.skeleton(), rules, settings, loud)}
     except (NeedsText, RecursionError):
-        return False
+        return rules
+    if not found <= loud:
+        return rules
+    return [rule for rule in rules if rule.code in loud]
 
 
-def _apply(file: File, rules: Sequence[Rule], settings: Config) -> Iterable[Diagnostic]:
+def _apply(file: File, rules: Sequence[Rule], settings: Config, loud: set[str] | None = None) -> Iterable[Diagnostic]:
+    """With `loud` the file is a skeleton: rules that find something or need more than it has are noted and let be."""
     by_node: list[tuple[type, _Call]] = []
     by_object: dict[type, list[_Call]] = {}
     sem: Semantics | None = None
@@ -82,14 +91,20 @@ def _apply(file: File, rules: Sequence[Rule], settings: Config) -> Iterable[Diag
 
     def call(entry: _Call, subject: Any) -> list[Diagnostic]:
         rule, check, context = entry
-        if rule.code in crashed:
+        if rule.code in crashed or (loud is not None and rule.code in loud):
             return []
         results: list[Diagnostic] = []
         try:
             for finding in check(subject, context):
+                if loud is not None:
+                    loud.add(rule.code)
+                    break
                 results.append(_diagnostic(file, rule, finding, settings))
         except RecursionError:
             raise
+        except NeedsText:
+            assert loud is not None
+            loud.add(rule.code)
         except Exception as error:
             crashed[rule.code] = crash(file.path, f"{rule.name} ({rule.code})", rule, error)
         return results
@@ -108,6 +123,10 @@ def _apply(file: File, rules: Sequence[Rule], settings: Config) -> Iterable[Diag
             subjects: list[Any] = list(sem.objects(kind))
         except RecursionError:
             raise
+        except NeedsText:
+            assert loud is not None
+            loud.update(rule.code for rule, _, _ in entries)
+            continue
         except Exception as error:
             yield crash(file.path, f"torchlint's recognition of {kind.__name__}", None, error)
             continue

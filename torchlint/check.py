@@ -61,7 +61,7 @@ def _check_whole(path: str, text: str, rules: Sequence[Rule], settings: Config, 
             return [syntax_error(path, text, parsed, rules)] if _selected(rules, "TL001") else []
         if not active:
             return []
-        plan = prefilter.plan(path, scan, parsed, _seeds(tuple(active))) if parsed is not None else None
+        plan = prefilter.Layout(path, scan, parsed).plan(_seeds(tuple(active))) if parsed is not None else None
         if parsed is not None and plan is None:
             return []
     from torchlint.apply import findings  # libcst and the semantics: most files need neither

@@ -13,6 +13,7 @@ import bisect
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torchlint.shapes import Code, Whole, has
@@ -42,7 +43,6 @@ class _Unit:
     first: int
     last: int
     node: ast.AST = field(repr=False)
-    kept: bool = False
 
 
 class Seeds:
@@ -105,12 +105,17 @@ class Stretches:
 class Plan:
     """Which functions of a file its rules need: the others' bodies are left out of the trees that are made from it."""
 
-    def __init__(self, path: str, text: str, tree: ast.Module, emptied: list[_Unit], lines: list[str]) -> None:
-        self.path = path
-        self.text = text
-        self._tree = tree
+    def __init__(self, layout: Layout, emptied: list[_Unit]) -> None:
+        self.path = layout.path
+        self.text = layout.text
+        self._layout = layout
+        self._tree = layout.tree
         self._emptied = emptied
-        self._lines = lines
+        self._lines = layout.lines
+
+    def narrowed(self, rules: Iterable[Rule]) -> Plan:
+        """What these rules alone need."""
+        return self._layout.plan(Seeds(rules)) or self
 
     def skeleton(self) -> Skeleton:
         """The tree without whitespace, of the kept functions. Raises NeedsText where the file's syntax is too rare."""
@@ -140,29 +145,48 @@ def concerns(text: str) -> bool:
     return "torch" in text or "lightning" in text
 
 
-def plan(path: str, scan: Scan, tree: ast.Module, seeds: Seeds) -> Plan | None:
-    """What of the file the rules need, None where none of them can find anything."""
-    text = scan.text
-    parts = text.split("\n")
-    lines = [*(part + "\n" for part in parts[:-1]), parts[-1]]
-    if "\r" in text.replace("\r\n", "") or "\f" in text:  # their lines are not those that `ast` counts
-        whole = Stretches(text, tree, [], lines, set())
-        return Plan(path, text, tree, [], lines) if seeds.places(scan, whole) else None
-    definitions = list(_definitions(tree.body))
-    silent = set(_docstring_rows(definitions, lines))
-    units = sorted(_units(tree.body, "", lines), key=lambda u: u.row)
-    stretches = Stretches(text, tree, units, lines, silent)
-    chosen = seeds.places(scan, stretches)
-    if not chosen:
-        return None
-    chosen.discard(stretches.outside)
-    if len(chosen) == len(units):
-        return Plan(path, text, tree, [], lines)
-    _close(stretches, sorted(chosen), _families(definitions))
-    return Plan(path, text, tree, [u for u in units if not u.kept], lines)
+class Layout:
+    """A file's functions and what they name, from which plans are made for one set of rules or another."""
+
+    def __init__(self, path: str, scan: Scan, tree: ast.Module) -> None:
+        self.path, self.text, self.tree = path, scan.text, tree
+        self._scan = scan
+        parts = self.text.split("\n")
+        self.lines = [*(part + "\n" for part in parts[:-1]), parts[-1]]
+        self._definitions: list[_Definition] = []
+        units: list[_Unit] = []
+        # Where a line may end in another way than `ast` counts them, nothing is left out.
+        if "\r" not in self.text.replace("\r\n", "") and "\f" not in self.text:
+            self._definitions = list(_definitions(tree.body))
+            units = sorted(_units(tree.body, "", self.lines), key=lambda u: u.row)
+        silent = set(_docstring_rows(self._definitions, self.lines))
+        self._stretches = Stretches(self.text, tree, units, self.lines, silent)
+
+    def plan(self, seeds: Seeds) -> Plan | None:
+        """What of the file the rules need, None where none of them can find anything."""
+        chosen = seeds.places(self._scan, self._stretches)
+        if not chosen:
+            return None
+        chosen.discard(self._stretches.outside)
+        units = self._stretches.units
+        if len(chosen) == len(units):
+            return Plan(self, [])
+        kept = _close(self._stretches, self._names, sorted(chosen), self._families)
+        return Plan(self, [unit for i, unit in enumerate(units) if i not in kept])
+
+    @cached_property
+    def _names(self) -> list[_Names]:
+        return [_Names(self._stretches.code(i)) for i in range(len(self._stretches.units))]
+
+    @cached_property
+    def _families(self) -> dict[str, int]:
+        return _families(self._definitions)
 
 
-def _definitions(body: Iterable[ast.stmt]) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+_Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _definitions(body: Iterable[ast.stmt]) -> Iterator[_Definition]:
     """The classes and functions of a file, those inside of others and under `if`, `try` and the like included."""
     stack = list(body)
     while stack:
@@ -178,9 +202,7 @@ def _definitions(body: Iterable[ast.stmt]) -> Iterator[ast.ClassDef | ast.Functi
 _SIMPLE = frozenset((ast.Expr, ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Return, ast.Import, ast.ImportFrom))
 
 
-def _docstring_rows(
-    definitions: Iterable[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef], lines: list[str]
-) -> Iterator[int]:
+def _docstring_rows(definitions: Iterable[_Definition], lines: list[str]) -> Iterator[int]:
     """The 0-based rows that hold docstrings and nothing else."""
     for node in definitions:
         first = node.body[0]
@@ -297,15 +319,15 @@ class _Names:
                 self.bare.update(_WORD.findall(node.value))
 
 
-def _close(stretches: Stretches, chosen: list[int], families: dict[str, int]) -> None:
-    """Keep the seeds, what they may call, whatever may call them, and what sets the attributes that they read.
+def _close(stretches: Stretches, names: list[_Names], chosen: list[int], families: dict[str, int]) -> set[int]:
+    """The seeds, what they may call, whatever may call them, and what sets the attributes that they read.
 
     A method of another class counts as called only where its class, or one derived from it, is named in kept code or at
     the top level: a value gets a class of this file from its constructor or an annotation. `self` has the methods of
     its class's family.
     """
     units, outside = stretches.units, stretches.code(stretches.outside)
-    names = [_Names(stretches.code(i)) for i in range(len(units))]
+    kept: set[int] = set()
     functions: dict[str, list[int]] = {}
     methods: dict[str, list[int]] = {}
     of_class: dict[str, list[int]] = {}
@@ -330,9 +352,9 @@ def _close(stretches: Stretches, chosen: list[int], families: dict[str, int]) ->
     while queue:
         i = queue.pop()
         unit, used = units[i], names[i]
-        if unit.kept:
+        if i in kept:
             continue
-        unit.kept = True
+        kept.add(i)
         for name in functions.keys() & used.bare:
             queue += functions[name]
         for cls in families.keys() & used.bare:
@@ -352,8 +374,9 @@ def _close(stretches: Stretches, chosen: list[int], families: dict[str, int]) ->
             queue += [
                 j
                 for j in of_class[unit.cls]
-                if not units[j].kept and (units[j].name == "__init__" or names[j].sets & used.mine)
+                if j not in kept and (units[j].name == "__init__" or names[j].sets & used.mine)
             ]
+    return kept
 
 
 def _callers(

@@ -20,10 +20,18 @@ class Scan:
         self.text = text
         self._holds: dict[str, bool] = {}
         self._rows: dict[str, frozenset[int]] = {}
+        self._matches: dict[str, bool] = {}
 
     def matches(self, pattern: str) -> bool:
         """Whether the expression matches somewhere."""
-        return bool(self.rows(pattern))
+        known = self._rows.get(pattern)
+        if known is not None:
+            return bool(known)
+        found = self._matches.get(pattern)
+        if found is None:
+            found = self._can_match(pattern) and any(True for _ in self._find(pattern))
+            self._matches[pattern] = found
+        return found
 
     def any(self, patterns: Iterable[str]) -> bool:
         return any(map(self.matches, patterns))
@@ -42,8 +50,13 @@ class Scan:
     def _has(self, literal: str) -> bool:
         found = self._holds.get(literal)
         if found is None:
-            found = self._holds[literal] = literal in self.text
+            found = self._holds[literal] = _longest_word(literal) in self._vocabulary and literal in self.text
         return found
+
+    @cached_property
+    def _vocabulary(self) -> str:
+        """The text's words, each once: a sixth of the text, in which most literals' words already do not stand."""
+        return "\n".join(set(_WORD.findall(self.text)))
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -81,6 +94,14 @@ class Scan:
         start, end = match.start(), max(match.end() - 1, match.start())
         first = bisect.bisect_right(self._starts, start) - 1
         return range(first, bisect.bisect_right(self._starts, end))
+
+
+_WORD = re.compile(r"\w+")
+
+
+@lru_cache(maxsize=4096)
+def _longest_word(literal: str) -> str:
+    return max(_WORD.findall(literal), key=len, default="")
 
 
 @lru_cache(maxsize=4096)
