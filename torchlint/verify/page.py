@@ -150,7 +150,7 @@ def _ticks(start: float, end: float) -> list[float]:
 
 def memory_figures(memory: MemoryVerdict) -> list[str]:
     """The plot of a memory verdict, where there is anything to see."""
-    if memory.peak is None or memory.saved is None or max(*memory.peak, *memory.saved) == 0:
+    if memory.kind is Trend.SAME or memory.peak is None or memory.saved is None:
         return []
     return [figure("Tensor bytes, before (grey) and after (blue)", memory_plot(memory.peak, memory.saved))]
 
