@@ -20,7 +20,9 @@ RULES = load()
 
 def sparse(text: str, code: str) -> str | None:
     """The text as the rule's libcst tree sees it, None where the rule can find nothing in it."""
-    plan = prefilter.Layout("x.py", Scan(text), ast.parse(text)).plan(prefilter.Seeds(r for r in RULES if r.code == code))
+    plan = prefilter.Layout("x.py", Scan(text), ast.parse(text)).plan(
+        prefilter.Seeds(r for r in RULES if r.code == code)
+    )
     return plan.sparse() if plan is not None else None
 
 
