@@ -91,6 +91,11 @@ def sources_stamp() -> bytes:
     return marshal.dumps((torchlint.__version__, sorted(seen)))
 
 
+def sound(data: bytes) -> bool:
+    """Whether a cache file is as it was written: marshal itself does not survive every wrong byte."""
+    return digest(data[16:]) == data[:16]
+
+
 class Cache:
     """The outcomes of earlier runs under the same settings. `setup` is what the run wants back."""
 
@@ -110,8 +115,8 @@ class Cache:
         try:
             with open(self.path, "rb") as handle:
                 data = handle.read()
-            if digest(data[16:]) != data[:16]:
-                return  # cut short or altered: marshal itself does not survive every wrong byte
+            if not sound(data):
+                return  # cut short or altered
             setup, answers, files = marshal.loads(data[16:])
         except (OSError, ValueError, EOFError, TypeError):
             return

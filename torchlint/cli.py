@@ -22,6 +22,8 @@ CLEAN, FINDINGS, TROUBLE, INTERRUPTED = 0, 1, 2, 130
 # Verbs whose `main(arguments)` lives in a module of their own, imported when they are called for.
 ELSEWHERE: dict[str, str] = {
     "config": "torchlint.settings",
+    "completion": "torchlint.completion",
+    "doctor": "torchlint.doctor",
 }
 
 
@@ -120,6 +122,10 @@ def _check(arguments: Arguments) -> int:
     formats = ("text", "concise", "json", "github", "sarif")
     if form not in formats:
         return _trouble(f"unknown output format {form!r}{near(form, formats) or '; known are ' + ', '.join(formats)}")
+    if arguments.flag("--watch"):
+        from torchlint.watch import watch
+
+        return watch(arguments, _check)
     writes = any(arguments.flag(name) for name in ("--show-files", "--add-ignore", "--diff"))
     if not writes and arguments.paths and "-" not in arguments.paths:
         try:

@@ -42,6 +42,7 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
             "--unsafe": Option("", "with --diff: the unsafe fixes too"),
             "--add-ignore": Option("", "write a `# torchlint: ignore[...]` behind every finding"),
             "--exit-zero": Option("", "exit 0 even with findings"),
+            "--watch": Option("", "check again after every change, until Ctrl-C (needs torchlint[watch])"),
             "--stdin-filename": Option("NAME", "check standard input (PATH is -) as this file"),
             **SELECTION,
         },
@@ -63,6 +64,18 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
             **SELECTION,
         },
     ),
+    # Parsed by verify/command.py; here for completion and the hints of `parse`.
+    "verify": (
+        "RULE...",
+        "run rules' cases before and after their fix, or with --run your own command (needs torch)",
+        {
+            "--device": Option("cpu|cuda|auto", "where the cases run"),
+            "--size": Option("N", "instead of the cases' own sizes"),
+            "--json": Option("FILE", "write the verdicts as JSON"),
+            "--html": Option("FILE", "write a self-contained report"),
+            "--run": Option("", "compare whole runs of the command after `--` with and without fixes"),
+        },
+    ),
     "config": (
         "[PATH]",
         "print the settings that hold for a path, and where each comes from",
@@ -74,6 +87,8 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
         },
     ),
     "rule": ("CODE|NAME", "explain a rule", {"--all": Option("", "list all rules")}),
+    "doctor": ("[PATH]", "show versions, cache, torch, sandbox and extras, and what is broken", {}),
+    "completion": ("bash|zsh|fish", "print a completion script for a shell", {}),
     "new-rule": ("NAME", "write the skeleton of a rule and its fixtures", {}),
 }
 _SHORT = {"-q": "--quiet", "-j": "--jobs", "-h": "--help", "-V": "--version"}
@@ -118,6 +133,13 @@ class Arguments:
 
     def add(self, name: str, value: str) -> None:
         self._values.setdefault(name, []).append(value)
+
+    def without(self, name: str) -> Arguments:
+        """The same command line, that option left out."""
+        other = Arguments(self.verb)
+        other.paths = self.paths
+        other._values = {key: values for key, values in self._values.items() if key != name}
+        return other
 
     def flag(self, name: str) -> bool:
         return name in self._values
