@@ -21,12 +21,14 @@ from pathlib import Path
 import torch
 
 from torchlint.verify.rank_agent import BATCH_NORM, DROPOUT, SUMMED, Order, Step, Trace, run
+from torchlint.verify.sandbox import confine, memory_budget
 from torchlint.verify.verdict import Behaviour, BehaviourVerdict, CaseVerdict, Evidence
 
 RAGGED = "ragged batch"
 TOLERANCE = 1e-6  # of the largest parameter: two processes add the same numbers in another order
 _SECONDS = 120.0
 _WORLD = 2
+_ISOLATION = "isolation"
 
 _WHY = {
     DROPOUT: "every process draws masks of its own",
@@ -68,6 +70,7 @@ class Compared:
     causes: tuple[Cause, ...] = ()
     steps: int = 0
     launches: int = 0
+    sandbox: str = ""
 
 
 class RanksFailed(RuntimeError):
@@ -97,7 +100,7 @@ def verify_ranks(cases: Sequence[RankCase], rewrite: Callable[[str], str]) -> li
             calls=result.launches,
             steps=result.steps,
             device="cpu, gloo, 1 and 2 processes",
-            sandbox="scratch folder; processes meet on 127.0.0.1",
+            sandbox=result.sandbox,
         )
         verdict = CaseVerdict(case.name, behaviour, wrong_fix=wrong, evidence=evidence, failures=tuple(failures))
         verdicts.append(
@@ -119,7 +122,7 @@ def compare(before: str, after: str) -> Compared:
             steps = len(runs.original().steps)
         except RanksFailed as failure:
             behaviour, causes, steps = BehaviourVerdict(Behaviour.DIFFERENT, str(failure)), (), 0
-        return Compared(behaviour, causes, steps, runs.launches)
+        return Compared(behaviour, causes, steps, runs.launches, runs.sandbox)
 
 
 def _judged(runs: _Runs) -> tuple[BehaviourVerdict, tuple[Cause, ...]]:
@@ -247,6 +250,7 @@ class _Runs:
 
     def __init__(self, before: str, after: str, scratch: Path) -> None:
         self.scratch = scratch
+        self.sandbox = ""
         self.scripts = {"before": before, "after": after}
         self._made: dict[tuple[str, int, frozenset[str]], list[Trace]] = {}
 
@@ -270,6 +274,7 @@ class _Runs:
         if key not in self._made:
             folder = self.scratch / f"{side}-{world}-{'-'.join(sorted(without)) or 'whole'}".replace(" ", "")
             self._made[key] = launch(self.scripts[side], folder, world, without)
+            self.sandbox = (folder / _ISOLATION).read_text(encoding="utf-8")
         return self._made[key]
 
 
@@ -291,28 +296,35 @@ def launch(
 ) -> list[Trace]:
     """The traces of a script's ranks (of one process that nobody launched, if `world` is 0). Raises RanksFailed."""
     _prepared()
-    port = _free_port()
-    context = multiprocessing.get_context("fork")
     folder.mkdir()
     path = folder / "train.py"
     path.write_text(script, encoding="utf-8")
-    started = []
-    for rank in range(max(world, 1)):
-        place = folder / f"rank{rank}"
+    places = [folder / f"rank{rank}" for rank in range(max(world, 1))]
+    for place in places:
         place.mkdir()
-        process = context.Process(target=run, args=(Order(path, place, world, rank, port, without),))
+    orders = [Order(path, place, world, rank, 0, without) for rank, place in enumerate(places)]
+    host = multiprocessing.get_context("fork").Process(target=_host, args=(folder, orders, seconds))
+    host.start()
+    host.join()
+    return list(_read(places, world))
+
+
+def _host(folder: Path, orders: Sequence[Order], seconds: float) -> None:
+    """The ranks' parent, shut in with them: they write beneath the folder and meet on a loopback of their own."""
+    isolation = confine(str(folder), seconds=seconds, memory=memory_budget())
+    (folder / _ISOLATION).write_text(str(isolation), encoding="utf-8")
+    port = _free_port()
+    context = multiprocessing.get_context("fork")
+    started = [context.Process(target=run, args=(replace(order, port=port),)) for order in orders]
+    for process in started:
         process.start()
-        started.append((process, place))
     end = time.monotonic() + seconds
-    try:
-        for process, _ in started:
-            process.join(max(0.0, end - time.monotonic()))
-    finally:
-        for process, _ in started:
-            if process.is_alive():
-                process.kill()
-                process.join()
-    return list(_read([place for _, place in started], world))
+    for process in started:
+        process.join(max(0.0, end - time.monotonic()))
+    for process in started:
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def _read(places: Sequence[Path], world: int) -> Iterator[Trace]:
