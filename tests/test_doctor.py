@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import torchlint
 from torchlint import doctor
 from torchlint.cli import main
 from torchlint.doctor import Line
@@ -31,7 +32,7 @@ def test_everything_fine(project: Path, capsys: Output) -> None:
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     for word in (
-        "torchlint 0.1.0",
+        f"torchlint {torchlint.__version__}",
         "libcst",
         "on by default",
         "pyproject.toml; 8",
@@ -120,4 +121,4 @@ def test_the_extras_are_those_of_the_package() -> None:
     path = Path(__file__).parents[1] / "pyproject.toml"
     optional = parse_toml(str(path), path.read_bytes())["project"]["optional-dependencies"]
     named = {extra: tuple(line.partition(">")[0] for line in lines) for extra, lines in optional.items()}
-    assert doctor.EXTRAS == {extra: needs for extra, needs in named.items() if extra not in ("dev", "docs")}
+    assert {extra: needs for extra, needs in named.items() if extra not in ("dev", "docs")} == doctor.EXTRAS
