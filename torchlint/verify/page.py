@@ -1,4 +1,4 @@
-"""The HTML report: one self-contained page with inline plots, readable in light and dark."""
+"""The verifier's HTML report: verdicts with their plots, on a page of `torchlint.page`."""
 
 from __future__ import annotations
 
@@ -7,37 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from torchlint.page import document, drawing, figure, heading, interval_plot
 from torchlint.verify.verdict import Behaviour, CaseVerdict, CostVerdict, MemoryVerdict, Point, Trend, human_bytes
-
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fcfcfb; --ink: #1b1d22; --soft: #5c626e; --line: #dcdfe5; --card: #fff;
-  --good: #1a7f4b; --bad: #b3261e; --warn: #8a5a00; --before: #9aa3b2; --after: #2f6fdb; }
-@media (prefers-color-scheme: dark) { :root { --paper: #15171b; --ink: #e8eaee; --soft: #a0a7b4; --line: #30343c;
-  --card: #1c1f25; --good: #5fc98f; --bad: #ff8a80; --warn: #e0b15a; --before: #6b7382; --after: #7aa7ff; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.55 system-ui, sans-serif; }
-main { max-width: 66rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 1.6rem; margin: 0 0 .25rem; letter-spacing: -.01em; }
-h2 { font-size: 1.1rem; margin: 2.5rem 0 .75rem; }
-h3 { font-size: 1rem; margin: 0; font-weight: 600; overflow-wrap: anywhere; }
-p { margin: 0; }
-.facts, .soft { color: var(--soft); }
-.totals { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 1.25rem 0 0; padding: 0; list-style: none; }
-.totals b { font-size: 1.35rem; font-variant-numeric: tabular-nums; margin-right: .35rem; }
-article { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.15rem;
-  margin: 0 0 1rem; }
-.head { display: flex; flex-wrap: wrap; gap: .4rem .75rem; align-items: baseline; justify-content: space-between; }
-.verdict { font-weight: 600; } .good { color: var(--good); } .bad { color: var(--bad); } .warn { color: var(--warn); }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); gap: 1rem 2rem;
-  margin: .9rem 0 .4rem; }
-figure { margin: 0; max-width: 28rem; } figcaption { color: var(--soft); font-size: .85rem; margin-bottom: .3rem; }
-svg { width: 100%; height: auto; display: block; font: 11px system-ui, sans-serif; }
-svg text { fill: var(--ink); } svg .soft { fill: var(--soft); }
-dl { display: grid; grid-template-columns: 7rem 1fr; gap: .15rem .75rem; margin: .7rem 0 0; font-size: .9rem; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; margin-top: 1.25rem; font-size: .9rem; }
-a { color: var(--after); }
-"""
 
 
 def render_page(results: Mapping[str, Sequence[CaseVerdict]], facts: Mapping[str, Any]) -> str:
@@ -57,19 +28,12 @@ def render_page(results: Mapping[str, Sequence[CaseVerdict]], facts: Mapping[str
 
 def page(title: str, described: str, totals: Sequence[tuple[int, str]], sections: Mapping[str, Iterable[str]]) -> str:
     """The frame of a report: a line of facts, figures, and under each heading its articles."""
-    items = "".join(f"<li><b>{count}</b>{label}</li>" for count, label in totals)
     links = "".join(f'<a href="#r{i}">{html.escape(name)}</a>' for i, name in enumerate(sections))
     body = "".join(
         f'<h2 id="r{i}">{html.escape(name)}</h2>' + "".join(articles)
         for i, (name, articles) in enumerate(sections.items())
     )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{_STYLE}</style></head><body><main><h1>{title}</h1>"
-        f'<p class="facts">{html.escape(described)}</p><ul class="totals">{items}</ul><nav>{links}</nav>{body}'
-        "</main></body></html>\n"
-    )
+    return document(title, f"{heading(title, described, totals)}<nav>{links}</nav>{body}")
 
 
 def article(title: str, verdict: str, tone: str, plots: Sequence[str], rows: Sequence[tuple[str, str]]) -> str:
@@ -101,51 +65,14 @@ def _article(v: CaseVerdict) -> str:
     return article(v.name, str(v.behaviour), tone, plots, rows)
 
 
-def figure(caption: str, svg: str) -> str:
-    return f"<figure><figcaption>{html.escape(caption)}</figcaption>{svg}</figure>"
-
-
 def speed_plot(timed: Mapping[int, CostVerdict]) -> str:
-    """Speedup with its interval per size, on a logarithmic axis with a line at ×1."""
-    width, left, right, row = 360, 64, 78, 26
-    sizes = sorted(timed)
-    height = row * len(sizes) + 26
-    lows = [min(timed[s].low or 1, 1.0) for s in sizes]
-    highs = [max(timed[s].high or 1, 1.0) for s in sizes]
-    start, end = math.log10(min(lows)) - 0.03, math.log10(max(highs)) + 0.03
-    span = max(end - start, 0.1)
-
-    def x(value: float) -> float:
-        return left + (math.log10(value) - start) / span * (width - left - right)
-
-    parts = []
-    for tick in _ticks(start, end):
-        parts.append(
-            f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 20}" '
-            f'stroke="var(--{"soft" if tick == 1 else "line"})"/>'
-            f'<text class="soft" x="{x(tick):.1f}" y="{height - 6}" text-anchor="middle">×{tick:g}</text>'
-        )
-    for i, size in enumerate(sizes):
-        cost, y = timed[size], 16 + i * row
-        value, low, high = cost.ratio or 1.0, cost.low or 1.0, cost.high or 1.0
-        colour = {"faster": "good", "slower": "bad"}.get(cost.kind.value, "soft")
-        parts.append(
-            f'<text class="soft" x="{left - 10}" y="{y + 4}" text-anchor="end">n={size}</text>'
-            f'<line x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" y2="{y}" stroke="var(--{colour})" stroke-width="2"/>'
-            f'<circle cx="{x(value):.1f}" cy="{y}" r="4.5" fill="var(--{colour})"/>'
-            f'<text x="{width - right + 10}" y="{y + 4}">×{value:.3g}</text>'
-        )
-    return _svg(width, height, parts, "speedup per size")
-
-
-def _ticks(start: float, end: float) -> list[float]:
-    """Round numbers between the exponents: the finest series that gives at most five."""
-    decades = range(math.floor(start) - 1, math.ceil(end) + 1)
-    for series in ((1, 1.1, 1.2, 1.5, 2, 3, 5, 7), (1, 1.5, 2, 3, 5), (1, 2, 5), (1,)):
-        ticks = [a * 10.0**e for e in decades for a in series if start <= math.log10(a * 10.0**e) <= end]
-        if len(ticks) <= 5:
-            return ticks or [1.0]
-    return ticks[:: len(ticks) // 5 + 1]
+    """Speedup with its interval per size."""
+    colours = {"faster": "good", "slower": "bad"}
+    rows = [
+        (f"n={size}", cost.ratio or 1.0, cost.low or 1.0, cost.high or 1.0, colours.get(cost.kind.value, "soft"))
+        for size, cost in sorted(timed.items())
+    ]
+    return interval_plot(rows, "speedup per size")
 
 
 def memory_figures(memory: MemoryVerdict) -> list[str]:
@@ -171,7 +98,7 @@ def memory_plot(peak: tuple[int, int], saved: tuple[int, int]) -> str:
             )
             y += bar + 2
         y += 10
-    return _svg(width, y, parts, "tensor bytes before and after")
+    return drawing(width, y, parts, "tensor bytes before and after")
 
 
 def divergence_plot(points: Sequence[Point]) -> str:
@@ -205,8 +132,4 @@ def divergence_plot(points: Sequence[Point]) -> str:
         parts.append(f'<polyline points="{path}" fill="none" stroke="var(--{colour})" stroke-width="2"/>')
         parts += [f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="3" fill="var(--{colour})"/>' for s, v in series]
         parts.append(f'<text x="{width - right + 8}" y="{y(series[-1][1]) + 4:.1f}">{name}</text>')
-    return _svg(width, height, parts, "deviation from the original by step")
-
-
-def _svg(width: int, height: int, parts: Sequence[str], label: str) -> str:
-    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return drawing(width, height, parts, "deviation from the original by step")

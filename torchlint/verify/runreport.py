@@ -130,7 +130,8 @@ def _step(step: Step) -> dict[str, object]:
 
 
 def _article(step: Step, tone: str) -> str:
-    from torchlint.verify.page import article, divergence_plot, figure, memory_figures
+    from torchlint.page import figure
+    from torchlint.verify.page import article, divergence_plot, memory_figures
 
     judged = step.judged
     plots = []
