@@ -1,4 +1,6 @@
-"""`python -m torchlint.docs_build`: the rule pages under docs/rules/, from the rules' docstrings, and the schema.
+"""`python -m torchlint.docs_build`: the rule pages under docs/rules/, from the rules' docstrings.
+
+What else is generated is written along with them: torchlint/schema.json and torchlint/evidence.json.
 
 With `--check` nothing is written; stale pages are named and the exit code is 1.
 """
@@ -10,7 +12,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from torchlint import schema
+from torchlint import evidence, schema
 from torchlint.catalogue import load
 from torchlint.explain import explain
 from torchlint.rule import Rule
@@ -85,13 +87,13 @@ def main(arguments: Sequence[str]) -> int:
         names = stale(_FOLDER)
         for name in names:
             print(f"{_FOLDER / name} is not what the rules say: run `python -m torchlint.docs_build`", file=sys.stderr)
-        return 1 if names or schema.main(arguments) else 0
+        return 1 if names or schema.main(arguments) or evidence.main(arguments) else 0
     if arguments:
         print("usage: python -m torchlint.docs_build [--check]", file=sys.stderr)
         return 2
     for name in write(_FOLDER):
         print(_FOLDER / name)
-    return schema.main([])  # it lists the rules, too
+    return schema.main([]) or evidence.main([])
 
 
 if __name__ == "__main__":

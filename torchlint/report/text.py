@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from torchlint.diagnostic import Applicability, Diagnostic, Fix, Severity
 from torchlint.report import ReportContext
+from torchlint.report.frame import CONTEXT_LINES, caret_columns, rows
 from torchlint.report.lines import Texts, place
 from torchlint.report.patch import Change, hunks
 from torchlint.report.summary import remedy, tally
@@ -29,7 +29,6 @@ from torchlint.report.terminal import (
     wrap,
 )
 
-CONTEXT_LINES = 2
 DIFF_LINES = 12  # a longer diff is cut: `--diff` shows all of it
 
 _SEVERITY_STYLE = {Severity.ERROR: BOLD_RED, Severity.WARNING: BOLD_YELLOW, Severity.INFO: BOLD_CYAN}
@@ -38,8 +37,6 @@ _FIX_LABEL = {
     Applicability.UNSAFE: ("unsafe fix (--unsafe)", BOLD_YELLOW),
     Applicability.SUGGESTION: ("suggestion", BOLD_CYAN),
 }
-# A line's code up to its comment; quotes are stepped over, so that a # in a string ends nothing.
-_CODE = re.compile(r"""(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^#])*""")
 
 
 def split_message(message: str) -> tuple[str, str, str]:
@@ -115,32 +112,16 @@ class _Block:
 
     def frame(self) -> list[str]:
         d = self.d
-        first, last = max(1, d.row - CONTEXT_LINES), min(len(self.lines), d.row + CONTEXT_LINES)
-        while first < d.row and not self.lines.line(first).strip():
-            first += 1
-        while last > d.row and not self.lines.line(last).strip():
-            last -= 1
-        start, stop = self.caret_columns()
+        start, stop = caret_columns(d, self.lines)
         crop = self.crop(start, stop)
         out: list[str] = []
-        for row in range(first, last + 1):
+        for row in rows(d, self.lines):
             text, _ = expand(self.lines.line(row))
             out.append(f"{self.rail('|', row)} {self.cropped(text, crop)}".rstrip())
             if row == d.row:
                 carets = self.paint("^" * (stop - start), _SEVERITY_STYLE[d.severity])
                 out.append(f"{self.rail('|')} {' ' * (start - crop)}{carets}")
         return out
-
-    def caret_columns(self) -> tuple[int, int]:
-        """The display columns under which the carets lie: the finding's first line, without a comment behind it."""
-        d = self.d
-        line = self.lines.line(d.row)
-        _, columns = expand(line)
-        match = _CODE.match(line)
-        code_end = len(line[: match.end()].rstrip()) if match else len(line)
-        start = min(d.column - 1, len(line))
-        end = min(d.end_column - 1, len(line)) if d.end_row == d.row else max(code_end, start)
-        return columns[start], max(columns[end], columns[start] + 1)
 
     def crop(self, start: int, stop: int) -> int:
         """The first column to show, so that the carets are seen where lines are longer than the terminal is wide."""
