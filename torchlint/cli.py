@@ -24,6 +24,7 @@ ELSEWHERE: dict[str, str] = {
     "config": "torchlint.settings",
     "completion": "torchlint.completion",
     "doctor": "torchlint.doctor",
+    "report": "torchlint.publish",
 }
 
 

@@ -18,9 +18,9 @@ from typing import Any
 FILE = Path(__file__).with_name("evidence.json")
 CASES = "benchmarks/verifier/rules_cpu.json"  # every rule's own cases
 PROGRAMS = "benchmarks/verifier/programs.json"  # five programs with planted mistakes, fixed and proven whole
-_RATIO = re.compile(r"(faster|slower|no measurable change) ×([\d.]+) \[([\d.]+), ([\d.]+)\]")
+_RATIO = re.compile(r"(faster|slower|no measurable change|inconclusive) ×([\d.]+) \[([\d.]+), ([\d.]+)\]")
 _MEMORY = re.compile(r"(saves|costs) memory: peak \[(\d+), (\d+)\]")
-_KINDS = ("faster", "slower", "no measurable change")
+_KINDS = ("faster", "slower", "no measurable change", "inconclusive")
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,6 +87,14 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
         },
     ),
     "rule": ("CODE|NAME", "explain a rule", {"--all": Option("", "list all rules")}),
+    "report": (
+        "PATH...",
+        "write the findings as one HTML page, with what was measured of the fixes",
+        {
+            "--html": Option("FILE", "the page to write"),
+            **{name: option for name, option in SELECTION.items() if name != "--show-files"},
+        },
+    ),
     "doctor": ("[PATH]", "show versions, cache, torch, sandbox and extras, and what is broken", {}),
     "completion": ("bash|zsh|fish", "print a completion script for a shell", {}),
     "new-rule": ("NAME", "write the skeleton of a rule and its fixtures", {}),

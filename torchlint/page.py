@@ -35,6 +35,7 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
 figure { margin: 0; max-width: 28rem; } figcaption { color: var(--soft); font-size: .85rem; margin-bottom: .3rem; }
 svg { width: 100%; height: auto; display: block; font: 11px system-ui, sans-serif; }
 svg text { fill: var(--ink); } svg .soft { fill: var(--soft); }
+svg .over { paint-order: stroke; stroke: var(--card); stroke-width: 5px; }
 dl { display: grid; grid-template-columns: 7rem 1fr; gap: .15rem .75rem; margin: .7rem 0 0; font-size: .9rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; margin-top: 1.25rem; font-size: .9rem; }
@@ -108,7 +109,7 @@ def interval_plot(
         y = first + i * row
         at = f'x="{left}" y="{y - 14}"' if above else f'x="{left - 10}" y="{y + 4}" text-anchor="end"'
         parts.append(
-            f'<text class="soft" {at}>{html.escape(name)}</text>'
+            f'<text class="soft{" over" * above}" {at}>{html.escape(name)}</text>'
             f'<line x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" y2="{y}" stroke="var(--{colour})" stroke-width="2"/>'
             f'<circle cx="{x(value):.1f}" cy="{y}" r="4.5" fill="var(--{colour})"/>'
             f'<text x="{width - right + 10}" y="{y + 4}">×{value:.3g}</text>'
