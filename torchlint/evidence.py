@@ -60,11 +60,19 @@ def load() -> dict[str, Evidence]:
     return {code: _evidence(entry) for code, entry in document["rules"].items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The machine that a file of numbers was made on."""
+
+    machine: str
+    device: str
+
+
 @cache
-def sources() -> dict[str, str]:
-    """The files that the numbers are from, and the machine they were taken on."""
+def sources() -> dict[str, Source]:
+    """The files that the numbers are from."""
     document = json.loads(FILE.read_text(encoding="utf-8"))
-    return dict(document["sources"])
+    return {path: Source(**facts) for path, facts in document["sources"].items()}
 
 
 def _evidence(entry: Mapping[str, Any]) -> Evidence:
@@ -115,8 +123,9 @@ def _of_program(name: str, verdict: str) -> dict[str, Any]:
     return {"name": name, "source": PROGRAMS, "timings": timings, "peak": peak}
 
 
-def _machine(facts: Mapping[str, Any]) -> str:
-    return f"torch {facts['torch']}, {facts['system']}, {facts['cpus']} cores, device {facts['device']}"
+def _machine(facts: Mapping[str, Any]) -> dict[str, str]:
+    machine = f"torch {facts['torch']}, {facts['system']}, {facts['cpus']} cores"
+    return {"machine": machine, "device": facts["device"]}
 
 
 def text(root: Path) -> str:
