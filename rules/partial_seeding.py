@@ -2,9 +2,9 @@
 
 ## What it does
 
-Finds a file that trains and seeds torch, NumPy or `random`, but not all of these that it draws from: `torch.manual_seed(seed)`
-while `np.random.permutation(...)` deals out the samples, or `np.random.seed(seed)` while torch initialises the model
-and shuffles the batches.
+Finds a file that trains and seeds torch, NumPy or `random`, but not all of these that it draws from:
+`torch.manual_seed(seed)` while `np.random.permutation(...)` deals out the samples, or `np.random.seed(seed)` while
+torch initialises the model and shuffles the batches.
 
 ## Why is this bad
 

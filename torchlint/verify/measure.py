@@ -163,7 +163,17 @@ def time_pairs(
 
 # -- memory and counters ----------------------------------------------------------------------------------------------
 
-_SYNCS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2", "unique_consecutive"}
+# In inference mode `item` comes undivided.
+_SYNCS = {
+    "_local_scalar_dense",
+    "item",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "is_nonzero",
+    "_unique2",
+    "unique_consecutive",
+}
 
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
