@@ -50,6 +50,7 @@ import libcst as cst
 from torchlint.diagnostic import Severity
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Function
+from torchlint.semantics.blocks import always
 from torchlint.source import argument, literal, walk_scope
 
 RULE = Rule(
@@ -138,7 +139,7 @@ def _branch(node: cst.CSTNode, function: Function, ctx: Context) -> tuple[cst.CS
         if ancestor is function.node:
             break
         owner = ctx.file.parent(ancestor) if isinstance(ancestor, cst.BaseSuite) else None
-        if isinstance(owner, (cst.If, cst.Else, cst.ExceptHandler)):
+        if isinstance(owner, (cst.If, cst.Else, cst.ExceptHandler)) and not always(owner):
             blocks.append(ancestor)
     return tuple(blocks)
 

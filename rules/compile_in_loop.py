@@ -48,6 +48,7 @@ from torchlint.diagnostic import Applicability, Fix, Severity
 from torchlint.edits import move_before
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import flow
+from torchlint.semantics.blocks import always
 from torchlint.source import dotted, find, walk
 
 RULE = Rule(
@@ -97,7 +98,7 @@ def _loops_around(call: cst.Call, context: Context) -> list[Loop]:
     for node in context.file.ancestors(call):
         if isinstance(node, (cst.FunctionDef, cst.Lambda, cst.ClassDef)):
             break
-        if isinstance(node, (cst.If, cst.IfExp, cst.ExceptHandler, cst.CompFor)) and not loops:
+        if isinstance(node, (cst.If, cst.IfExp, cst.ExceptHandler, cst.CompFor)) and not loops and not always(node):
             return []
         if isinstance(node, (cst.For, cst.While)) and inner is node.body:
             loops.append(node)

@@ -64,6 +64,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Fix, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Function
+from torchlint.semantics.blocks import always
 from torchlint.semantics.datasets import DatasetClass, item_functions
 from torchlint.semantics.flow import bound_names
 from torchlint.source import argument, dotted, find, walk, walk_scope
@@ -138,7 +139,7 @@ def _same_each_time(call: cst.Call, local: set[str], function: Function, ctx: Co
         if isinstance(
             ancestor,
             (cst.If, cst.IfExp, cst.Try, cst.For, cst.While, cst.Lambda, cst.FunctionDef, cst.BooleanOperation),
-        ):
+        ) and not always(ancestor):
             return False
         if isinstance(ancestor, cst.Assign) and any(isinstance(t.target, cst.Attribute) for t in ancestor.targets):
             return False

@@ -53,6 +53,7 @@ from torchlint.diagnostic import Applicability, Severity
 from torchlint.edits import remove_argument, unwrap_with
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, TrainingLoop
+from torchlint.semantics.blocks import always
 from torchlint.source import argument, dotted, find, literal
 
 RULE = Rule(
@@ -154,7 +155,7 @@ def _has_switch(call: cst.Call, ctx: Context) -> bool:
     for ancestor in ctx.file.ancestors(call):
         if isinstance(ancestor, cst.ExceptHandler):
             return True
-        if isinstance(ancestor, (cst.If, cst.IfExp)) and not _is_main(ancestor.test):
+        if isinstance(ancestor, (cst.If, cst.IfExp)) and not _is_main(ancestor.test) and not always(ancestor):
             return True
         if isinstance(ancestor, (cst.FunctionDef, cst.Lambda)):
             return False

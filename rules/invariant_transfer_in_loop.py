@@ -54,6 +54,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
+from torchlint.semantics.blocks import always
 from torchlint.semantics.flow import assigned_in
 from torchlint.semantics.hoisting import changed_in, is_invariant
 from torchlint.semantics.transfers import may_be_cuda, move_target
@@ -112,7 +113,9 @@ def _loop(call: cst.Call, context: Context) -> cst.For | cst.While | None:
     for ancestor in context.file.ancestors(call):
         if isinstance(ancestor, (cst.For, cst.While)):
             return ancestor if below is ancestor.body else None
-        if isinstance(ancestor, (cst.If, cst.IfExp, cst.BooleanOperation, cst.FunctionDef, cst.Lambda, cst.ClassDef)):
+        if isinstance(ancestor, (cst.IfExp, cst.BooleanOperation, cst.FunctionDef, cst.Lambda, cst.ClassDef)):
+            return None
+        if isinstance(ancestor, cst.If) and not always(ancestor):
             return None
         if isinstance(ancestor, (cst.ExceptHandler, cst.ListComp, cst.SetComp, cst.DictComp, cst.GeneratorExp)):
             return None
@@ -126,7 +129,7 @@ def _outermost(call: cst.Call, name: str, loop: cst.For | cst.While, context: Co
     made = context.sem.value(call.func.value).node if isinstance(call.func, cst.Attribute) else None
     inside = set(map(id, context.file.ancestors(made))) if made is not None else set()
     for ancestor in context.file.ancestors(loop):
-        if isinstance(ancestor, (cst.FunctionDef, cst.If, cst.With, cst.Try, cst.ClassDef)):
+        if isinstance(ancestor, (cst.FunctionDef, cst.If, cst.With, cst.Try, cst.ClassDef)) and not always(ancestor):
             break
         if isinstance(ancestor, (cst.For, cst.While)):
             bound = assigned_in(ancestor)

@@ -53,6 +53,7 @@ import libcst as cst
 from torchlint.diagnostic import Severity
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Kind
+from torchlint.semantics.blocks import statements
 from torchlint.source import dotted, find, walk
 
 RULE = Rule(
@@ -72,7 +73,7 @@ def check(node: cst.For, ctx: Context) -> Iterator[Finding]:
     if not names or not isinstance(node.body, cst.IndentedBlock):
         return
     sources: set[str] = set()
-    for line in node.body.body:
+    for line in statements(node.body):
         if not isinstance(line, cst.SimpleStatementLine) or len(line.body) != 1:
             return
         found = _update(line.body[0], names)

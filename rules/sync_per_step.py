@@ -61,6 +61,7 @@ import libcst as cst
 from torchlint.diagnostic import Severity
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import TrainingLoop
+from torchlint.semantics.blocks import always
 from torchlint.semantics.elements import element_syncs
 from torchlint.semantics.syncs import (
     GPU,
@@ -163,6 +164,6 @@ def _guarded(node: cst.CSTNode, function: cst.FunctionDef, context: Context) -> 
     for ancestor in context.file.ancestors(node):
         if ancestor is function:
             return False
-        if isinstance(ancestor, (cst.If, cst.IfExp)):
+        if isinstance(ancestor, (cst.If, cst.IfExp)) and not always(ancestor):
             return True
     return False

@@ -38,7 +38,30 @@ def leaves(suite: cst.BaseSuite) -> bool:
         last = last.body[-1]
     if isinstance(last, cst.Expr) and isinstance(last.value, cst.Call):
         return dotted(last.value.func) in ("sys.exit", "exit", "quit", "os._exit")
+    if isinstance(last, cst.If) and always(last):
+        return leaves(last.body)
     return isinstance(last, (cst.Return, cst.Continue, cst.Break, cst.Raise))
+
+
+def always(node: cst.CSTNode) -> bool:
+    """Whether the node is an `if True:` (or of another constant that holds): it decides nothing."""
+    if not isinstance(node, cst.If):
+        return False
+    test = node.test
+    return (isinstance(test, cst.Name) and test.value == "True") or (
+        isinstance(test, cst.Integer) and test.value == "1"
+    )
+
+
+def statements(suite: cst.BaseSuite) -> list[cst.BaseStatement]:
+    """The statements of an indented block, with those under an `if True:` among them; none of a one-line suite."""
+    found: list[cst.BaseStatement] = []
+    for statement in suite.body if isinstance(suite, cst.IndentedBlock) else ():
+        if isinstance(statement, cst.If) and always(statement) and isinstance(statement.body, cst.IndentedBlock):
+            found += statements(statement.body)
+        else:
+            found.append(statement)
+    return found
 
 
 def unwrap_iteration(node: cst.BaseExpression) -> cst.BaseExpression:

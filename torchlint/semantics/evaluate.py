@@ -13,7 +13,7 @@ import libcst as cst
 
 from torchlint.semantics import expressions, knowledge
 from torchlint.semantics.assigned import attribute_assigned
-from torchlint.semantics.blocks import leaves, unwrap_iteration
+from torchlint.semantics.blocks import always, leaves, unwrap_iteration
 from torchlint.semantics.dispatch import HANDLERS
 from torchlint.semantics.effects import Effect, Event, GradMode, Guard
 from torchlint.semantics.expressions import arithmetic, element_of, other, slice_value
@@ -192,6 +192,9 @@ class Evaluator:
     def _if(self, node: cst.If, frame: Frame) -> None:
         self.eval(node.test, frame)
         expressions.tested(self, node.test, frame)
+        if always(node):
+            self._suite(node.body, frame)
+            return
         before = dict(frame.env)
         guards = frame.guards
         depth = len(frame.loops)

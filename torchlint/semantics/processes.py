@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import libcst as cst
 
-from torchlint.semantics.blocks import asks_for_main
+from torchlint.semantics.blocks import always, asks_for_main
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
@@ -246,7 +246,8 @@ class Processes:
         """(function or class name, name) → the replica that the name stands for there."""
         found: dict[tuple[Function | str, str], Replica] = {}
         for call, function in self.named(DDP):
-            guard = self.file.enclosing(call, (cst.If, cst.FunctionDef, cst.ClassDef))
+            around = (a for a in self.file.ancestors(call) if isinstance(a, (cst.If, cst.FunctionDef, cst.ClassDef)))
+            guard = next((a for a in around if not always(a)), None)
             replica = Replica(call, function, isinstance(guard, cst.If) and not asks_for_main(guard))
             for name in self._targets(call):
                 found[self._scope(function, name), name] = replica

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
+from torchlint.semantics.blocks import always
 from torchlint.semantics.effects import Effect
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
@@ -110,7 +111,7 @@ def _is_guarded(call: cst.Call, body: cst.CSTNode, sem: Semantics) -> bool:
     for ancestor in sem.file.ancestors(call):
         if ancestor is body:
             break
-        if isinstance(ancestor, (cst.If, cst.IfExp, cst.Try, cst.While, cst.Assert)):
+        if isinstance(ancestor, (cst.If, cst.IfExp, cst.Try, cst.While, cst.Assert)) and not always(ancestor):
             return True
     return any(isinstance(n, (cst.Break, cst.Continue, cst.Return, cst.Yield, cst.Raise)) for n in walk(body))
 

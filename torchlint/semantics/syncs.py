@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 
 import libcst as cst
 
-from torchlint.semantics.blocks import unwrap_iteration
+from torchlint.semantics.blocks import always, unwrap_iteration
 from torchlint.semantics.effects import Effect, Event, Guard
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.loops import TrainingLoop
@@ -311,7 +311,8 @@ def reached_every_turn(sem: Semantics, node: cst.CSTNode, loop: cst.CSTNode) -> 
         loop = sem.file.parents[loop]
     below = node
     for ancestor in _between(sem, node, loop):
-        if isinstance(ancestor, cst.ExceptHandler) or (isinstance(ancestor, cst.If) and below is not ancestor.test):
+        decides = isinstance(ancestor, cst.If) and below is not ancestor.test and not always(ancestor)
+        if decides or isinstance(ancestor, cst.ExceptHandler):
             return False
         below = ancestor
     return not _conditional(sem, node, loop)

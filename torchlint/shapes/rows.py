@@ -7,7 +7,7 @@ import re
 
 from torchlint.shapes.code import Code
 from torchlint.shapes.plain import is_plain
-from torchlint.shapes.syntax_tree import descend, last, mentions
+from torchlint.shapes.syntax_tree import descend, last, mentions, statements
 from torchlint.vectorise.pure import JOINS, PURE, WRITES
 
 _MADE = re.compile(r"\b(?:zeros|ones|empty|full|rand|randn)\s*\(")
@@ -55,7 +55,7 @@ def _is_row_loop(loop: ast.For, code: Code) -> bool:
     if names is None or loop.orelse:
         return False
     sinks, seen = False, False
-    for statement in loop.body:
+    for statement in statements(loop.body):
         simple = [statement]
         if isinstance(statement, ast.If):
             if not _is_pure(statement.test, code):
@@ -196,8 +196,9 @@ def _is_pure(node: ast.AST, code: Code) -> bool:
 def pairs(code: Code) -> bool:
     """A loop whose only statement is a loop that stores one item."""
     for node in code.nodes:
-        if isinstance(node, ast.For) and len(node.body) == 1 and isinstance(node.body[0], ast.For):
-            inner = node.body[0].body
+        below = statements(node.body) if isinstance(node, ast.For) else []
+        if len(below) == 1 and isinstance(below[0], ast.For):
+            inner = statements(below[0].body)
             if len(inner) == 1 and isinstance(inner[0], ast.Assign) and isinstance(inner[0].targets[0], ast.Subscript):
                 return True
     return False
@@ -206,8 +207,9 @@ def pairs(code: Code) -> bool:
 def scatter(code: Code) -> bool:
     """A counted loop whose only statement stores into `out[i, …]`."""
     for node in code.nodes:
-        if isinstance(node, ast.For) and len(node.body) == 1 and isinstance(node.body[0], ast.Assign):
-            target = node.body[0].targets[0]
+        below = statements(node.body) if isinstance(node, ast.For) else []
+        if isinstance(node, ast.For) and len(below) == 1 and isinstance(below[0], ast.Assign):
+            target = below[0].targets[0]
             if (
                 isinstance(target, ast.Subscript)
                 and isinstance(target.slice, ast.Tuple)

@@ -52,6 +52,16 @@ def descend(roots: Iterable[ast.AST]) -> Iterator[ast.AST]:
         stack += below(node)
 
 
+def statements(body: list[ast.stmt]) -> list[ast.stmt]:
+    """A block's statements, with those under an `if True:` among them."""
+    if not any(isinstance(s, ast.If) and isinstance(s.test, ast.Constant) for s in body):
+        return body
+    found: list[ast.stmt] = []
+    for s in body:
+        found += statements(s.body) if isinstance(s, ast.If) and isinstance(s.test, ast.Constant) else [s]
+    return found
+
+
 def last(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 

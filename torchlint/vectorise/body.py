@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import libcst as cst
 
+from torchlint.semantics.blocks import statements
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
@@ -68,7 +69,7 @@ def read_body(rows: RowLoop, sem: Semantics) -> Body | None:
     if not isinstance(loop, cst.For) or loop.orelse is not None or not isinstance(loop.body, cst.IndentedBlock):
         return None
     steps: list[Step] = []
-    for statement in loop.body.body:
+    for statement in statements(loop.body):
         found = _guarded(statement, rows) if isinstance(statement, cst.If) else _line(statement, rows, steps)
         if found is None:
             return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix
+from torchlint.semantics.blocks import statements
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import RowLoop, definition_of, row_loop
 from torchlint.source import argument, find, literal
@@ -28,10 +29,9 @@ class Pairs:
 
 def read_pairs(loop: cst.For, sem: Semantics) -> Pairs | None:
     """The nest, if each entry is computed from its own two rows alone."""
-    if not isinstance(loop.body, cst.IndentedBlock) or len(loop.body.body) != 1 or loop.orelse is not None:
-        return None
-    below = loop.body.body[0]
-    if not isinstance(below, cst.For):
+    inside = statements(loop.body)
+    below = inside[0] if len(inside) == 1 else None
+    if loop.orelse is not None or not isinstance(below, cst.For):
         return None
     outer, inner = row_loop(loop, sem), row_loop(below, sem)
     if outer is None or inner is None or not outer.index or not inner.index or outer.bound & inner.bound:

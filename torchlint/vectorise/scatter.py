@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix
+from torchlint.semantics.blocks import statements
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import definition_of
@@ -32,11 +33,10 @@ class Scatter:
 
 def read_scatter(loop: cst.For, sem: Semantics) -> Scatter | None:
     """The loop as a scatter of a number that all rows share; None if it is anything more."""
-    if loop.orelse is not None or loop.asynchronous is not None or not isinstance(loop.body, cst.IndentedBlock):
+    inside = statements(loop.body)
+    line = inside[0] if len(inside) == 1 else None
+    if loop.orelse is not None or loop.asynchronous is not None or not isinstance(line, cst.SimpleStatementLine):
         return None
-    if len(loop.body.body) != 1 or not isinstance(loop.body.body[0], cst.SimpleStatementLine):
-        return None
-    line = loop.body.body[0]
     small = line.body[0]
     if len(line.body) != 1 or not isinstance(small, cst.Assign) or len(small.targets) != 1:
         return None

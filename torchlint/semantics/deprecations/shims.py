@@ -6,6 +6,7 @@ import re
 
 import libcst as cst
 
+from torchlint.semantics.blocks import always
 from torchlint.semantics.model import Semantics
 from torchlint.source import children, dotted, find
 from torchlint.spelling import spelled
@@ -51,7 +52,7 @@ def _imported_conditionally(sem: Semantics, node: cst.CSTNode) -> bool:
     if root.value in sem.names.functions or root.value in sem.names.classes or root.value in sem.names.module.local:
         return True  # and what stands in for it
     for statement in sem.file.tree.body:
-        if isinstance(statement, (cst.If, cst.Try)):
+        if isinstance(statement, (cst.If, cst.Try)) and not always(statement):
             for imported in find(statement, cst.ImportFrom):
                 if root.value in _bound(imported):
                     return True
