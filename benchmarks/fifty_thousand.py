@@ -128,7 +128,11 @@ def obtain(name: str, number: str, kind: str, into: Path, have: Path | None) -> 
         shutil.copytree(sysconfig.get_paths()["stdlib"], target, ignore=shutil.ignore_patterns("site-packages"))
         return target
     if kind == "installed":
-        return Path(str(distribution(name).locate_file(name)))
+        installed = Path(str(distribution(name).locate_file(name)))
+        for file in installed.rglob("*.py"):
+            (target / file.relative_to(installed)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target / file.relative_to(installed))
+        return target
     if have is not None and (have / name).is_dir() and _versions(have).get(name) == number:
         return have / name
     if kind == "unpacked":
