@@ -172,6 +172,17 @@ def _apply(path: str, text: str, chosen: list[Diagnostic], compiles: bool) -> tu
     return splice(text, _edits(kept)), guilty
 
 
+def alone(path: str, text: str, diagnostic: Diagnostic) -> str | None:
+    """The text with one finding's fix made, of whatever kind; None where that would break it."""
+    if diagnostic.fix is None or not diagnostic.fix.edits or fixable(text) is not None:
+        return None
+    edits = set(diagnostic.fix.edits)
+    if _overlapping(sorted(edits)):
+        return None
+    new = splice(text, edits)
+    return new if _sound(path, text, new, _compiles(path, text)) else None
+
+
 def _sound(path: str, before: str, text: str, compiles: bool) -> bool:
     """Whether a text is good enough to be written: libcst parses it, and it compiles if the original did."""
     program = notebook.is_program(before)

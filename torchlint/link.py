@@ -25,27 +25,41 @@ def _text(path: str) -> str:
         return ""
 
 
-def answers(questions: Iterable[Asked], files: Sequence[str], config: Config) -> set[Asked]:
+class Disk:
+    """The project as it lies on disk; the language server puts the texts of its editor in front."""
+
+    def text(self, path: str) -> str:
+        """The text of a file, "" where it cannot be read."""
+        return _text(path)
+
+    def semantics(self, path: str, config: Config, bare: bool) -> Semantics | None:
+        """The meaning of a file, None where it cannot be had; `bare` allows a tree without whitespace."""
+        return meaning(path, self.text(path), config, bare)
+
+
+def answers(
+    questions: Iterable[Asked], files: Sequence[str], config: Config, sources: Disk | None = None
+) -> set[Asked]:
     """The questions whose answer is yes. Files are parsed only where a question leads to them, and with whitespace only
     where an answer depends on it."""
+    sources = sources or Disk()
     asked = sorted(set(questions), key=lambda q: (q[0], q[1].ask, q[1].subject))
-    quick = Project(files, lambda path: _read(path, config, bare=True), _text)
+    quick = Project(files, lambda path: sources.semantics(path, config, True), sources.text)
     full: Project | None = None
     yes: set[Asked] = set()
     for path, question in asked:
         try:
             answer = quick.answer(path, question)
         except NeedsText:
-            full = full or Project(files, lambda path: _read(path, config, bare=False), _text)
+            full = full or Project(files, lambda path: sources.semantics(path, config, False), sources.text)
             answer = full.answer(path, question)
         if answer:
             yes.add((path, question))
     return yes
 
 
-def _read(path: str, config: Config, bare: bool) -> Semantics | None:
-    """The meaning of a file, None where it cannot be had."""
-    text = _text(path)
+def meaning(path: str, text: str, config: Config, bare: bool) -> Semantics | None:
+    """What a text means, None where that cannot be had."""
     if notebook.is_program(text):
         text = notebook.python(text).text
     tree = syntax.parsed(text) if text else None

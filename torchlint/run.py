@@ -14,6 +14,7 @@ from torchlint.outcome import Answers, Asked, Selection, questions, settle, show
 if TYPE_CHECKING:
     from torchlint.config import Config
     from torchlint.encoding import Source
+    from torchlint.link import Disk
     from torchlint.rule import Rule
 
 Progress = Callable[[int, int], None]
@@ -199,9 +200,14 @@ def joined(results: Sequence[Result]) -> Result:
 
 
 def check_bytes(
-    path: str, data: bytes, config: Config, selection: Selection, project: Callable[[], Sequence[str]]
+    path: str,
+    data: bytes,
+    config: Config,
+    selection: Selection,
+    project: Callable[[], Sequence[str]],
+    sources: Disk | None = None,
 ) -> Result:
-    """Check bytes that are not (yet) in a file, as an editor sends them."""
+    """Check bytes that are not (yet) in a file, as an editor sends them. `sources` reads the rest of the project."""
     result = Result(checked=1)
     outcomes: dict[str, cache.Outcome] = {}
 
@@ -210,7 +216,7 @@ def check_bytes(
         outcomes[path] = outcome(path, data, rules, config, selection)
 
     pool.with_deep_stack(work)
-    _settle(result, outcomes, config, selection, project, None)
+    _settle(result, outcomes, config, selection, project, None, sources)
     return result
 
 
@@ -221,6 +227,7 @@ def _settle(
     selection: Selection,
     project: Callable[[], Sequence[str]],
     store: cache.Cache | None,
+    sources: Disk | None = None,
 ) -> None:
     asked = questions(outcomes)
     if asked:
@@ -229,7 +236,7 @@ def _settle(
         if store is not None and store.answers is not None and store.answers[0] == state:
             result.answers = Answers.unpack(store.answers[1])
         if not asked <= result.answers.asked:
-            result.answers = Answers(asked, link(asked, everything, config))
+            result.answers = Answers(asked, link(asked, everything, config, sources))
         if store is not None:
             store.answers = (state, result.answers.pack())
     result.diagnostics = settle(outcomes, result.answers, selection)
@@ -240,14 +247,14 @@ def _lost(path: str, lost: pool.Lost) -> Diagnostic:
     return Diagnostic("TL001", "syntax-error", Severity.ERROR, message, path, 1, 1, 1, 1, 0, 0)
 
 
-def link(asked: set[Asked], project: Sequence[str], config: Config) -> set[Asked]:
+def link(asked: set[Asked], project: Sequence[str], config: Config, sources: Disk | None = None) -> set[Asked]:
     """The one place where a run asks across files: the questions that are answered with yes."""
     yes: set[Asked] = set()
 
     def work() -> None:
         from torchlint.link import answers
 
-        yes.update(answers(asked, project, config))
+        yes.update(answers(asked, project, config, sources))
 
     pool.with_deep_stack(work)
     return yes
