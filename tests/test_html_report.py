@@ -17,7 +17,7 @@ from tests.test_cache import EVALUATE
 from torchlint import evidence
 from torchlint.cli import main
 from torchlint.diagnostic import Applicability, Diagnostic, Edit, Fix, Severity
-from torchlint.evidence import Evidence, Measurement, Timing
+from torchlint.evidence import Evidence, Measurement, Source, Timing
 from torchlint.report import ReportContext
 from torchlint.report.gains import Gains
 from torchlint.report.page import render
@@ -117,7 +117,7 @@ def test_nothing_found() -> None:
 
 
 def numbers(text: str) -> Iterator[str]:
-    for sup in re.findall(r"<p[^>]*><b>Measured:</b> (.*?)</p>", text):
+    for sup in re.findall(r"<p[^>]*><b>Measured[^<]*</b> (.*?)</p>", text):
         yield html.unescape(sup)
 
 
@@ -132,7 +132,7 @@ def test_what_was_measured_is_said_and_what_was_not() -> None:
         "TL102": Evidence({"intended-change-confirmed": 1}, (), False),
         "TL103": Evidence({"equivalent-bitwise": 1}, (), True),
     }
-    gains = Gains(known, {"b/cases.json": "torch 9, cpu"})
+    gains = Gains(known, {"b/cases.json": Source("torch 9", "cpu")})
     found = [finding("a.py", code, Severity.ERROR) for code in ("TL101", "TL102", "TL103", "TL104")]
     text = page(*found, gains=gains)
     Balanced(text)
@@ -143,6 +143,7 @@ def test_what_was_measured_is_said_and_what_was_not() -> None:
         "what it gains shows on a GPU only, where it was not measured.",
         "nothing; this rule has no fix with a case that runs.",
     ]
+    assert text.count("<b>Measured (cpu):</b>") == 3
     assert "rows &amp; &lt;columns&gt;, n=64" in text
     assert "b/cases.json</code>: torch 9, cpu" in text
 

@@ -220,6 +220,22 @@ def test_lines_are_pythons(source: str) -> None:
     assert all(lines.start(row) + column - 1 == i for i in range(len(source)) for row, column in [lines.locate(i)])
 
 
+def test_a_line_wider_than_the_terminal_shows_what_matters() -> None:
+    head = "model = " + "wrap(" * 12 + "call(first, second"
+    source = f"short = 1\n{head}, third_argument)" + ")" * 12 + "\nshort = 2\n"
+    start = source.index(", third_argument")
+    fix = Fix((Edit(start, start + 16, ""),), Applicability.SAFE, "drop it")
+    text = render("text", [finding(source, "wrap(", ")" * 12, fix=fix)], source, columns=72)
+    lines = text.splitlines()
+    assert max(map(width, lines)) <= 72
+    assert "1 | short = 1" in lines  # context that fits is not cut
+    assert any(line.startswith("2 | model = wrap(") and line.endswith("…") for line in lines)
+    removed, added = (next(line for line in lines if line.startswith(f"2 {sign} …")) for sign in "-+")
+    assert "second, third_argument)" in removed
+    assert "second)" in added
+    assert removed.index("second") == added.index("second")
+
+
 def test_display_width() -> None:
     assert width("ab") == 2
     assert width("損失") == 4

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from torchlint.evidence import Evidence, Measurement, Timing
+from torchlint.evidence import Evidence, Measurement, Source, Timing
 from torchlint.page import figure, interval_plot
 from torchlint.report.summary import plural
 
@@ -25,7 +25,7 @@ class Gains:
     """The evidence by rule code, and the files that it is from with the machines it was taken on."""
 
     evidence: Mapping[str, Evidence]
-    sources: Mapping[str, str]
+    sources: Mapping[str, Source]
 
     def of(self, code: str) -> str:
         """A rule's part of the page."""
@@ -39,23 +39,22 @@ class Gains:
             parts.append("what it gains shows on a GPU only, where it was not measured")
         if not parts:
             parts.append("nothing about time or memory")
-        marks = ", ".join(
-            str(i)
-            for i, source in enumerate(self.sources, 1)
-            if i == 1 or any(m.source == source for m in found.measurements)
-        )
+        # The first source is the rules' own cases, which every verdict is from.
+        used = [i == 1 or any(m.source == s for m in found.measurements) for i, s in enumerate(self.sources, 1)]
+        marks = ", ".join(str(i) for i, is_used in enumerate(used, 1) if is_used)
+        devices = ", ".join(sorted({s.device for s, is_used in zip(self.sources.values(), used) if is_used}))
         measured = "; ".join(parts)
         plot = _plot(found.measurements)
         cases = f'<p class="soft">{html.escape(cases)}.<sup>{marks}</sup></p>'
-        return f"<p><b>Measured:</b> {html.escape(measured)}.</p>{cases}{plot}"
+        return f"<p><b>Measured ({html.escape(devices)}):</b> {html.escape(measured)}.</p>{cases}{plot}"
 
     def footnote(self, codes: Iterable[str]) -> str:
         """Where the numbers come from, if there are any."""
         if not any(code in self.evidence for code in codes):
             return ""
         listed = "".join(
-            f"<li><code>{html.escape(path)}</code>: {html.escape(machine)}</li>"
-            for path, machine in self.sources.items()
+            f"<li><code>{html.escape(path)}</code>: {html.escape(f'{source.machine}, {source.device}')}</li>"
+            for path, source in self.sources.items()
         )
         return (
             '<div class="sources"><p>The numbers are of torchlint’s own cases and programs, not of this code, '

@@ -59,6 +59,11 @@ def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
+def _common(a: str, b: str) -> int:
+    """How many characters two texts begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+
 class _Block:
     """One finding. Knows the width of the gutter, which frame and diff share."""
 
@@ -117,16 +122,17 @@ class _Block:
         out: list[str] = []
         for row in rows(d, self.lines):
             text, _ = expand(self.lines.line(row))
-            out.append(f"{self.rail('|', row)} {self.cropped(text, crop)}".rstrip())
+            out.append(f"{self.rail('|', row)} {self.cropped(text, crop if row == d.row else 0)}".rstrip())
             if row == d.row:
-                carets = self.paint("^" * (stop - start), _SEVERITY_STYLE[d.severity])
+                count = min(stop - start, crop + self.room - start) if self.room else stop - start
+                carets = self.paint("^" * count, _SEVERITY_STYLE[d.severity])
                 out.append(f"{self.rail('|')} {' ' * (start - crop)}{carets}")
         return out
 
     def crop(self, start: int, stop: int) -> int:
         """The first column to show, so that the carets are seen where lines are longer than the terminal is wide."""
         room = self.room
-        if not room or stop < room:
+        if not room or stop < room or (stop - start >= room - 8 and start < room // 2):
             return 0
         return max(0, min(start - 4, stop - room + 4))
 
@@ -166,17 +172,28 @@ class _Block:
         for i, hunk in enumerate(self.hunks):
             if i and left > 0:
                 out.append(self.paint(" " * self.gutter + " :", DIM))
-            out += [self.changed(change) for change in hunk[: max(left, 0)]]
+            shown = hunk[: max(left, 0)]
+            out += [self.changed(change, self.first_difference(shown, at)) for at, change in enumerate(shown)]
             left -= len(hunk)
         if left < 0:
             more = "1 more line" if left == -1 else f"{-left} more lines"
             out.append(self.paint(f"{' ' * self.gutter} … {more}", DIM))
         return out
 
-    def changed(self, change: Change) -> str:
+    def first_difference(self, hunk: Sequence[Change], at: int) -> int:
+        """The first column to show of a changed line: where the line is too long, what changed in it is seen."""
+        change, room = hunk[at], self.room - 2
+        others = [other.text for other in hunk if {change.sign, other.sign} == {"-", "+"}]
+        if room <= 0 or len(change.text) <= room or not others:
+            return 0
+        same = max(_common(change.text, other) for other in others)
+        _, columns = expand(change.text)
+        return max(0, columns[same] - room // 2)
+
+    def changed(self, change: Change, first: int) -> str:
         if change.sign == "…":
             return self.paint(f"{' ' * self.gutter} … {change.text}", DIM)
         text, _ = expand(change.text)
         style = {"-": RED, "+": GREEN, "~": CYAN}.get(change.sign, DIM)
         number = self.paint(f"{change.row:>{self.gutter}}", DIM)
-        return f"{number} {self.paint(f'{change.sign} {self.cropped(text, 0)}'.rstrip(), style)}"
+        return f"{number} {self.paint(f'{change.sign} {self.cropped(text, first)}'.rstrip(), style)}"
