@@ -24,6 +24,7 @@ ELSEWHERE: dict[str, str] = {
     "config": "torchlint.settings",
     "completion": "torchlint.completion",
     "doctor": "torchlint.doctor",
+    "server": "torchlint.server",
     "report": "torchlint.publish",
 }
 
@@ -109,7 +110,7 @@ def _open(arguments: Arguments) -> Session | int:
     from torchlint.session import Session, SetupError
 
     if not arguments.paths:
-        return _trouble(f"torchlint {arguments.verb} needs paths, such as `torchlint {arguments.verb} .`")
+        return _trouble(f"{arguments.verb} needs paths, such as `torchlint {arguments.verb} .`")
     if "-" in arguments.paths and len(arguments.paths) > 1:
         return _trouble("- (standard input) cannot be mixed with other paths")
     try:
@@ -282,7 +283,7 @@ def _new_rule(arguments: Arguments) -> int:
     from torchlint.scaffold import new_rule
 
     if len(arguments.paths) != 1:
-        return _trouble("torchlint new-rule needs one NAME, such as `torchlint new-rule item-in-loop`")
+        return _trouble("new-rule needs one NAME, such as `torchlint new-rule item-in-loop`")
     try:
         for path in new_rule(arguments.paths[0], Path.cwd()):
             _say(f"{path}\n")

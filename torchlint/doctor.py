@@ -52,6 +52,9 @@ def main(arguments: Arguments) -> int:
     """Print every line; 2 if something is broken."""
     from torchlint.cli import color_wanted
 
+    if len(arguments.paths) > 1:
+        print("torchlint: doctor takes one PATH; settings may differ from file to file", file=sys.stderr)
+        return TROUBLE
     color = color_wanted(sys.stdout)
     broken = 0
     for line in examine(arguments):

@@ -95,6 +95,11 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
             **{name: option for name, option in SELECTION.items() if name != "--show-files"},
         },
     ),
+    "server": (
+        "",
+        "be a language server for editors, over standard input and output (needs torchlint[server])",
+        {"--stdio": Option("", "the only way there is; some editors ask for it")},
+    ),
     "doctor": ("[PATH]", "show versions, cache, torch, sandbox and extras, and what is broken", {}),
     "completion": ("bash|zsh|fish", "print a completion script for a shell", {}),
     "new-rule": ("NAME", "write the skeleton of a rule and its fixtures", {}),
@@ -165,14 +170,17 @@ def parse(argv: list[str]) -> Arguments:
         return Arguments("teach")
     first = _SHORT.get(argv[0], argv[0])
     if first in ("--help", "help"):
+        if argv[1:2] and argv[1] in VERBS:
+            arguments = Arguments("help")
+            arguments.paths = [argv[1]]
+            return arguments
         return Arguments("teach")
     if first == "--version":
         return Arguments("version")
     if first not in VERBS:
-        hint = near(first, VERBS) or f"; the verbs are {', '.join(VERBS)}"
-        if not first.startswith("-") and ("/" in first or first.endswith(".py") or first == "."):
-            hint = f"; did you mean `torchlint check {first}`?"
-        raise UsageError(f"unknown command {first!r}{hint}")
+        from torchlint import meant
+
+        raise UsageError(f"unknown command {first!r}{meant.verb(first, argv)}")
     known = VERBS[first][2]
     arguments = Arguments(first)
     rest = argv[1:]
@@ -195,15 +203,17 @@ def parse(argv: list[str]) -> Arguments:
             return Arguments("version")
         option = known.get(name)
         if option is None:
-            raise UsageError(f"torchlint {first}: unknown option {name}{near(name, [*known, '--help', '--version'])}")
+            from torchlint import meant
+
+            raise UsageError(f"{first}: unknown option {name}{meant.option(first, name, known)}")
         if not option.value:
             if has_value:
-                raise UsageError(f"torchlint {first}: {name} takes no value")
+                raise UsageError(f"{first}: {name} takes no value")
             arguments.add(name, "")
             continue
         if not has_value:
             if not rest:
-                raise UsageError(f"torchlint {first}: {name} needs {option.value}")
+                raise UsageError(f"{first}: {name} needs {option.value}")
             value = rest.pop(0)
         arguments.add(name, value)
     return arguments

@@ -21,11 +21,11 @@ def main(arguments: Arguments) -> int:
     from torchlint.session import Session, SetupError
 
     if not arguments.paths:
-        return _trouble("torchlint report needs paths, such as `torchlint report . --html report.html`")
+        return _trouble("report needs paths, such as `torchlint report . --html report.html`")
     if not arguments.text("--html"):
-        return _trouble("torchlint report needs --html FILE, the page to write")
+        return _trouble("report needs --html FILE, the page to write")
     if "-" in arguments.paths:
-        return _trouble("torchlint report reads files, not standard input")
+        return _trouble("report reads files, not standard input")
     try:
         session = Session(arguments)
     except SetupError as error:

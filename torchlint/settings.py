@@ -52,7 +52,7 @@ def main(arguments: Arguments) -> int:
         sys.stdout.write(text())
         return 0
     if len(arguments.paths) > 1:
-        return _trouble("torchlint config takes one PATH; settings may differ from file to file")
+        return _trouble("config takes one PATH; settings may differ from file to file")
     path = arguments.paths[0] if arguments.paths else "."
     if not os.path.exists(path):
         from torchlint.discover import nearest_path
