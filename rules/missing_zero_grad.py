@@ -130,9 +130,10 @@ def _fresh(loop: TrainingLoop, step: Event, context: Context) -> bool:
         made = step.value.node
         return made is not None and any(n is made for n in walk(loop.node))
     if step.via is not None and step.origin is not None and step.value.node is not None:
-        # Stepped in a function that the loop calls: an optimizer that this function makes is another one in every turn.
-        inside = context.sem.function(step.origin)
-        if inside.parent is not None and inside is context.sem.function(step.value.node):
+        # Stepped in what the loop calls: an optimizer that is made and stepped by one call is another in every turn.
+        maker = context.sem.function(step.value.node)
+        inner = context.sem.events(maker, Effect.STEP) if maker.parent is not None else ()
+        if maker is not loop.function and any(flow.call_of(e) is step.origin for e in inner):
             return True
     names = {step.subject, *(owner.partition(".")[0] for owner in flow.owners(step))}
     for node in walk(loop.node.body):

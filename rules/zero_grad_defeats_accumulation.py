@@ -105,7 +105,7 @@ def _fix(
     group: flow.Accumulation, early: list[Event], clears: list[Event], step: Event, context: Context
 ) -> Fix | None:
     lines = [flow.lone_line(context.sem, z) for z in early]
-    if any(z.via is not None or line is None for z, line in zip(early, lines)):
+    if step.via is not None or any(z.via is not None or line is None for z, line in zip(early, lines)):
         return None
     if any(loop is not group.loop.node for z in early for loop in z.loops[-1:]):
         return None

@@ -308,8 +308,8 @@ def accumulation(loop: TrainingLoop, step: Event) -> Accumulation | None:
     GAN alternation is not accumulation: there the backward stands under the guard too, or another optimizer takes its
     steps in the other turns. Neither is a framework's own (`with accelerator.accumulate(model):`).
     """
-    if isinstance(loop.node, cst.FunctionDef) or step.via is not None:
-        return None
+    if isinstance(loop.node, cst.FunctionDef) or step.inner_loop or step.inner_guards:
+        return None  # a helper that decides by itself when to step
     advanced = assigned_in(loop.node)
     for guard in loop.guards(step):
         modulus = accumulation_modulus(guard)
