@@ -61,6 +61,7 @@ from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import torch_name
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import EvalRegion, Kind
+from torchlint.semantics.blocks import statements
 from torchlint.source import walk_scope
 
 RULE = Rule(
@@ -107,7 +108,7 @@ def _no_grad(region: EvalRegion, context: Context) -> tuple[cst.Call, cst.With |
         for item in scope.items:
             if _is_no_grad(item.item, context) and all(scope in f.scopes for f in region.forwards):
                 # What is made in it must not be read behind it: then the function ends with it.
-                last = node.body.body[-2:] if isinstance(node, cst.FunctionDef) else ()
+                last = statements(node.body)[-2:] if isinstance(node, cst.FunctionDef) else ()
                 return (item.item, scope) if any(s is scope for s in last) else None  # type: ignore[return-value]
     return None
 
