@@ -27,6 +27,7 @@ TORCH_SECONDS = 60.0
 EXTRAS = {
     "verify": ("torch", "numpy"),
     "watch": ("watchfiles",),
+    "server": ("pygls",),
 }
 _ASK_TORCH = """\
 import json, torch

@@ -79,6 +79,16 @@ def decode_file(path: str, data: bytes) -> Source:
     return decode(data)
 
 
+def encoded(text: str) -> bytes:
+    """A text as saving it would write it, in the encoding that it declares, `?` for what that cannot express."""
+    data = text.encode("utf-8", "replace")
+    try:
+        encoding = decode(data).encoding
+    except Undecodable:  # checking these bytes says so
+        return data
+    return data if encoding == "utf-8" else text.removeprefix("\ufeff").encode(encoding, "replace")
+
+
 def _declared(body: bytes) -> str:
     """The encoding that a comment in the first two lines names, else UTF-8. Raises Undecodable for an unknown one."""
     second = body.find(b"\n", body.find(b"\n") + 1)

@@ -1,0 +1,188 @@
+"""Checks for the editor: the same as `torchlint check FILE`, with the texts of open buffers in front of the disk.
+
+Everything here runs on the one thread of `Worker`, so nothing is locked.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torchlint import fix, run
+from torchlint.config import Config
+from torchlint.diagnostic import Diagnostic
+from torchlint.encoding import Source, Undecodable, decode_file
+from torchlint.link import Disk, meaning
+from torchlint.locate import ConfigError
+from torchlint.nearest import Nearest
+from torchlint.outcome import Answers
+from torchlint.projects import kept
+from torchlint.rule import UnknownRule
+from torchlint.session import Project
+from torchlint.suppress import add_ignores
+
+if TYPE_CHECKING:
+    from torchlint.semantics import Semantics
+
+Result = TypeVar("Result")
+_SAMPLE = b"""\
+import torch
+
+
+def validate(model: torch.nn.Module, loader):
+    model.eval()
+    for x in loader:
+        print(model(x))
+"""
+MEANINGS = 64  # files besides the checked one whose trees are kept
+
+
+class Worker:
+    """One thread that does what it is given, in order. A daemon, so that a long check holds up no exit."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="torchlint-checks", daemon=True).start()
+
+    def submit(self, job: Callable[[], Result]) -> Future[Result]:
+        future: Future[Result] = Future()
+        self._waiting.put((future, job))
+        return future
+
+    def _work(self) -> None:
+        frozen = False
+        while True:
+            future, job = self._waiting.get()
+            if not future.set_running_or_notify_cancel():
+                continue  # outdated before it began
+            gc.disable()  # trees are many objects; they are collected when nobody waits
+            try:
+                result = job()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            finally:
+                del future, job
+                gc.enable()
+            if self._waiting.empty():
+                gc.collect()
+                if not frozen:
+                    gc.freeze()  # torchlint itself: no later collection need look at it
+                    frozen = True
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found. `revision` is that of the document, `program` the text that findings' offsets go into.
+
+    `problem` says why the settings could not be used as they are; with `project` None nothing was checked.
+    """
+
+    revision: int
+    program: str = ""
+    diagnostics: tuple[Diagnostic, ...] = ()
+    answers: Answers = field(default_factory=Answers)
+    project: Project | None = None
+    problem: str = ""
+
+
+class Sources(Disk):
+    """The project's files: open buffers as they are in the editor, others as they lie on disk, read once."""
+
+    def __init__(self) -> None:
+        self.buffers: Mapping[str, str] = {}
+        self._texts: dict[str, tuple[int, int, str]] = {}
+        self._meanings: OrderedDict[tuple[str, bool], tuple[str, Config, Semantics | None]] = OrderedDict()
+
+    def text(self, path: str) -> str:
+        if path in self.buffers:
+            return self.buffers[path]
+        try:
+            info = os.stat(path)
+        except OSError:
+            return ""
+        known = self._texts.get(path)
+        if known is None or known[:2] != (info.st_mtime_ns, info.st_size):
+            known = self._texts[path] = (info.st_mtime_ns, info.st_size, super().text(path))
+        return known[2]
+
+    def semantics(self, path: str, config: Config, bare: bool) -> Semantics | None:
+        text, key = self.text(path), (path, bare)
+        known = self._meanings.get(key)
+        if known is None or known[0] != text or known[1] is not config:
+            known = self._meanings[key] = (text, config, meaning(path, text, config, bare))
+        self._meanings.move_to_end(key)
+        while len(self._meanings) > MEANINGS:
+            self._meanings.popitem(last=False)
+        return known[2]
+
+
+class Checker:
+    """Checks and fixes documents under the settings nearest to each."""
+
+    def __init__(self) -> None:
+        self._sources = Sources()
+        self.nearest = Nearest()
+
+    def warm_up(self) -> None:
+        """Load the rules and the parser before the first document needs them."""
+        from torchlint.catalogue import load
+
+        config = Config()
+        rules = load()
+        selection = run.selection_of(rules, run.choose(rules, config), config)
+        run.check_bytes("warm_up.py", _SAMPLE, config, selection, list)
+
+    def check(self, path: str, data: bytes, revision: int, buffers: Mapping[str, str]) -> Checked:
+        """Check a document that would be saved as `data`."""
+        try:
+            project = self.nearest.project(path)
+        except (ConfigError, UnknownRule) as error:
+            return Checked(revision, problem=f"{error}; files under these settings are not checked")
+        problem = f"{project.broken}; the default settings are used" if project.broken else ""
+        config = project.config
+        try:
+            program = decode_file(path, data).text
+        except Undecodable:
+            program = ""
+        if not kept([path], config.excluded, config.root, ()):
+            return Checked(revision, program, project=project, problem=problem)
+        self._sources.buffers = {**buffers, path: program}
+        result = run.check_bytes(
+            path, data, config, project.selection, lambda: self.nearest.files(path, project), self._sources
+        )
+        return Checked(revision, program, tuple(result.diagnostics), result.answers, project, problem)
+
+    def fixed(self, path: str, data: bytes, checked: Checked) -> tuple[str, tuple[str, ...]] | None:
+        """The program with every safe fix made, and lines on what was not; None where nothing can be fixed."""
+        project = checked.project
+        if project is None or project.broken:
+            return None
+        try:
+            source: Source = decode_file(path, data)
+        except Undecodable:
+            return None
+        done = run.fix_source(path, source, project.config, project.selection, False, checked.answers)
+        return done.text, done.notes
+
+    @staticmethod
+    def alone(path: str, checked: Checked, diagnostic: Diagnostic) -> bool:
+        """Whether the fix of one finding leaves a file that parses and compiles."""
+        from torchlint.pool import with_deep_stack
+
+        sound: list[bool] = []
+        with_deep_stack(lambda: sound.append(fix.alone(path, checked.program, diagnostic) is not None))
+        return sound[0]
+
+    @staticmethod
+    def silenced(checked: Checked, diagnostic: Diagnostic) -> str:
+        """The program with an ignore comment for one finding."""
+        return add_ignores(checked.program, [diagnostic])
