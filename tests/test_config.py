@@ -50,8 +50,8 @@ def options_rule() -> Rule:
     [
         ("[rules.old-nam]\nlimit = 1", "did you mean 'old-name'?"),
         ("[rules.old-name]\nlimt = 1", "unknown option 'limt'; did you mean 'limit'?"),
-        ("[rules.old-name]\nlimit = 'x'", "limit must be like 3"),
-        ("[rules.old-name]\nnames = [1]", "names must be like"),
+        ("[rules.old-name]\nlimit = 'x'", "limit must be a number, not 'x'"),
+        ("[rules.old-name]\nnames = [1]", "names must be a list of strings"),
     ],
 )
 def test_rule_options_are_checked(text: str, says: str) -> None:

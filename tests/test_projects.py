@@ -180,7 +180,7 @@ def test_extend_takes_what_is_not_set(tmp_path: Path) -> None:
         ({"torchlint.toml": "extend = 'base.tml'\n", "base.toml": ""}, "does not exist; did you mean"),
         ({"torchlint.toml": "extend = 'a.toml'\n", "a.toml": "extend = 'torchlint.toml'\n"}, "in a circle"),
         ({"torchlint.toml": "'extend' = 'a.toml'\n", "a.toml": ""}, "on a line of its own"),
-        ({"torchlint.toml": "extend = 'a.toml'\n", "a.toml": "slect = []\n"}, "a.toml: unknown key 'slect'"),
+        ({"torchlint.toml": "extend = 'a.toml'\n", "a.toml": "slect = []\n"}, "a.toml:1: unknown key 'slect'"),
         ({"torchlint.toml": "extend = 'a.toml'\n", "a.toml": "select = [\n"}, "a.toml: not valid TOML"),
     ],
 )

@@ -112,6 +112,26 @@ def test_errors(project: Path, capsys: Output, arguments: list[str], says: str) 
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        ("[project]\nname = 'x'\n[tool.torchlint]\nslect = []\n", "pyproject.toml:4: [tool.torchlint]: unknown key"),
+        ("[tool.torchlint.severity]\nTL201 = 'warn'\n", "pyproject.toml:1: [tool.torchlint]: severity must be"),
+        ("[tool]\ntorchlint.jobs = 'x'\n", "pyproject.toml:2: [tool.torchlint]: jobs must be"),
+        ("[torchlint]\nselect = []\n", "write [tool.torchlint]"),
+        ("[tool.torchlint]\nselect = ['']\n", "pyproject.toml:2: unknown rule ''"),
+        ("[tool.torchlint.rules.unstable-log-exp]\nsmall = 1\n", "small must be true or false, not 1"),
+    ],
+)
+def test_errors_in_settings_lead_to_the_line(
+    toml: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(toml)
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "."]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_an_unknown_rule_is_blamed_on_the_file_that_names_it(project: Path, capsys: Output) -> None:
     (project / "base.toml").write_text("ignore = ['TL1', 'TL1x']\n")
     (project / "pyproject.toml").write_text("[tool.torchlint]\nextend = 'base.toml'\n")

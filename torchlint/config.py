@@ -150,6 +150,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; known are {', '.join(known)}" if known else ""
 
 
+class SettingError(ConfigError):
+    """One setting that cannot be used."""
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
 def from_table(table: Mapping[str, Any], where: str, root: str) -> Config:
     """A Config from parsed settings. `where` names their source in errors."""
     values: dict[str, Any] = {}
@@ -157,17 +165,23 @@ def from_table(table: Mapping[str, Any], where: str, root: str) -> Config:
         if key == "extend":
             continue  # the file that it names was found with this one
         if key not in KEYS:
-            raise ConfigError(f"{where}: unknown key {key!r}{nearest(key, [*KEYS, 'extend'])}")
+            hint = nearest(key, [*KEYS, "extend"])
+            if key == "torchlint":
+                hint = "; in this file the settings stand at the top, in no table"
+            raise SettingError(f"{where}: unknown key {key!r}{hint}", key)
         try:
             values[key.replace("-", "_")] = KEYS[key](value)
         except TypeError as error:
-            raise ConfigError(f"{where}: {key} must be {error}, not {value!r}") from error
+            raise SettingError(f"{where}: {key} must be {error}, not {value!r}", key) from error
     return Config(root=root, **values)
 
 
 def section(path: str, data: bytes) -> dict[str, Any] | None:
     """The table `tool.torchlint` of a pyproject.toml."""
-    tool = parse_toml(path, data).get("tool")
+    document = parse_toml(path, data)
+    if isinstance(document.get("torchlint"), dict):
+        raise ConfigError(f"{path}: [torchlint] is not read in this file: write [tool.torchlint]")
+    tool = document.get("tool")
     section = tool.get("torchlint") if isinstance(tool, dict) else None
     if section is not None and not isinstance(section, dict):
         raise ConfigError(f"{path}: tool.torchlint must be a table")
@@ -208,7 +222,8 @@ def _layer(path: str, data: bytes) -> Layer:
 
 def written_at(found: Located, word: str) -> str:
     """The file and line, of those that hold the settings, on which a word is written."""
-    pattern = re.compile(rb"(?<![\w-])" + re.escape(word.encode()) + rb"(?![\w-])")
+    exact = rb"(?<![\w-])" + re.escape(word.encode()) + rb"(?![\w-])"
+    pattern = re.compile(exact if word else rb"''|\"\"")
     for path, data in [(found.path, found.data), *found.bases]:
         for row, line in enumerate(data.splitlines(), 1):
             if pattern.search(line.partition(b"#")[0]):
@@ -224,7 +239,16 @@ def load(found: Located) -> Config:
     """
     config = Config(root=found.root)
     for layer in reversed(layers(found)):
-        config = _over(config, from_table(layer.table, layer.where, found.root), layer.table)
+        try:
+            own = from_table(layer.table, layer.where, found.root)
+        except SettingError as error:
+            from torchlint.toml_lines import lines_of
+
+            line = lines_of(layer.path, layer.data).get(error.key)
+            if line is None:
+                raise
+            raise ConfigError(str(error).replace(layer.path, f"{layer.path}:{line}", 1)) from error
+        config = _over(config, own, layer.table)
     if found.project and found.project != found.path:
         parse_toml(found.project, found.project_data)  # the project's own file: that it is broken must be said
     if config.torch_version is None:

@@ -203,7 +203,9 @@ def _bases(path: str, data: bytes) -> list[tuple[str, bytes]]:
             raise ConfigError(f"{path}: extend leads in a circle through {target}")
         base = _read(target)
         if base is None:
-            raise ConfigError(f"{path}: extend names {target}, which does not exist{_near(target)}")
+            hint = _near(target)
+            hint = "" if hint.endswith(f"{path}?") else hint  # the file itself is not meant
+            raise ConfigError(f"{path}: extend names {target}, which does not exist{hint}")
         seen.append(os.path.abspath(target))
         found.append((target, base))
         path, data = target, base

@@ -116,9 +116,13 @@ torchlint finds mistakes and waste in PyTorch training code, and fixes what it c
                                   write only the fixes that your own run proves (needs torch)
   torchlint verify TL201          run a rule's cases before and after its fix (needs torch)
   torchlint rule TL201            explain a rule; --all lists them
+  torchlint report src/ --html findings.html
+                                  one page: findings by rule and file, fixes, what was measured of them
+  torchlint config                the settings that hold here, and where each comes from
+  torchlint doctor                what is installed, what is broken, and what to do about it
 
 Silence one line with `# torchlint: ignore[TL201] why`; settings live in [tool.torchlint] of pyproject.toml.
-`torchlint check --help` lists the options.
+`torchlint VERB --help` lists the options of a verb.
 """
 
 

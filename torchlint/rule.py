@@ -173,7 +173,7 @@ def select(rules: Iterable[Rule], selectors: Iterable[str]) -> Iterator[Rule]:
             wanted.update(r.code for r in rules)
             continue
         hits = {r.code for r in rules if r.name == selector or r.code.startswith(selector.upper())}
-        if not hits:
+        if not hits or not selector:
             import difflib
 
             names = [n for r in rules for n in (r.code, r.name)]

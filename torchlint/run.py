@@ -63,7 +63,7 @@ def choose(rules: Sequence[Rule], config: Config) -> list[Rule]:
                 raise ConfigError(f"[tool.torchlint.rules.{name}]: unknown option {option!r}{hint}")
             default = rule.options[option]
             if not _same_type(value, default):
-                raise ConfigError(f"[tool.torchlint.rules.{name}]: {option} must be like {default!r}, not {value!r}")
+                raise ConfigError(f"[tool.torchlint.rules.{name}]: {option} must be {_kind(default)}, not {value!r}")
     wanted = {r.code for r in (select(rules, config.select) if config.select else rules) if config.select or r.default}
     # A group never switches on what is off by default; a full code, a name and ALL do.
     if config.select and "ALL" not in config.select:
@@ -73,6 +73,12 @@ def choose(rules: Sequence[Rule], config: Config) -> list[Rule]:
     wanted -= {r.code for r in select(rules, config.ignore)}
     wanted |= {"TL001", "TL002"} - {r.code for r in select(rules, config.ignore)}
     return [r for r in rules if r.code in wanted]
+
+
+def _kind(default: Any) -> str:
+    """What an option takes, in the words of a settings file."""
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "a string"}
+    return kinds.get(type(default), "a list of strings")
 
 
 def _same_type(value: Any, default: Any) -> bool:

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torchlint import cache
-from torchlint.config import KEYS, Config, Layer, layers
+from torchlint.config import KEYS, Config, layers
 from torchlint.locate import Located
 from torchlint.options import Arguments, near
+from torchlint.toml_lines import lines_of
 
 if TYPE_CHECKING:
     from torchlint.pins import Pin
@@ -35,9 +36,6 @@ UNSET = {
     "torch-version": "the newest, since nothing sets it and no dependency tells it",
     "cache-dir": f"{cache.FOLDER} in the project's folder",
 }
-_HEADER = re.compile(r"^\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
-_KEY = re.compile(r"""^\s*("[^"]*"|'[^']*'|[\w-]+)((?:\s*\.\s*(?:"[^"]*"|'[^']*'|[\w-]+))*)\s*=""")
-_PART = re.compile(r""""([^"]*)"|'([^']*)'|([\w-]+)""")
 
 
 def main(arguments: Arguments) -> int:
@@ -96,7 +94,7 @@ class Resolved:
         self.config: Config = project.config
         self.codes = sorted(project.selection.active)
         self.layers = layers(self.located)
-        self._lines = [lines_of(layer) for layer in self.layers]
+        self._lines = [lines_of(layer.path, layer.data) for layer in self.layers]
         self.pin: Pin | None = None
         if not self._set("torch-version"):
             self.pin = find(self.located.hints)
@@ -191,31 +189,6 @@ class Resolved:
             "rules": {"known": len(self.known), "on": len(self.codes), "codes": self.codes},
         }
         return json.dumps(document, indent=2) + "\n"
-
-
-def lines_of(layer: Layer) -> dict[str, int]:
-    """The lines on which the settings of a file are written, by key or `table.key`; what is not found is left out."""
-    found: dict[str, int] = {}
-    own = ["tool", "torchlint"]
-    above: list[str] = []
-    for row, line in enumerate(layer.data.decode("utf-8", "replace").splitlines(), 1):
-        header = _HEADER.match(line)
-        if header:
-            above = _parts(header[1])
-        key = _KEY.match(line)
-        path = above + _parts(key[1] + key[2]) if key else above if header else []
-        if path[:2] == own:
-            path = path[2:]
-        elif os.path.basename(layer.path) == "pyproject.toml":
-            continue
-        if path:
-            found.setdefault(".".join(path[:2]), row)
-            found.setdefault(path[0], row)
-    return found
-
-
-def _parts(dotted: str) -> list[str]:
-    return ["".join(part) for part in _PART.findall(dotted)]
 
 
 def _short(path: str) -> str:
