@@ -31,7 +31,7 @@ from typing import Any
 
 import libcst as cst
 
-from torchlint import __version__, run, warm
+from torchlint import __version__, cache, run, warm
 from torchlint.diagnostic import Diagnostic
 from torchlint.encoding import Undecodable, decode
 from torchlint.options import parse
@@ -110,7 +110,7 @@ class Audit:
         assert store is not None
         for path in session.files:
             info = os.stat(path)
-            if store.lookup(path, info.st_mtime_ns, info.st_size) is None:
+            if store.lookup(path, cache.stamp(info, cache.horizon()), info.st_size) is None:
                 self.breach(path, "was found but has no result")
         for problem in session.problems:
             self.breach("run", problem)

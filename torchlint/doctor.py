@@ -154,7 +154,7 @@ def _cache(resolved: Resolved) -> Line:
     try:
         files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != ".gitignore"]
         size = sum(path.stat().st_size for path in files)
-        damaged = [path.name for path in files if not cache.sound(path.read_bytes())]
+        damaged = [path.name for path in files if not cache.sound(path.read_bytes(), path.name, cache.secret())]
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:

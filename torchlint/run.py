@@ -106,17 +106,18 @@ def read(path: str) -> Source:
 
 
 def checker(config: Config, selection: Selection) -> Callable[[str], Any]:
-    """Made once per worker: path → ("ok", mtime_ns, size, digest, outcome) or ("unreadable", why)."""
+    """Made once per worker: path → ("ok", stamp, size, digest, outcome) or ("unreadable", why)."""
     rules = load_chosen(frozenset(selection.active))
 
     def one(path: str) -> tuple[Any, ...]:
         try:
+            since = cache.horizon()
             info = os.stat(path)
             with open(path, "rb") as handle:
                 data = handle.read()
         except OSError as error:
             return ("unreadable", f"{path}: cannot be read: {error.strerror or error}")
-        return ("ok", info.st_mtime_ns, info.st_size, cache.digest(data), outcome(path, data, rules, config, selection))
+        return ("ok", cache.stamp(info, since), info.st_size, cache.digest(data), outcome(path, data, rules, config, selection))
 
     return one
 
@@ -160,13 +161,14 @@ def check(
     result = Result(checked=len(files))
     outcomes: dict[str, cache.Outcome] = {}
     todo: list[tuple[int, str]] = []
+    since = cache.horizon()
     for path in files:
         try:
             info = os.stat(path)
         except OSError as error:
             result.problems.append(f"{path}: cannot be read: {error.strerror or error}")
             continue
-        known = store and store.lookup(path, info.st_mtime_ns, info.st_size)
+        known = store and store.lookup(path, cache.stamp(info, since), info.st_size)
         if known:
             outcomes[path] = known
         else:
@@ -180,10 +182,10 @@ def check(
         elif got[0] == "unreadable":
             result.problems.append(got[1])
         else:
-            _, mtime, size, content, found = got
+            _, stamp, size, content, found = got
             outcomes[path] = found
             if store is not None:
-                store.put(path, mtime, size, content, found)
+                store.put(path, stamp, size, content, found)
     result.problems.sort()
     _settle(result, outcomes, config, selection, project, store)
     return result
@@ -238,8 +240,8 @@ def _settle(
     asked = questions(outcomes)
     if asked:
         everything = list(project())
-        state = cache.fingerprint(everything)
-        if store is not None and store.answers is not None and store.answers[0] == state:
+        state = cache.fingerprint(everything), cache.recent(everything)
+        if store is not None and store.answers is not None and cache.holds(store.answers[0], everything):
             result.answers = Answers.unpack(store.answers[1])
         if not asked <= result.answers.asked:
             result.answers = Answers(asked, link(asked, everything, config, sources))

@@ -10,7 +10,7 @@ import os
 
 from torchlint import cache
 from torchlint.discover import discover
-from torchlint.locate import Located, between, locate
+from torchlint.locate import ConfigError, Located, between, locate
 
 TYPE_CHECKING = False  # typing itself takes longer to import than a warm run may
 if TYPE_CHECKING:
@@ -41,6 +41,13 @@ def open_store(arguments: Arguments, located: Located, stamp: bytes = b"") -> ca
 
         chosen = load(located).cache_dir
         folder = os.path.join(located.root, chosen) if chosen else folder
+        inside = os.path.realpath(folder).startswith(os.path.realpath(located.root).rstrip(os.sep) + os.sep)
+        if not inside and not located.explicit:
+            # A checkout must not choose where on this machine we write.
+            raise ConfigError(
+                f"{located.path}: cache-dir leads out of the project's folder, to {folder}; "
+                "only a file that is named by --config may do that"
+            )
     options = [arguments.many(name) for name in SELECTING]
     return cache.Cache(folder, marshal.dumps((stamp or cache.sources_stamp(), located.key, options)))
 
@@ -136,10 +143,17 @@ def reuse(arguments: Arguments) -> Warm | None:
     asking = [part for part in parts if any(found[2] for found in part.outcomes.values())]
     if asking:
         # Other checks of the project may have asked other questions last: then these are not answered here.
-        state = cache.fingerprint(project_files(files, [part.setup for part in parts]))
+        everything = project_files(files, [part.setup for part in parts])
+        held: set[Any] = set()
         for part in asking:
-            if part.store.answers is None or part.store.answers[0] != state:
+            if part.store.answers is None:
                 return None
+            state = part.store.answers[0]
+            if state not in held and not cache.holds(state, everything):
+                return None
+            held.add(state)
+            if state[1]:
+                part.store.answers = ((state[0], cache.recent(everything)), part.store.answers[1])
             asked = {path for path, *_ in part.store.answers[1]}
             if any(found[2] and os.path.abspath(path) not in asked for path, found in part.outcomes.items()):
                 return None
@@ -171,12 +185,13 @@ def _parted(
 def _look_up(part: Part, at_most: int) -> int | None:
     """Fill in what the cache knows; how many files it did not know but no rule has to see, None if some rule has to."""
     unknown: list[tuple[str, os.stat_result]] = []
+    since = cache.horizon()
     for path in part.files:
         try:
             info = os.stat(path)
         except OSError:
             return None
-        outcome = part.store.lookup(path, info.st_mtime_ns, info.st_size)
+        outcome = part.store.lookup(path, cache.stamp(info, since), info.st_size)
         if outcome is not None:
             part.outcomes[path] = outcome
             continue
@@ -191,5 +206,5 @@ def _look_up(part: Part, at_most: int) -> int | None:
         if content is None:
             return None
         part.outcomes[path] = ((), (), False)
-        part.store.put(path, info.st_mtime_ns, info.st_size, content, part.outcomes[path])
+        part.store.put(path, cache.stamp(info, since), info.st_size, content, part.outcomes[path])
     return len(unknown)
