@@ -27,11 +27,13 @@ Use instead:
 
 ```python
 train_set, held_out = random_split(CIFAR10("data", train=True, transform=transform), [45000, 5000])
-...
+held_out_loader = DataLoader(held_out, batch_size=256)
+for epoch in range(epochs):
+    train(model, train_loader)
     accuracy = test(model, held_out_loader)
     if accuracy > best:
-        ...
-print(test(best_model, test_loader))
+        best = accuracy
+        torch.save(model.state_dict(), "best.pt")
 ```
 
 Silent where nothing is kept by the comparison, where the data is called a validation split, and where the file does not
