@@ -113,13 +113,13 @@ def holds(state: tuple[bytes, tuple[tuple[str, bytes], ...]], files: list[str]) 
     """Whether files are still what they were when (`fingerprint`, `recent`) was taken of them."""
     if fingerprint(files) != state[0]:
         return False
-    for path, content in state[1]:
-        try:
+    try:
+        for path, content in state[1]:
             with open(path, "rb") as handle:
                 if digest(handle.read()) != content:
                     return False
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
 
 
@@ -320,7 +320,7 @@ _ABANDONED = 600_000_000_000  # ns: no run takes that long to write its cache
 
 
 def _is_ours(name: str) -> bool:
-    """Whether a file is named like ours: 32 hexadecimal digits, and behind them at most what a file in the making has."""
+    """Whether a file is named like ours: 32 hexadecimal digits, and behind them what marks a file in the making."""
     return not name[:32].strip("0123456789abcdef") and len(name) >= 32 and (len(name) == 32 or name.endswith(".tmp"))
 
 

@@ -117,7 +117,13 @@ def checker(config: Config, selection: Selection) -> Callable[[str], Any]:
                 data = handle.read()
         except OSError as error:
             return ("unreadable", f"{path}: cannot be read: {error.strerror or error}")
-        return ("ok", cache.stamp(info, since), info.st_size, cache.digest(data), outcome(path, data, rules, config, selection))
+        return (
+            "ok",
+            cache.stamp(info, since),
+            info.st_size,
+            cache.digest(data),
+            outcome(path, data, rules, config, selection),
+        )
 
     return one
 
