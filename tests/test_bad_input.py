@@ -15,6 +15,7 @@ import pytest
 from torchlint import run
 from torchlint.cache import digest
 from torchlint.cli import main
+from torchlint.write import write
 
 Output = pytest.CaptureFixture[str]
 
@@ -211,7 +212,7 @@ def test_a_change_between_the_last_look_and_the_rename_is_seen(tmp_path: Path, m
         path.write_text("late = 1\n")
 
     monkeypatch.setattr(os, "fsync", late)
-    problem = run.write(str(path), digest(GOOD.encode()), "new = 1\n", [str(tmp_path)])
+    problem = write(str(path), digest(GOOD.encode()), "new = 1\n", [str(tmp_path)])
     assert problem is not None
     assert "it changed on disk" in problem
     assert path.read_text() == "late = 1\n"

@@ -215,8 +215,8 @@ def test_a_time_that_is_too_new_is_not_believed(
     project: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
     """A second change within the file system's granule, or while the clock goes backwards, leaves the same time."""
-    monkeypatch.setattr(cache, "changed_at", lambda info: int(fixed))
     fixed = time.time_ns() + ahead * 10**9
+    monkeypatch.setattr(cache, "changed_at", lambda info: fixed)
     path = project / "a.py"
     assert [code for _, code in found(capsys)] == ["TL401"]
     path.write_text(BAD.replace(".to('cuda')", " " * 11))

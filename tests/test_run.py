@@ -18,6 +18,7 @@ from torchlint import pool, run
 from torchlint.cache import digest
 from torchlint.config import Config
 from torchlint.outcome import Selection
+from torchlint.write import write
 
 RULES = [SYNTAX, rename_rule()]
 SELECTION = Selection({r.code: r.name for r in RULES}, True, None)
@@ -123,7 +124,7 @@ def test_write_keeps_mode_encoding_and_mark(tmp_path: Path) -> None:
     data = b"\xef\xbb\xbfold = '\xc3\xa9'\r\n"
     path.write_bytes(data)
     path.chmod(0o751)
-    assert run.write(str(path), digest(data), "new = 'é'\r\n", [str(tmp_path)]) is None
+    assert write(str(path), digest(data), "new = 'é'\r\n", [str(tmp_path)]) is None
     assert path.read_bytes() == b"\xef\xbb\xbfnew = '\xc3\xa9'\r\n"
     assert stat.S_IMODE(path.stat().st_mode) == 0o751
     assert os.listdir(tmp_path) == ["a.py"]
@@ -132,7 +133,7 @@ def test_write_keeps_mode_encoding_and_mark(tmp_path: Path) -> None:
 def test_a_file_that_changed_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "a.py"
     path.write_text("mine\n")
-    problem = run.write(str(path), digest(b"old\n"), "new\n", [str(tmp_path)])
+    problem = write(str(path), digest(b"old\n"), "new\n", [str(tmp_path)])
     assert problem is not None
     assert "changed on disk" in problem
     assert path.read_text() == "mine\n"
@@ -142,7 +143,7 @@ def test_a_character_the_encoding_lacks_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "a.py"
     data = b"# coding: latin-1\nold\n"
     path.write_bytes(data)
-    problem = run.write(str(path), digest(data), "# coding: latin-1\n'λ'\n", [str(tmp_path)])
+    problem = write(str(path), digest(data), "# coding: latin-1\n'λ'\n", [str(tmp_path)])
     assert problem is not None
     assert "cannot express" in problem
     assert path.read_bytes() == data
@@ -156,10 +157,10 @@ def test_links_are_written_through_inside_the_paths_only(tmp_path: Path) -> None
         (folder / "real.py").write_text("old\n")
     (inside / "near.py").symlink_to(inside / "real.py")
     (inside / "far.py").symlink_to(outside / "real.py")
-    assert run.write(str(inside / "near.py"), digest(b"old\n"), "new\n", [str(inside)]) is None
+    assert write(str(inside / "near.py"), digest(b"old\n"), "new\n", [str(inside)]) is None
     assert (inside / "near.py").is_symlink()
     assert (inside / "real.py").read_text() == "new\n"
-    problem = run.write(str(inside / "far.py"), digest(b"old\n"), "new\n", [str(inside)])
+    problem = write(str(inside / "far.py"), digest(b"old\n"), "new\n", [str(inside)])
     assert problem is not None
     assert "outside" in problem
     assert (outside / "real.py").read_text() == "old\n"

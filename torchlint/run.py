@@ -1,4 +1,4 @@
-"""Files × workers to ordered results: what `check` and `fix` do over a tree. The only module that writes user files."""
+"""Files × workers to ordered results: what `check` and `fix` do over a tree; nothing is written here."""
 
 from __future__ import annotations
 
@@ -375,49 +375,3 @@ def fix(
             _, content, text, applied, notes = got
             fixed.append(Fixed(path, content, text, tuple(cache.unpack(path, a) for a in applied), notes))
     return sorted(fixed, key=lambda f: f.path), sorted(problems)
-
-
-def write(path: str, content: bytes, text: str, inside: Sequence[str]) -> str | None:
-    """Put `text` into a file, atomically, in its own encoding; a line saying why if it was not written.
-
-    `content` is the digest of the bytes that the text was made from: a file that has changed since is left alone.
-    A link is written through only where its target lies inside the given paths.
-    """
-    import stat
-    import tempfile
-
-    target = os.path.realpath(path)
-    if target != os.path.abspath(path) and not any(_within(target, os.path.realpath(i)) for i in inside):
-        return f"{path}: not written: it links to {target}, which is outside the given paths"
-    try:
-        source = read(target)
-        if cache.digest(source.data) != content:
-            return f"{path}: not written: it changed on disk while it was being fixed; run again"
-        data = source.encode(text)
-        info = os.stat(target)
-        handle, temporary = tempfile.mkstemp(prefix=".torchlint-", suffix=".tmp", dir=os.path.dirname(target))
-        try:
-            with os.fdopen(handle, "wb") as out:
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            os.chmod(temporary, stat.S_IMODE(info.st_mode))
-            now = os.stat(target)
-            if (now.st_mtime_ns, now.st_size, now.st_ino) != (info.st_mtime_ns, info.st_size, info.st_ino):
-                os.unlink(temporary)
-                return f"{path}: not written: it changed on disk while it was being fixed; run again"
-            os.replace(temporary, target)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
-    except UnicodeEncodeError as error:
-        character = error.object[error.start : error.end]
-        return f"{path}: not written: the fix holds {character!r}, which {error.encoding} cannot express"
-    except OSError as error:
-        return f"{path}: not written: {error.strerror or error}"
-    return None
-
-
-def _within(path: str, top: str) -> bool:
-    return path == top or path.startswith(top.rstrip(os.sep) + os.sep)

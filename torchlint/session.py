@@ -16,6 +16,7 @@ from torchlint.discover import discover
 from torchlint.locate import ConfigError, Located, between, locate
 from torchlint.options import Arguments
 from torchlint.toml import BrokenToml
+from torchlint.write import write
 
 if TYPE_CHECKING:
     from torchlint.encoding import Source
@@ -226,7 +227,7 @@ class Session:
         for one in fixed:
             if not one.applied:
                 continue
-            problem = run.write(one.path, one.content, one.text, self._arguments.paths)
+            problem = write(one.path, one.content, one.text, self._arguments.paths)
             if problem is None:
                 done.append(one)
             else:
@@ -264,7 +265,7 @@ class Session:
             text = add_ignores(source.text, diagnostics)
             if text == source.text:
                 continue
-            problem = run.write(path, cache.digest(source.data), text, self._arguments.paths)
+            problem = write(path, cache.digest(source.data), text, self._arguments.paths)
             if problem is not None:
                 self.problems.append(problem)
                 continue
