@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import libcst as cst
 import pytest
 
 from torchlint.catalogue import load as load_rules
@@ -164,7 +165,6 @@ GOOD = {
     "cache-dir": "cache-dir = '/tmp/x'",
     "loader-names": "loader-names = ['make_loader']",
     "grad-disabling": "grad-disabling = ['frozen']",
-    "training-wrappers": "training-wrappers = ['fit']",
     "rules": "[rules.unstable-log-exp]\nsmall = true\n[rules.TL201]",
 }
 BAD = [
@@ -216,6 +216,35 @@ def test_what_is_refused_does_not_validate(toml: str) -> None:
     assert not valid(table)
 
 
+def test_names_of_the_project_are_understood() -> None:
+    from torchlint.check import check_text
+    from torchlint.config import Config
+    from torchlint.semantics import Semantics
+    from torchlint.semantics.kinds import Kind
+    from torchlint.source import File, find
+
+    source = """\
+import torch
+from mylib import frozen
+
+@frozen
+def validate(model: torch.nn.Module, loader):
+    model.eval()
+    for x, y in loader:
+        print((model(x).argmax(1) == y).sum().item())
+"""
+    rules = [rule for rule in load_rules() if rule.code == "TL201"]
+
+    def found(config: Config) -> set[str]:
+        return {d.code for d in check_text("a.py", source, rules, config)}
+
+    assert "TL201" in found(Config())
+    assert "TL201" not in found(Config(grad_disabling=("mylib.frozen",)))
+    for names, kind in ((), Kind.UNKNOWN), (("mylib.make_loader",), Kind.LOADER):
+        file = File.parse("a.py", "from mylib import make_loader\n\ndef f():\n    return make_loader()\n")
+        assert Semantics(file, (), names).value(next(iter(find(file.tree, cst.Call)))).kind is kind
+
+
 def test_options_may_be_given_by_code(tmp_path: Path, capsys: Output) -> None:
     from torchlint.check import check_text
     from torchlint.config import load
@@ -228,3 +257,13 @@ def test_options_may_be_given_by_code(tmp_path: Path, capsys: Output) -> None:
         (tmp_path / "torchlint.toml").write_text(f"[rules.{name}]\nsmall = true\n")
         found.append([d.message for d in check_text("a.py", source, rules, load(locate([str(tmp_path)])))])
     assert found[0] == found[1]
+
+
+def test_the_docs_name_every_key_with_its_default() -> None:
+    from torchlint.config import Config
+
+    page = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text(encoding="utf-8")
+    described = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
+    assert described == set(KEYS)
+    assert f'| `target-device` | `"{Config().target_device}"` |' in page
+    assert f"| `jobs` | `{Config().jobs}` |" in page

@@ -81,7 +81,7 @@ def _apply(file: File, rules: Sequence[Rule], settings: Config, loud: set[str] |
         return
     for rule in subscribed:
         own = {**settings.rules.get(rule.code, {}), **settings.rules.get(rule.name, {})}
-        options = {**settings.project_names, **rule.options, **own}
+        options = {**rule.options, **own}
         context = Context(file, sem, options, settings.target_device, settings.torch_version)
         for kind, check in rule.checks:
             if issubclass(kind, cst.CSTNode):

@@ -34,21 +34,11 @@ class Config:
     cache_dir: str = ""
     loader_names: tuple[str, ...] = ()
     grad_disabling: tuple[str, ...] = ()
-    training_wrappers: tuple[str, ...] = ()
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # rule name → its options
 
     @property
     def excluded(self) -> tuple[str, ...]:
         return self.exclude + self.extend_exclude
-
-    @property
-    def project_names(self) -> dict[str, tuple[str, ...]]:
-        """The project's own names that every rule may ask for, as they appear in `Context.options`."""
-        return {
-            "loader-names": self.loader_names,
-            "grad-disabling": self.grad_disabling,
-            "training-wrappers": self.training_wrappers,
-        }
 
     def ignored_for(self, path: str) -> list[str]:
         """The selectors that `per-file-ignores` switches off for a path."""
@@ -131,7 +121,6 @@ KEYS: dict[str, Callable[[Any], Any]] = {
     "cache-dir": _string,
     "loader-names": _strings,
     "grad-disabling": _strings,
-    "training-wrappers": _strings,
     "rules": _tables,
 }
 

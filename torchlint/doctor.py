@@ -162,7 +162,8 @@ def _cache(resolved: Resolved) -> Line:
         return Line("cache", f"{folder}: {error.strerror or error}", step, True)
     text = f"{folder}: {len(files)} file{'s' * (len(files) != 1)}, {size / 1024:.0f} KiB"
     if damaged:
-        return Line("cache", f"{text}, {len(damaged)} damaged", "damaged files count as empty; they may be deleted")
+        text += f", {len(damaged)} of an older torchlint or damaged"
+        return Line("cache", text, "those count as empty; they go when newer ones take their place, or may be deleted")
     return Line("cache", text)
 
 

@@ -45,9 +45,14 @@ _FORMS: dict[str, dict[str, Any]] = {
     "target-device": {"enum": list(DEVICES), "description": "Where the code trains."},
     "jobs": {"type": "integer", "minimum": 0, "description": "Worker processes; 0 is one per core."},
     "cache-dir": {"type": "string", "description": "Where results are kept, from the project's folder."},
-    "loader-names": {**_STRINGS, "description": "Names of functions or classes that give a DataLoader."},
-    "grad-disabling": {**_STRINGS, "description": "Decorators and context managers under which no graph is recorded."},
-    "training-wrappers": {**_STRINGS, "description": "Functions that take over a part of training."},
+    "loader-names": {
+        **_STRINGS,
+        "description": "Functions and classes that give a DataLoader, such as mylib.make_loader.",
+    },
+    "grad-disabling": {
+        **_STRINGS,
+        "description": "Decorators and context managers that switch autograd off, such as mylib.frozen.",
+    },
 }
 
 

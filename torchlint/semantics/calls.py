@@ -265,6 +265,8 @@ def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame
     if name == "torch.utils.data.random_split":
         return Value(Kind.TUPLE, name, element=Value(Kind.DATASET, name))
     value = knowledge.made_by(name)
+    if value is None and name in ev.loader_names:
+        value = Value(Kind.LOADER, name, element=knowledge.BATCH)
     if value is None:
         return None
     value = value.but(node=node)

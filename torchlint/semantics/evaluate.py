@@ -36,6 +36,7 @@ class Evaluator:
     def __init__(self, names: Names, grad_disabling: Sequence[str] = (), loader_names: Sequence[str] = ()) -> None:
         self.names = names
         self.grad_disabling = set(grad_disabling)
+        self.loader_names = set(loader_names)
         self.values: dict[cst.CSTNode, Value] = {}
         self.function_at: dict[cst.Call, Function] = {}
         self.summaries: dict[Function, Summary] = {}
