@@ -43,9 +43,7 @@ class Evaluator:
         self.attributes: dict[tuple[str, str], Value] = {}  # (class, attribute) → value
         self.arguments: dict[tuple[Function, str], Value] = {}  # (function, parameter) → join over the call sites
         self.call_sites: dict[Function, list[Event]] = {}
-        self.callbacks: dict[
-            Function, list[tuple[str, cst.Call]]
-        ] = {}  # function → (qualified callee, call) it is handed to
+        self.callbacks: dict[Function, list[tuple[str, cst.Call]]] = {}  # function → (callee, call) it is given to
         self.uses: dict[Function, dict[str, set[str]]] = {}
         self.class_uses: dict[str, dict[str, set[str]]] = {}
         self.by_use: dict[tuple[Function, str], Value] = {}  # (function, name) → what its uses say
