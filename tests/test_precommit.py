@@ -158,3 +158,17 @@ def test_fixes_are_written_and_wait_to_be_staged(fixed: Project) -> None:
     assert "torch.no_grad()" in fixed.read("a.py")
     passed, output = fixed.commit("a.py")
     assert passed, output
+
+
+def test_the_hooks_live_in_an_environment_without_torch(checked: Project, cache: str) -> None:
+    checked.write("a.py", CLEAN)
+    passed, output = checked.commit("a.py")
+    assert passed, output
+    environments = list(Path(cache).glob("repo*/py_env-*/bin/python"))
+    assert environments
+    code = "import importlib.metadata as m; print(*sorted({d.metadata['Name'].lower() for d in m.distributions()}))"
+    for python in environments:
+        run = subprocess.run([python, "-c", code], env=checked.environment, check=True, capture_output=True, text=True)
+        found = set(run.stdout.split())
+        assert "torchlint" in found
+        assert not found & {"torch", "numpy", "pygls", "flake8"}, found
