@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from pytest_lsp import ClientServerConfig
 
 from torchlint import cli
 from torchlint.run import read
+from torchlint.server.service import DEBOUNCE
 from torchlint.server.text import Text, edits_between
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -404,6 +406,21 @@ def test_without_pygls(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert cli.main(["server"]) == 2
     assert capsys.readouterr().err == "torchlint: torchlint server needs pygls: pip install 'torchlint[server]'\n"
     assert cli.main(["server", "x.py"]) == 2
+
+
+def test_the_vscode_extension_is_whole() -> None:
+    folder = Path(__file__).parent.parent / "editors" / "vscode"
+    package = json.loads((folder / "package.json").read_text(encoding="utf-8"))
+    script = folder / package["main"]
+    text = script.read_text(encoding="utf-8")
+    settings = package["contributes"]["configuration"]["properties"]
+    assert settings["torchlint.debounce"]["default"] == DEBOUNCE * 1000
+    assert all(c["command"] in text for c in package["contributes"]["commands"])
+    assert 'require("vscode-languageclient/node")' in text
+    assert list(package["dependencies"]) == ["vscode-languageclient"]
+    node = shutil.which("node")
+    if node is not None:
+        subprocess.run([node, "--check", str(script)], check=True)
 
 
 # -- texts ------------------------------------------------------------------------------------------------------------

@@ -284,8 +284,10 @@ class Server(LanguageServer):
 
 
 def _is_python(item: types.TextDocumentItem) -> bool:
-    """Notebooks come as such, never as the JSON of their file."""
-    return (item.language_id == "python" or item.uri.endswith(".py")) and not item.uri.endswith(".ipynb")
+    """Notebooks come as such: neither as the JSON of their file nor cell by cell."""
+    if item.uri.endswith(".ipynb") or item.uri.startswith("vscode-notebook-cell:"):
+        return False
+    return item.language_id == "python" or item.uri.endswith(".py")
 
 
 def build() -> Server:
