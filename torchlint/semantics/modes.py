@@ -30,7 +30,7 @@ def mode_at(sem: Semantics, function: Function, event: Event) -> tuple[str, tupl
 
     Looked for in the function above the event, then at all places in the file that call the function.
     """
-    found = last_mode(sem.events(function), event)
+    found = last_mode(sem.events(function), event) or _mode_of_wrapped(sem.events(function), event)
     if found:
         return found, ()
     return _mode_from_callers(sem, function, event.subject, set()), ()
@@ -47,6 +47,15 @@ def last_mode(events: list[Event], event: Event) -> str:
             else:
                 result = "eval" if e.effect is Effect.EVAL else "train"
     return result
+
+
+def _mode_of_wrapped(events: list[Event], event: Event) -> str:
+    """The mode that was set of what the event's module is made of: `net = Wrapper(model)` after `model.eval()`."""
+    made = event.value.node
+    if not isinstance(made, cst.Call):
+        return ""
+    parts = [dotted(arg.value) for arg in made.args]
+    return next((mode for part in parts if part and (mode := last_mode(events, event.but(subject=part)))), "")
 
 
 def _mode_from_callers(sem: Semantics, function: Function, subject: str, seen: set[str]) -> str:
