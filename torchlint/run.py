@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torchlint import cache, pool
@@ -128,6 +129,19 @@ def checker(config: Config, selection: Selection) -> Callable[[str], Any]:
     return one
 
 
+def checkers(settings: Sequence[tuple[Config, Selection]], owner: Mapping[str, int]) -> Callable[[str], Any]:
+    """A `checker` for files that differ in their settings: `owner` says which of them are a path's."""
+    made: dict[int, Callable[[str], Any]] = {}
+
+    def one(path: str) -> Any:
+        index = owner[path]
+        if index not in made:
+            made[index] = checker(*settings[index])
+        return made[index](path)
+
+    return one
+
+
 def outcome(path: str, data: bytes, rules: Sequence[Rule], config: Config, selection: Selection) -> cache.Outcome:
     """What is found in a file's bytes: final where no question is open, else with the suppressions still to apply."""
     from torchlint.check import check_text
@@ -164,37 +178,81 @@ def check(
 
     `project` gives the files that open questions are asked of; it is called only if there are any.
     """
-    result = Result(checked=len(files))
-    outcomes: dict[str, cache.Outcome] = {}
+    return check_parts([Part(files, config, selection, store)], project, progress)[0]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files that share their settings, and the cache that knows them under these."""
+
+    files: Sequence[str]
+    config: Config
+    selection: Selection
+    store: cache.Cache | None
+
+
+def check_parts(
+    parts: Sequence[Part], project: Callable[[], Sequence[str]], progress: Progress | None = None
+) -> list[Result]:
+    """The result of each part, as of `check`; the workers are shared, so that many small parts keep them busy too."""
+    results = [Result(checked=len(part.files)) for part in parts]
+    outcomes: list[dict[str, cache.Outcome]] = [{} for _ in parts]
+    owner: dict[str, int] = {}
     todo: list[tuple[int, str]] = []
     since = cache.horizon()
-    for path in files:
-        try:
-            info = os.stat(path)
-        except OSError as error:
-            result.problems.append(f"{path}: cannot be read: {error.strerror or error}")
-            continue
-        known = store and store.lookup(path, cache.stamp(info, since), info.st_size)
-        if known:
-            outcomes[path] = known
-        else:
-            todo.append((info.st_size, path))
-    work = pool.each(todo, checker, (config, selection), config.jobs) if todo else ()
-    for done, (path, got) in enumerate(work, 1):
+    for index, part in enumerate(parts):
+        for path in part.files:
+            try:
+                info = os.stat(path)
+            except OSError as error:
+                results[index].problems.append(f"{path}: cannot be read: {error.strerror or error}")
+                continue
+            known = part.store and part.store.lookup(path, cache.stamp(info, since), info.st_size)
+            if known:
+                outcomes[index][path] = known
+            else:
+                owner[path] = index
+                todo.append((info.st_size, path))
+    settings = [(part.config, part.selection) for part in parts]
+    jobs = parts[0].config.jobs
+    if len(parts) == 1:
+        work = pool.each(todo, checker, settings[0], jobs)
+    else:
+        work = pool.each(todo, checkers, (settings, owner), jobs)
+    for done, (path, got) in enumerate(work if todo else (), 1):
         if progress is not None:
             progress(done, len(todo))
+        index = owner[path]
         if isinstance(got, pool.Lost):
-            outcomes[path] = ((cache.pack(_lost(path, got)),), (), False)
+            outcomes[index][path] = ((cache.pack(_lost(path, got)),), (), False)
         elif got[0] == "unreadable":
-            result.problems.append(got[1])
+            results[index].problems.append(got[1])
         else:
             _, stamp, size, content, found = got
-            outcomes[path] = found
+            outcomes[index][path] = found
+            store = parts[index].store
             if store is not None:
                 store.put(path, stamp, size, content, found)
-    result.problems.sort()
-    _settle(result, outcomes, config, selection, project, store)
-    return result
+    around = _Around(project)
+    for part, result, found in zip(parts, results, outcomes):
+        result.problems.sort()
+        _settle(result, found, part.config, part.selection, around, part.store)
+    return results
+
+
+class _Around:
+    """The project around the checked files, looked at when the first question is asked of it."""
+
+    def __init__(self, project: Callable[[], Sequence[str]]) -> None:
+        self._project = project
+
+    @cached_property
+    def files(self) -> list[str]:
+        return list(self._project())
+
+    @cached_property
+    def state(self) -> tuple[bytes, tuple[tuple[str, bytes], ...]]:
+        return cache.fingerprint(self.files), cache.recent(self.files)
 
 
 def joined(results: Sequence[Result]) -> Result:
@@ -230,7 +288,7 @@ def check_bytes(
         outcomes[path] = outcome(path, data, rules, config, selection)
 
     pool.with_deep_stack(work)
-    _settle(result, outcomes, config, selection, project, None, sources)
+    _settle(result, outcomes, config, selection, _Around(project), None, sources)
     return result
 
 
@@ -239,18 +297,17 @@ def _settle(
     outcomes: dict[str, cache.Outcome],
     config: Config,
     selection: Selection,
-    project: Callable[[], Sequence[str]],
+    around: _Around,
     store: cache.Cache | None,
     sources: Disk | None = None,
 ) -> None:
     asked = questions(outcomes)
     if asked:
-        everything = list(project())
-        state = cache.fingerprint(everything), cache.recent(everything)
-        if store is not None and store.answers is not None and cache.holds(store.answers[0], everything):
+        state = around.state
+        if store is not None and store.answers is not None and cache.holds(store.answers[0], around.files):
             result.answers = Answers.unpack(store.answers[1])
         if not asked <= result.answers.asked:
-            result.answers = Answers(asked, link(asked, everything, config, sources))
+            result.answers = Answers(asked, link(asked, around.files, config, sources))
         if store is not None:
             store.answers = (state, result.answers.pack())
     result.diagnostics = settle(outcomes, result.answers, selection)

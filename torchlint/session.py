@@ -187,8 +187,9 @@ class Session:
             self.projects[0].result = self.result
         else:
             bar = Bar("checking")
-            for one in self.projects:
-                one.result = run.check(one.files, one.config, one.selection, self._asked, one.store, bar)
+            parts = [run.Part(one.files, one.config, one.selection, one.store) for one in self.projects]
+            for one, result in zip(self.projects, run.check_parts(parts, self._asked, bar)):
+                one.result = result
                 if one.store is not None:
                     one.store.setup = one.setup
                     one.store.save()
