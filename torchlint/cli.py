@@ -29,17 +29,63 @@ ELSEWHERE: dict[str, str] = {
 }
 
 
+class _Ended(KeyboardInterrupt):
+    """A signal that asks this process to end. The argument is its number."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code."""
+    """Run one command line and return its exit code. Without `argv` this is the whole process: signals are minded."""
+    if argv is None:
+        _mind_signals()
     try:
-        return _main(list(sys.argv[1:] if argv is None else argv))
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # a disk that is full must not go unnoticed
+        return code
+    except _Ended as end:
+        print("torchlint: ended from outside; no file is half-written", file=sys.stderr)
+        return 128 + int(end.args[0])
     except KeyboardInterrupt:
         print("torchlint: interrupted; no file is half-written", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away (`torchlint check | head`): nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return CLEAN
+    except OSError as error:
+        _discard_output()
+        return _failed(error, f"the output cannot be written: {error.strerror or error}" if not error.filename else "")
+    except Exception as error:
+        if argv is not None:
+            raise
+        return _failed(error)
+
+
+def _mind_signals() -> None:
+    import _signal  # type: ignore[import-not-found]  # `signal` itself builds enums, which takes longer than a warm run may
+
+    def end(number: int, frame: object) -> None:
+        raise _Ended(number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(_signal, name, None)
+        if number is not None and _signal.getsignal(number) == _signal.SIG_DFL:  # nohup has it ignored
+            _signal.signal(number, end)
+
+
+def _discard_output() -> None:
+    """What could not be written must not be tried again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _failed(error: BaseException, told: str = "") -> int:
+    """One line about what went wrong in torchlint itself; a run that failed never looks like one with findings."""
+    if not told:
+        import traceback
+
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        what = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
+        told = f"torchlint itself failed: {what} at {place.filename}:{place.lineno}; please report this"
+    return _trouble(told)
 
 
 def _main(argv: list[str]) -> int:

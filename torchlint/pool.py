@@ -19,6 +19,7 @@ STACK = 512 * 1024 * 1024  # address space, not memory: libcst's parser recurses
 RECURSION = 10_000
 SECONDS_PER_FILE = 300.0
 _BATCH_BYTES = 48_000
+CRASHED = "crashed the parser"
 
 Make = Callable[..., Callable[[str], Any]]
 
@@ -117,6 +118,10 @@ def _worker(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> N
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides; it ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # see `_held_back`
     # A parent that was killed cannot; its pipe does not end while later workers hold a copy of it, so we look.
     parent = os.getppid()
 
@@ -145,6 +150,21 @@ def _worker(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> N
                     return
 
     with_deep_stack(work)
+
+
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """Signals wait until a new worker has its own answers to them: it must not take them as its parent does."""
+    import signal
+
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Member:
@@ -178,11 +198,31 @@ class _Crew:
         self._members: list[_Member] = []
 
     def _hire(self) -> None:
-        here, there = self._context.Pipe()
+        """One worker more, unless the system gives no process: then the others do the work, or we ourselves."""
+        try:
+            here, there = self._context.Pipe()
+        except OSError:  # no more open files
+            return
         process = self._context.Process(target=_worker, args=(there, self._make, self._arguments), daemon=True)  # type: ignore[attr-defined]
-        process.start()
-        there.close()
+        try:
+            with _held_back():
+                process.start()
+        except OSError:
+            here.close()
+            return
+        finally:
+            there.close()
         self._members.append(_Member(process, here))
+
+    def _alone(self) -> Iterator[tuple[str, Any | Lost]]:
+        """The work that is left when there is no worker."""
+        left = [path for batch in reversed(self._batches) for path in batch]
+        self._batches.clear()
+        # What has ended a worker would end us.
+        yield from (
+            (path, Lost("ended a worker process, and no other could be had")) for path in left if path in self._deaths
+        )
+        yield from _here([path for path in left if path not in self._deaths], self._make, self._arguments)
 
     def _feed(self, member: _Member) -> None:
         if member.pending or not self._batches:
@@ -199,6 +239,8 @@ class _Crew:
             for _ in range(self._jobs):
                 self._hire()
             while True:
+                if not self._members:
+                    yield from self._alone()
                 for member in self._members:
                     self._feed(member)
                 busy = {m.connection: m for m in self._members if m.pending}
@@ -209,7 +251,7 @@ class _Crew:
                     try:
                         path, result = marshal.loads(member.connection.recv_bytes())
                     except (EOFError, OSError):
-                        yield from self._bury(member, "crashed the parser")
+                        yield from self._bury(member, CRASHED)
                         continue
                     member.pending.remove(path)
                     member.since = time.monotonic()
@@ -242,6 +284,9 @@ class _Crew:
             self._batches.append([culprit])
         else:
             code = member.process.exitcode
-            reason = f" (signal {-code})" if code and code < 0 and "crashed" in how else ""
-            yield culprit, Lost(f"{how}{reason}")
+            if code == -9 and how == CRASHED:
+                how = "got the process that read it killed, twice (signal 9: out of memory?)"
+            elif code and code < 0 and how == CRASHED:
+                how += f" (signal {-code})"
+            yield culprit, Lost(how)
         self._hire()
