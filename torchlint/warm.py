@@ -5,7 +5,6 @@ Imports neither rules nor libcst, and for a clean tree not even what a finding i
 
 from __future__ import annotations
 
-import marshal
 import os
 
 from torchlint import cache
@@ -49,7 +48,8 @@ def open_store(arguments: Arguments, located: Located, stamp: bytes = b"") -> ca
                 "only a file that is named by --config may do that"
             )
     options = [arguments.many(name) for name in SELECTING]
-    return cache.Cache(folder, marshal.dumps((stamp or cache.sources_stamp(), located.key, options)))
+    # Not by marshal: what it writes of an object depends on how many others hold it.
+    return cache.Cache(folder, repr((stamp or cache.sources_stamp(), located.key, options)).encode())
 
 
 def project_files(files: list[str], setups: list[dict[str, Any]]) -> list[str]:
