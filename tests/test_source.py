@@ -121,3 +121,16 @@ def test_argument_finds_by_keyword_and_position() -> None:
 def test_dotted() -> None:
     assert dotted(cst.parse_expression("a.b.c")) == "a.b.c"
     assert dotted(cst.parse_expression("a().b")) is None
+
+
+def test_form_feeds_ahead_of_statements_move_nothing() -> None:
+    """libcst leaves them out of what it gives back; places and edits are those of the text all the same."""
+    text = "import torch\n\fx = 1\n\f\fdef f(m):\n    return m.forward(1)\n\f\ny = 2\n"
+    file = File.parse("a.py", text)
+    call = next(find(file.tree, cst.Call))
+    start, end = file.span(call)
+    assert text[start:end] == "m.forward(1)"
+    function = next(find(file.tree, cst.FunctionDef))
+    assert text[slice(*file.caret(function))].startswith("def f(m)")
+    assign = next(find(file.tree, cst.Assign))
+    assert splice(text, {file.replace(assign.value, "22")}) == text.replace("1", "22", 1)

@@ -133,6 +133,8 @@ class Plan:
 
         from torchlint.source import File
 
+        if not self._emptied:
+            return File.parse(self.path, self.text)
         sparse = self.sparse()
         try:
             return File(self.path, self.text, cst.parse_module(sparse), sparse)

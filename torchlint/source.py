@@ -6,6 +6,7 @@ travel as (line, column) and are turned into offsets of the full text here.
 
 from __future__ import annotations
 
+import re
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -120,6 +121,10 @@ def find(node: cst.CSTNode, kind: type[N]) -> Iterator[N]:
             yield cast(N, n)
 
 
+# Form feeds right before a statement, which libcst would leave out of what it gives back.
+_LOST = re.compile(r"^\f+(?=[^\s#])", re.MULTILINE)
+
+
 class File:
     """A parsed file. `text` is the decoded source without BOM; `tree` may hold fewer statements than `text`."""
 
@@ -132,7 +137,10 @@ class File:
     @classmethod
     def parse(cls, path: str, text: str) -> File:
         """Parse the whole text. Raises `libcst.ParserSyntaxError`."""
-        return cls(path, text, cst.parse_module(text))
+        if "\f" not in text:
+            return cls(path, text, cst.parse_module(text))
+        read = _LOST.sub("", text)
+        return cls(path, text, cst.parse_module(read), read)
 
     @cached_property
     def lines(self) -> Lines:
@@ -152,7 +160,7 @@ class File:
     @property
     def is_whole(self) -> bool:
         """Whether the tree holds all of the text."""
-        return self._tree_text is self.text or self._tree_text == self.text
+        return self._tree_text is self.text or self._tree_text == _LOST.sub("", self.text)
 
     @cached_property
     def index(self) -> Index:
@@ -199,21 +207,25 @@ class File:
 
     # -- where things are ---------------------------------------------------------------------------------------
 
-    def _to_text(self, offset: int) -> int:
+    def _to_text(self, offset: int, end: bool = False) -> int:
         if self._tree_text is self.text:
             return offset
         row, column = self._tree_lines.locate(offset)
-        return self.lines.offset(row, column)
+        found = self.lines.offset(row, column)
+        if "\f" in self.text and not (end and column == 0):
+            lost = _LOST.match(self.text, self.lines.starts[row])
+            return found + len(lost[0]) if lost else found
+        return found
 
     def span(self, node: cst.CSTNode) -> tuple[int, int]:
         """Offsets of everything that code generation prints for the node: what an edit must replace."""
         start, end = self.index.full[node]
-        return self._to_text(start), self._to_text(end)
+        return self._to_text(start), self._to_text(end, end=True)
 
     def caret(self, node: cst.CSTNode) -> tuple[int, int]:
         """Offsets of the node as a reader sees it: without parentheses, decorators, leading lines, newline."""
         start, end = self.index.caret.get(node) or self.index.full[node]
-        return self._to_text(start), self._to_text(end)
+        return self._to_text(start), self._to_text(end, end=True)
 
     def row(self, node: cst.CSTNode) -> int:
         """The 1-based line on which the node starts."""
