@@ -62,8 +62,16 @@ def _resolve(
         by_folder[inner] = by_folder[folder]
 
 
-def kept(files: list[str], excluded: tuple[str, ...], root: str, named: Iterable[str]) -> list[str]:
-    """The files that a part's own `exclude` leaves; what a command names is always kept."""
+def kept(
+    files: list[str], excluded: tuple[str, ...], root: str, named: Iterable[str], applied: tuple[str, ...]
+) -> list[str]:
+    """The files that a part's own `exclude` leaves; what a command names is always kept.
+
+    `applied` are the patterns that the search has left out already; those that are no paths mean the same anywhere.
+    """
+    excluded = tuple(p for p in excluded if p not in applied or "/" in p.rstrip("/"))
+    if not excluded:
+        return files
     excluder = Excluder(excluded, os.path.abspath(root))
     known = {os.path.normpath(path) for path in named}
     out: dict[str, bool] = {os.path.abspath(root): False}

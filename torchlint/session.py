@@ -15,6 +15,7 @@ from torchlint.diagnostic import Applicability, Diagnostic
 from torchlint.discover import discover
 from torchlint.locate import ConfigError, Located, between, locate
 from torchlint.options import Arguments
+from torchlint.telling import tell
 from torchlint.toml import BrokenToml
 from torchlint.write import write
 
@@ -152,7 +153,7 @@ class Session:
             excluded, root = project.config.excluded, project.config.root
             project.files = part.files
             if root != main.config.root:
-                project.files = kept(part.files, excluded, root, self._arguments.paths)
+                project.files = kept(part.files, excluded, root, self._arguments.paths, main.config.excluded)
             self.projects.append(project)
 
     def project_of(self, path: str) -> Project:
@@ -337,7 +338,7 @@ class Session:
     def finish(self, code: int) -> int:
         """Print what went wrong, one line each; the exit code of the run."""
         for line in self.problems:
-            print(f"torchlint: {line}", file=sys.stderr)
+            tell(line)
         return TROUBLE if self.problems or self.result.failed else code
 
 

@@ -177,7 +177,9 @@ def _parted(
         if own is None or own.setup is None:
             return None
         if part.located.root != top.root:
-            part.files = kept(part.files, own.setup["excluded"], own.setup["root"], arguments.paths)
+            part.files = kept(
+                part.files, own.setup["excluded"], own.setup["root"], arguments.paths, result[0].setup["excluded"]
+            )
         result.append(Part(part.files, own, own.setup))
     return result
 
