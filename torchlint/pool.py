@@ -19,6 +19,7 @@ STACK = 512 * 1024 * 1024  # address space, not memory: libcst's parser recurses
 RECURSION = 10_000
 SECONDS_PER_FILE = 300.0
 _BATCH_BYTES = 48_000
+_KEPT_BYTES = 100_000  # of source, whose trees may wait to be collected
 CRASHED = "crashed the parser"
 
 Make = Callable[..., Callable[[str], Any]]
@@ -81,14 +82,27 @@ def with_deep_stack(function: Callable[[], None]) -> None:
         raise failure[0]
 
 
-def _tidy(done: int) -> None:
-    """After every tenth file: what is known about a file refers to itself, and would stay."""
-    import gc
+class _Tidying:
+    """Collects what is known of the files that are done: it refers to itself, and would stay.
 
-    if not done % 10:
-        gc.collect()
-        if done == 10:
-            gc.freeze()  # the modules: no later collection need look at them
+    By their size, because that is what it costs to keep them and to look through them.
+    """
+
+    def __init__(self) -> None:
+        self._waiting = 0
+        self._frozen = False
+
+    def after(self, path: str) -> None:
+        import gc
+
+        with contextlib.suppress(OSError):
+            self._waiting += os.path.getsize(path)
+        if self._waiting > _KEPT_BYTES:
+            self._waiting = 0
+            gc.collect()
+            if not self._frozen:
+                self._frozen = True
+                gc.freeze()  # the modules: no later collection need look at them
 
 
 def _here(paths: Sequence[str], make: Make, arguments: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
@@ -97,10 +111,10 @@ def _here(paths: Sequence[str], make: Make, arguments: tuple[Any, ...]) -> Itera
     results: list[tuple[str, Any]] = []
 
     def work() -> None:
-        one = make(*arguments)
-        for done, path in enumerate(paths, 1):
+        one, tidying = make(*arguments), _Tidying()
+        for path in paths:
             results.append((path, one(path)))
-            _tidy(done)
+            tidying.after(path)
 
     collecting = gc.isenabled()
     gc.disable()
@@ -126,8 +140,7 @@ def _worker(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> N
     parent = os.getppid()
 
     def work() -> None:
-        one = make(*arguments)
-        done = 0
+        one, tidying = make(*arguments), _Tidying()
         while True:
             try:
                 while not connection.poll(2.0):
@@ -142,8 +155,7 @@ def _worker(connection: Connection, make: Make, arguments: tuple[Any, ...]) -> N
                 gc.disable()  # trees are dropped one by one and hold no cycles
                 result = one(path)
                 gc.enable()
-                done += 1
-                _tidy(done)
+                tidying.after(path)
                 try:
                     connection.send_bytes(marshal.dumps((path, result)))
                 except (BrokenPipeError, ConnectionError):
@@ -184,6 +196,8 @@ class _Crew:
         import multiprocessing
 
         self._context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+        if sys.platform != "linux":  # spawned workers would look for modules in the current folder first
+            os.environ.setdefault("PYTHONSAFEPATH", "1")
         self._make, self._arguments, self._jobs = make, arguments, jobs
         self._batches: list[list[str]] = []
         size = _BATCH_BYTES

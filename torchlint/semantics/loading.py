@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import libcst as cst
 
@@ -212,20 +211,19 @@ class LoaderLoop:
     loader: cst.Call = field(repr=False)
 
 
-_loops: WeakKeyDictionary[Semantics, list[LoaderLoop]] = WeakKeyDictionary()
-
-
 def loader_loops(sem: Semantics) -> list[LoaderLoop]:
-    """Every `for` over a loader of this file, `enumerate`, `tqdm` and `zip` looked through; found once per file."""
-    if sem not in _loops:
-        _loops[sem] = [
-            LoaderLoop(node, function, made)
-            for function in sem.functions
-            for node in walk_scope(function.body)
-            if isinstance(node, cst.For)
-            for made in _gone_over(sem, node.iter)
-        ]
-    return _loops[sem]
+    """Every `for` over a loader of this file, `enumerate`, `tqdm` and `zip` looked through."""
+    return sem.once(_loader_loops)
+
+
+def _loader_loops(sem: Semantics) -> list[LoaderLoop]:
+    return [
+        LoaderLoop(node, function, made)
+        for function in sem.functions
+        for node in walk_scope(function.body)
+        if isinstance(node, cst.For)
+        for made in _gone_over(sem, node.iter)
+    ]
 
 
 def _gone_over(sem: Semantics, node: cst.BaseExpression) -> Iterator[cst.Call]:

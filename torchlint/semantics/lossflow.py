@@ -10,7 +10,6 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import libcst as cst
 
@@ -84,25 +83,23 @@ class _Given:
     path: Path = ()
 
 
+def _calls_by_function(sem: Semantics) -> dict[Function, list[cst.Call]]:
+    table: dict[Function, list[cst.Call]] = {}
+    for call, function in sem.evaluator.function_at.items():
+        table.setdefault(function, []).append(call)
+    return table
+
+
 class Losses(Outputs):
     """A tracer that finds what calls pass into losses."""
 
     def __init__(self, find: Find | None = None, sites: Sites | None = None) -> None:
         super().__init__(find, sites)
         self._passed_on: dict[Function, list[_Given]] = {}
-        self._calls: WeakKeyDictionary[Semantics, dict[Function, list[cst.Call]]] = WeakKeyDictionary()
-
-    def calls(self, sem: Semantics) -> dict[Function, list[cst.Call]]:
-        if sem not in self._calls:
-            table: dict[Function, list[cst.Call]] = {}
-            for call, function in sem.evaluator.function_at.items():
-                table.setdefault(function, []).append(call)
-            self._calls[sem] = table
-        return self._calls[sem]
 
     def inputs(self, sem: Semantics) -> Iterator[LossInput]:
         """The inputs of all losses that the file's calls feed."""
-        for function, calls in self.calls(sem).items():
+        for function, calls in sem.once(_calls_by_function).items():
             scope = Scope(sem, function)
             for call in calls:
                 for given in self.given(call, scope):
@@ -191,7 +188,7 @@ class Losses(Outputs):
             self._passed_on[function] = []
             scope = Scope(sem, function)
             found = []
-            for call in self.calls(sem).get(function, ()):
+            for call in sem.once(_calls_by_function).get(function, ()):
                 for given in self.given(call, scope, depth + 1):
                     if given.scope is None or given.scope.function is not function:
                         continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TypeVar, cast
 
@@ -29,6 +29,7 @@ class Semantics:
         self._grad_disabling = tuple(grad_disabling)
         self._loader_names = tuple(loader_names)
         self._objects: dict[type, list[object]] = {}
+        self._once: dict[object, object] = {}
 
     @cached_property
     def whole(self) -> Semantics:
@@ -110,6 +111,12 @@ class Semantics:
     def class_of(self, origin: str) -> Class | None:
         """The class of this file that a value's `origin` names."""
         return self.names.classes.get(origin.removeprefix(OWN)) if origin.startswith(OWN) else None
+
+    def once(self, work: Callable[[Semantics], T]) -> T:
+        """What `work` makes of this file, worked out on the first call and kept as long as the file is."""
+        if work not in self._once:
+            self._once[work] = work(self)
+        return cast("T", self._once[work])
 
     # -- recognised objects -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from weakref import WeakKeyDictionary
 
 import libcst as cst
 
@@ -57,10 +56,7 @@ class Processes:
     @classmethod
     def of(cls, sem: Semantics) -> Processes:
         """The processes of a file, read once however many rules ask."""
-        found = _known.get(sem)
-        if found is None:
-            found = _known[sem] = cls(sem.whole)
-        return found
+        return sem.whole.once(cls)
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -323,6 +319,3 @@ def _outer(sem: Semantics, function: Function) -> Function | None:
 def _assigned(node: cst.Assign | cst.AnnAssign) -> Iterable[cst.BaseExpression]:
     for target in [t.target for t in node.targets] if isinstance(node, cst.Assign) else [node.target]:
         yield from (e.value for e in target.elements) if isinstance(target, (cst.Tuple, cst.List)) else (target,)
-
-
-_known: WeakKeyDictionary[Semantics, Processes] = WeakKeyDictionary()

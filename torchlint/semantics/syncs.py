@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import libcst as cst
 
@@ -124,12 +123,16 @@ def read(event: Event) -> cst.BaseExpression:
     return node
 
 
-_events: WeakKeyDictionary[Semantics, dict[Function, list[Event]]] = WeakKeyDictionary()
+class _Waits(dict[Function, "list[Event]"]):
+    """What `events_of` has answered for one file."""
+
+    def __init__(self, sem: Semantics) -> None:
+        super().__init__()
 
 
 def events_of(sem: Semantics, function: Function) -> list[Event]:
     """The function's own waits, in order, each place once."""
-    known = _events.setdefault(sem, {})
+    known = sem.once(_Waits)
     if function not in known:
         seen: dict[int, Event] = {}
         for event in sem.events(function, Effect.SYNC, Effect.TRANSFER):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import libcst as cst
 
@@ -164,14 +163,9 @@ def loader_value(sem: Semantics, node: cst.BaseExpression, depth: int = 0) -> Va
     return None
 
 
-_found: WeakKeyDictionary[Semantics, list[BatchMove]] = WeakKeyDictionary()
-
-
 def batch_moves(sem: Semantics) -> list[BatchMove]:
-    """Every move of a loader's batch to a device, in source order per loop; found once per file."""
-    if sem not in _found:
-        _found[sem] = _batch_moves(sem)
-    return _found[sem]
+    """Every move of a loader's batch to a device, in source order per loop."""
+    return sem.once(_batch_moves)
 
 
 def _batch_moves(sem: Semantics) -> list[BatchMove]:
