@@ -32,7 +32,7 @@ def path_of(uri: str, folder: str) -> str:
 
 
 class Document:
-    """An open Python file. `result` is what was found last, `task` the check that waits or runs."""
+    """An open Python file. `result` is what was found last, `task` the check that waits or, if `running`, runs."""
 
     def __init__(self, uri: str, path: str, version: int | None, text: Text) -> None:
         self.uri = uri
@@ -42,6 +42,7 @@ class Document:
         self.revision = 0  # counts changes, also those that carry no version
         self.result: Checked | None = None
         self.task: asyncio.Task[None] | None = None
+        self.running = False
 
     @property
     def uris(self) -> list[str]:

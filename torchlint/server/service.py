@@ -133,8 +133,10 @@ class Server(LanguageServer):
         return document.task
 
     async def _check(self, document: Document, delay: float) -> None:
+        document.running = False
         if delay:
             await asyncio.sleep(delay)
+        document.running = True
         revision = document.revision
         try:
             path, data = document.path, document.data()
@@ -170,10 +172,16 @@ class Server(LanguageServer):
         for uri in uris:
             self._publish(uri, None, [])
 
-    async def result(self, document: Document) -> Checked | None:
-        """What holds for a document as it is now; None where it changed or was closed meanwhile."""
+    async def result(self, document: Document, at_once: bool = False) -> Checked | None:
+        """What holds for a document as it is now; None where it changed or was closed meanwhile.
+
+        Editors ask after every key: only `at_once` does not wait until typing pauses.
+        """
         if document.result is None or document.result.revision != document.revision:
-            await asyncio.wait({self.schedule(document, 0.0)})
+            task = document.task
+            if task is None or task.done() or (at_once and not document.running):
+                task = self.schedule(document, 0.0)
+            await asyncio.wait({task})
         found = document.result
         return found if found is not None and found.revision == document.revision else None
 
@@ -195,11 +203,11 @@ class Server(LanguageServer):
     # -- answers --------------------------------------------------------------------------------------------------
 
     async def actions(self, params: types.CodeActionParams) -> list[types.CodeAction] | None:
-        document = self.document(params.text_document.uri)
-        checked = await self.result(document) if document is not None else None
+        uri, only = params.text_document.uri, params.context.only
+        document = self.document(uri)
+        checked = await self.result(document, at_once=only is not None) if document is not None else None
         if document is None or checked is None or checked.project is None:
             return None
-        uri, only = params.text_document.uri, params.context.only
         found: list[types.CodeAction] = []
         if actions.wanted(actions.QUICK_FIX, only):
             chosen = actions.at(document, uri, params.range, checked.diagnostics)
@@ -217,7 +225,7 @@ class Server(LanguageServer):
     async def resolve(self, action: types.CodeAction) -> types.CodeAction:
         uri = action.data.get("uri") if isinstance(action.data, dict) else getattr(action.data, "uri", None)
         document = self._documents.get(str(uri))
-        checked = await self.result(document) if document is not None else None
+        checked = await self.result(document, at_once=True) if document is not None else None
         if document is not None and checked is not None:
             action.edit = await self._fix_all(document, checked)
         return action
@@ -235,8 +243,8 @@ class Server(LanguageServer):
 
     async def hover(self, params: types.HoverParams) -> types.Hover | None:
         document = self.document(params.text_document.uri)
-        checked = document.result if document is not None else None
-        if document is None or checked is None or checked.revision != document.revision:
+        checked = await self.result(document) if document is not None else None
+        if document is None or checked is None:
             return None
         here = types.Range(params.position, params.position)
         found = actions.at(document, params.text_document.uri, here, checked.diagnostics)
@@ -288,6 +296,11 @@ def _is_python(item: types.TextDocumentItem) -> bool:
     if item.uri.endswith(".ipynb") or item.uri.startswith("vscode-notebook-cell:"):
         return False
     return item.language_id == "python" or item.uri.endswith(".py")
+
+
+def _is_source(change: types.FileEvent) -> bool:
+    """Whether a changed file is code and says nothing of the project."""
+    return change.uri.endswith((".py", ".ipynb")) and change.uri.rpartition("/")[2] not in DECLARATIONS
 
 
 def build() -> Server:
@@ -349,8 +362,7 @@ def build() -> Server:
     @server.feature(types.WORKSPACE_DID_CHANGE_WATCHED_FILES)
     def did_change_watched_files(params: types.DidChangeWatchedFilesParams) -> None:
         server.worker.submit(server.checker.nearest.forget_files)
-        only_sources = all(change.uri.endswith((".py", ".ipynb")) for change in params.changes)
-        server.recheck(asking_only=only_sources)
+        server.recheck(asking_only=all(map(_is_source, params.changes)))
 
     @server.feature(types.WORKSPACE_DID_CHANGE_CONFIGURATION)
     def did_change_configuration(params: types.DidChangeConfigurationParams) -> None:
