@@ -84,6 +84,8 @@ def test_the_nearest_settings_hold(flake8: Flake8) -> None:
         (flake8.folder / name).mkdir()
         (flake8.folder / name / "pyproject.toml").write_text(f"[tool.torchlint]\n{setting}\n")
         (flake8.folder / name / "a.py").write_text(BAD)
+    (flake8.folder / "two" / "build").mkdir()
+    (flake8.folder / "two" / "build" / "a.py").write_text(BAD)
     lines = flake8("--select", "TL", "--max-line-length", "300", ".")
     assert [line.split(": ")[0] for line in lines] == ["./bad/a.py:1:1", "./two/a.py:6:17"]
     assert "unknown key 'slect'; did you mean 'select'?" in lines[0]

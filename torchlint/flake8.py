@@ -41,6 +41,8 @@ class Plugin:
             return
         if project.broken:
             yield 1, 0, f"TL002 the default settings are used: {project.broken}", type(self)
+        if _NEAREST.excludes(self._path, project):
+            return
         config, selection = project.config, project.selection
         result = run.check_bytes(
             self._path, encoded(self._text), config, selection, lambda: _NEAREST.files(self._path, project)

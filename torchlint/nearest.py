@@ -8,6 +8,7 @@ from typing import Any
 from torchlint import warm
 from torchlint.locate import locate
 from torchlint.options import Arguments
+from torchlint.projects import kept
 from torchlint.session import Project
 
 LISTING_SECONDS = 10.0  # how long a project's list of files is believed
@@ -31,6 +32,11 @@ class Nearest:
         if known is None:
             known = self._projects[located.key] = Project(self._arguments, located, load())
         return known
+
+    @staticmethod
+    def excludes(path: str, project: Project) -> bool:
+        """Whether the settings leave a file out, which `check` does unless it is named."""
+        return not kept([path], project.config.excluded, project.config.root, (), ())
 
     def files(self, path: str, project: Project) -> list[str]:
         """The files that the open questions of one are asked of."""

@@ -23,7 +23,6 @@ from torchlint.link import Disk, meaning
 from torchlint.locate import ConfigError
 from torchlint.nearest import Nearest
 from torchlint.outcome import Answers
-from torchlint.projects import kept
 from torchlint.rule import UnknownRule
 from torchlint.session import Project
 from torchlint.suppress import add_ignores
@@ -153,7 +152,7 @@ class Checker:
             program = decode_file(path, data).text
         except Undecodable:
             program = ""
-        if not kept([path], config.excluded, config.root, ()):
+        if self.nearest.excludes(path, project):
             return Checked(revision, program, project=project, problem=problem)
         self._sources.buffers = {**buffers, path: program}
         result = run.check_bytes(
