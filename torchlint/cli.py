@@ -7,6 +7,7 @@ import sys
 
 from torchlint.locate import ConfigError
 from torchlint.options import TEACHING, Arguments, UsageError, help_text, near, parse
+from torchlint.telling import harmless, tell
 from torchlint.warm import reuse
 
 TYPE_CHECKING = False  # typing itself takes longer to import than a warm run may
@@ -123,7 +124,7 @@ def _say(text: str) -> int:
 
 
 def _trouble(line: str) -> int:
-    print(f"torchlint: {line}", file=sys.stderr)
+    tell(line)
     return TROUBLE
 
 
@@ -186,7 +187,7 @@ def _check(arguments: Arguments) -> int:
     if isinstance(session, int):
         return session
     if arguments.flag("--show-files"):
-        return session.finish(_say("".join(f"{path}\n" for path in session.files)))
+        return session.finish(_say("".join(f"{harmless(path)}\n" for path in session.files)))
     if arguments.flag("--add-ignore"):
         return _add_ignore(arguments, session)
     found = session.check()
@@ -212,7 +213,7 @@ def _show(
         elif not problems:
             _say("No Python files found under the given paths.\n")
     for line in problems:
-        print(f"torchlint: {line}", file=sys.stderr)
+        tell(line)
     broken = any(d.code in ("TL001", "TL002") for d in found)
     return TROUBLE if problems or broken else _code(arguments, found)
 
@@ -259,6 +260,17 @@ def _write(text: str) -> None:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
+def _write_diff(session: Session, fixed: Sequence[Any]) -> None:
+    """Exact where a program reads it, harmless where a person does."""
+    color = color_wanted(sys.stdout)
+    text = session.diff(fixed, color)
+    if sys.stdout.isatty() and not color:
+        from torchlint.telling import harmless_code
+
+        text = harmless_code(text)
+    _write(text)
+
+
 def _add_ignore(arguments: Arguments, session: Session) -> int:
     written, count = session.add_ignores()
     if not arguments.flag("--quiet"):
@@ -269,7 +281,7 @@ def _add_ignore(arguments: Arguments, session: Session) -> int:
 
 def _diff(arguments: Arguments, session: Session) -> int:
     fixed = session.fix(arguments.flag("--unsafe") or (arguments.verb == "fix" and not arguments.flag("--apply")))
-    _write(session.diff(fixed, color_wanted(sys.stdout)))
+    _write_diff(session, fixed)
     return session.finish(CLEAN if arguments.flag("--exit-zero") or not any(f.applied for f in fixed) else FINDINGS)
 
 
@@ -280,7 +292,7 @@ def _fix(arguments: Arguments) -> int:
     if session.broken_config:
         return _trouble(f"{session.broken_config}; nothing is fixed under settings that cannot be read")
     if arguments.flag("--show-files"):
-        return session.finish(_say("".join(f"{path}\n" for path in session.files)))
+        return session.finish(_say("".join(f"{harmless(path)}\n" for path in session.files)))
     session.check()
     if session.stdin is not None:
         return session.finish(_fix_stdin(arguments, session))
@@ -291,7 +303,7 @@ def _fix(arguments: Arguments) -> int:
         return code
     fixed = session.fix(arguments.flag("--unsafe"))
     if arguments.flag("--diff"):
-        _write(session.diff(fixed, color_wanted(sys.stdout)))
+        _write_diff(session, fixed)
     done = session.apply(fixed)
     left = session.left_after(done)
     if not arguments.flag("--quiet"):
@@ -303,7 +315,7 @@ def _fix_stdin(arguments: Arguments, session: Session) -> int:
     fixed = session.fix(arguments.flag("--unsafe"))
     text = fixed[0].text if fixed else session.source(session.files[0])
     if arguments.flag("--diff") or not arguments.flag("--apply"):
-        _write(session.diff(fixed, color_wanted(sys.stdout)))
+        _write_diff(session, fixed)
     else:
         sys.stdout.flush()
         sys.stdout.buffer.write(session.encode_stdin(text))

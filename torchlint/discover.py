@@ -84,6 +84,8 @@ class Ignores:
 
 def _read_ignores(path: str, directory: str) -> list[Ignores]:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a named pipe would never end
+            return []
         with open(path, encoding="utf-8", errors="replace") as handle:
             lines = handle.read().splitlines()
     except OSError:

@@ -53,8 +53,11 @@ class Located:
 
 def _read(path: str) -> bytes | None:
     try:
-        with open(path, "rb") as handle:
-            return handle.read()
+        # Not to wait for a named pipe, nor to read a device without end: a checkout may hold links to either.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        with open(handle, "rb") as file:
+            mode = os.fstat(handle).st_mode
+            return file.read() if mode & 0o170000 == 0o100000 else None  # `stat.S_ISREG`, without the import
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except OSError as error:

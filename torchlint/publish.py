@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from torchlint.options import Arguments
+from torchlint.telling import tell
 
 TROUBLE = 2
 
@@ -47,5 +47,5 @@ def main(arguments: Arguments) -> int:
 
 
 def _trouble(line: str) -> int:
-    print(f"torchlint: {line}", file=sys.stderr)
+    tell(line)
     return TROUBLE

@@ -16,6 +16,7 @@ from torchlint import cache
 from torchlint.config import KEYS, Config, layers
 from torchlint.locate import Located
 from torchlint.options import Arguments, near
+from torchlint.telling import tell
 from torchlint.toml_lines import lines_of
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def main(arguments: Arguments) -> int:
 
 
 def _trouble(line: str) -> int:
-    print(f"torchlint: {line}", file=sys.stderr)
+    tell(line)
     return TROUBLE
 
 

@@ -13,6 +13,7 @@ from torchlint import cache
 from torchlint.discover import DEFAULT_EXCLUDE, discover
 from torchlint.locate import DECLARATIONS, LOCKS, MARKS, ConfigError, locate
 from torchlint.options import Arguments
+from torchlint.telling import tell
 
 if TYPE_CHECKING:
     from watchfiles import Change
@@ -45,7 +46,7 @@ def watch(arguments: Arguments, check: Callable[[Arguments], int]) -> int:
 
 
 def _trouble(line: str) -> int:
-    print(f"torchlint: {line}", file=sys.stderr)
+    tell(line)
     return TROUBLE
 
 

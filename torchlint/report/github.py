@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from torchlint.diagnostic import Diagnostic, Severity
 from torchlint.report import ReportContext
 from torchlint.report.lines import place
+from torchlint.report.terminal import clean
 
 _COMMAND = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "notice"}
 
 
 def _data(text: str) -> str:
     """Escaped as the runner's `unescapeData` undoes it; anything else would start a command of its own."""
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return clean(text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A"))
 
 
 def _property(text: str) -> str:

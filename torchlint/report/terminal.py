@@ -9,8 +9,10 @@ import unicodedata
 
 TAB = 4
 
-# C0 and C1 controls, and the marks that reorder text on screen (CVE-2021-42574).
-_HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# C0 and C1 controls, line separators, the marks that reorder text on screen (CVE-2021-42574), invisible tags.
+_HARMFUL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 def _visible(match: re.Match[str]) -> str:

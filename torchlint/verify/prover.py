@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from torchlint.telling import tell
 from torchlint.verify.differential import Runs
 from torchlint.verify.search import Judged, Rules, Search, Step
 from torchlint.verify.shadow import CUDA_IS_UP, USED_UP, Limits
@@ -139,7 +139,7 @@ class Prover:
 
     @staticmethod
     def _tell(line: str) -> None:
-        print(f"torchlint: {line}", file=sys.stderr, flush=True)
+        tell(line)
 
 
 def _count(places: Mapping[tuple[str, str, int], object], what: str) -> str:

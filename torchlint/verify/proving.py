@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torchlint.telling import tell
+
 if TYPE_CHECKING:
     from torchlint.run import Fixed
     from torchlint.verify.search import Rules, Search
@@ -128,7 +130,7 @@ def _options(words: list[str], usage: str) -> tuple[list[str], Settings]:
 
 
 def _trouble(line: str) -> int:
-    print(f"torchlint: {line}", file=sys.stderr)
+    tell(line)
     return 2
 
 
