@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -387,6 +388,9 @@ def build() -> Server:
 
 def serve() -> int:
     """Speak with one editor over standard input and output; the exit code."""
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        if hasattr(signal, name):  # nothing to put in order: end at once, where Python would wait for the next message
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
     server = build()
     channel = sys.stdout.buffer
     sys.stdout = sys.stderr  # whatever prints must not disturb the conversation
