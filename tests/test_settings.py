@@ -89,6 +89,22 @@ def test_the_text_is_toml_that_means_the_same(project: Path, capsys: Output) -> 
     assert max(map(len, out.splitlines())) < 121
 
 
+def test_nothing_that_a_checkout_holds_acts_on_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    folder = tmp_path / "\x1b[31mred"
+    folder.mkdir()
+    toml = "cache-dir = 'x\u202e'\n[per-file-ignores]\n\"a\\u001b[2J\" = ['TL1']\n"
+    (folder / "torchlint.toml").write_text(toml, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for verb in ("config", "doctor"):
+        main([verb, str(folder)])
+        out = capsys.readouterr().out
+        assert not {"\x1b", "\u202e"} & set(out)
+        if verb == "config":
+            assert parse_toml("out", out.encode())["tool"]["torchlint"]["per-file-ignores"] == {"a\x1b[2J": ["TL1"]}
+
+
 def test_without_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["config"]) == 0

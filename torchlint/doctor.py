@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from torchlint import cache
 from torchlint.options import Arguments
+from torchlint.telling import harmless, tell
 
 if TYPE_CHECKING:
     from torchlint.settings import Resolved
@@ -54,7 +55,7 @@ def main(arguments: Arguments) -> int:
     from torchlint.cli import color_wanted
 
     if len(arguments.paths) > 1:
-        print("torchlint: doctor takes one PATH; settings may differ from file to file", file=sys.stderr)
+        tell("doctor takes one PATH; settings may differ from file to file")
         return TROUBLE
     color = color_wanted(sys.stdout)
     broken = 0
@@ -62,7 +63,7 @@ def main(arguments: Arguments) -> int:
         broken += line.broken
         mark = "!!" if line.broken else "ok" if not line.remedy else "--"
         style = {"!!": "\x1b[1;31m", "ok": "\x1b[32m", "--": "\x1b[2m"}[mark]
-        print(f"{style}{mark}\x1b[0m" if color else mark, f"{line.what:<9}", line.text, flush=True)
+        print(f"{style}{mark}\x1b[0m" if color else mark, f"{line.what:<9}", harmless(line.text), flush=True)
         if line.remedy:
             print(f"{'':<13}{line.remedy}", flush=True)
     print("Nothing is broken." if not broken else f"{broken} thing{'s' * (broken != 1)} to repair.")

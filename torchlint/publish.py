@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from torchlint.options import Arguments
-from torchlint.telling import tell
+from torchlint.telling import harmless, tell
 
 TROUBLE = 2
 
@@ -42,7 +42,9 @@ def main(arguments: Arguments) -> int:
         return _trouble(f"{target}: cannot be written: {error.strerror or error}")
     if not arguments.flag("--quiet"):
         fixes = remedy(found)
-        print(f"Wrote {target}: {tally(found, len(session.files))}", *([fixes] if fixes else []), sep="\n")
+        print(
+            f"Wrote {harmless(str(target))}: {tally(found, len(session.files))}", *([fixes] if fixes else []), sep="\n"
+        )
     return session.finish(0)
 
 

@@ -16,7 +16,8 @@ from torchlint import cache
 from torchlint.config import KEYS, Config, layers
 from torchlint.locate import Located
 from torchlint.options import Arguments, near
-from torchlint.telling import tell
+from torchlint.report.terminal import escaped
+from torchlint.telling import harmless, tell
 from torchlint.toml_lines import lines_of
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ class Resolved:
         """Plain settings first, then the tables, as TOML demands."""
         known, on = len(self.known), len(self.codes)
         lines = [
-            f"# {self.path}: project {self.config.root}, {on} of {known} rules on, cache {_short(self.cache)}",
+            f"# {harmless(self.path)}: project {harmless(self.config.root)}, {on} of {known} rules on, "
+            f"cache {_short(self.cache)}",
             *(f"# settings: {_short(layer.path)}" if not i else f"#  extends: {_short(layer.path)}"
               for i, layer in enumerate(self.layers)),
         ]  # fmt: skip
@@ -193,13 +195,13 @@ class Resolved:
 
 
 def _short(path: str) -> str:
-    """A path as it is written from here, where it lies here."""
+    """A path as it is written from here, where it lies here, on one line."""
     relative = os.path.relpath(path)
-    return path if relative.startswith(os.pardir) else relative
+    return harmless(path if relative.startswith(os.pardir) else relative)
 
 
 def _name(key: str) -> str:
-    return key if re.fullmatch(r"[\w-]+", key) else json.dumps(key, ensure_ascii=False)
+    return key if re.fullmatch(r"[\w-]+", key) else _toml(key)
 
 
 def _toml(value: Any) -> str:
@@ -211,4 +213,4 @@ def _toml(value: Any) -> str:
             lines[-1] += f"{item}, "
         whole = lines[0].rstrip(", ") if len(lines) == 1 else "".join(f"\n    {line.rstrip()}" for line in lines) + "\n"
         return f"[{whole}]"
-    return json.dumps(value, ensure_ascii=False)
+    return escaped(json.dumps(value, ensure_ascii=False))

@@ -13,7 +13,7 @@ from torchlint import cache
 from torchlint.discover import DEFAULT_EXCLUDE, discover
 from torchlint.locate import DECLARATIONS, LOCKS, MARKS, ConfigError, locate
 from torchlint.options import Arguments
-from torchlint.telling import tell
+from torchlint.telling import harmless, tell
 
 if TYPE_CHECKING:
     from watchfiles import Change
@@ -82,7 +82,11 @@ def _once(arguments: Arguments, check: Callable[[Arguments], int]) -> None:
     sys.stdout.flush()
     if not arguments.flag("--quiet"):
         clock = time.strftime("%H:%M:%S")
-        print(f"[{clock}] Watching {', '.join(arguments.paths)} for changes. Ctrl-C ends.", file=sys.stderr, flush=True)
+        print(
+            f"[{clock}] Watching {harmless(', '.join(arguments.paths))} for changes. Ctrl-C ends.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _folders(arguments: Arguments) -> list[str]:

@@ -22,6 +22,11 @@ def _visible(match: re.Match[str]) -> str:
     return "\u2421" if code == 0x7F else "\ufffd"
 
 
+def escaped(text: str) -> str:
+    """What would act on a terminal written as an escape that TOML, JSON and Python all read."""
+    return _HARMFUL.sub(lambda m: f"\\u{ord(m[0]):04X}" if ord(m[0]) < 0x10000 else "\ufffd", text)
+
+
 def clean(text: str) -> str:
     """The text on one line, with a picture in place of each character that would act on the terminal."""
     return text if text.isascii() and text.isprintable() else _HARMFUL.sub(_visible, text)
