@@ -154,8 +154,15 @@ class File:
         """The node of another tree of the same text at the place of this one's `node`; None if it is blanked there."""
         if other is self:
             return node
-        place = self.caret(node)
-        return next((n for n in find(other.tree, type(node)) if other.caret(n) == place), None)
+        return cast("N | None", other._at.get((type(node), self.caret(node))))
+
+    @cached_property
+    def _at(self) -> dict[tuple[type, tuple[int, int]], cst.CSTNode]:
+        """The nodes by class and place; of several at one place the outermost."""
+        found: dict[tuple[type, tuple[int, int]], cst.CSTNode] = {}
+        for node in walk(self.tree):
+            found.setdefault((node.__class__, self.caret(node)), node)
+        return found
 
     @property
     def is_whole(self) -> bool:
