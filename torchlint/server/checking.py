@@ -82,7 +82,8 @@ class Worker:
 class Checked:
     """What a check found. `revision` is that of the document, `program` the text that findings' offsets go into.
 
-    `problem` says why the settings could not be used as they are; with `project` None nothing was checked.
+    `problem` says why the settings could not be used as they are; with `project` None nothing was checked. `sound` is
+    what is known of single fixes: editors ask for the same ones whenever the cursor moves.
     """
 
     revision: int
@@ -91,6 +92,7 @@ class Checked:
     answers: Answers = field(default_factory=Answers)
     project: Project | None = None
     problem: str = ""
+    sound: dict[Diagnostic, bool] = field(default_factory=dict)
 
 
 class Sources(Disk):
@@ -177,9 +179,13 @@ class Checker:
         """Whether the fix of one finding leaves a file that parses and compiles."""
         from torchlint.pool import with_deep_stack
 
-        sound: list[bool] = []
-        with_deep_stack(lambda: sound.append(fix.alone(path, checked.program, diagnostic) is not None))
-        return sound[0]
+        if diagnostic not in checked.sound:
+
+            def work() -> None:
+                checked.sound[diagnostic] = fix.alone(path, checked.program, diagnostic) is not None
+
+            with_deep_stack(work)
+        return checked.sound[diagnostic]
 
     @staticmethod
     def silenced(checked: Checked, diagnostic: Diagnostic) -> str:
