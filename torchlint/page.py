@@ -99,7 +99,11 @@ def interval_plot(
         return left + (math.log10(value) - start) / span * (width - left - right)
 
     parts = []
-    for tick in ticks(start, end):
+    shown: list[float] = []
+    for tick in sorted(ticks(start, end), key=lambda t: t != 1):  # the line at x1 stays, others where there is room
+        if any(abs(x(tick) - x(other)) < 32 for other in shown):
+            continue
+        shown.append(tick)
         parts.append(
             f'<line x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 20}" '
             f'stroke="var(--{"soft" if tick == 1 else "line"})"/>'
