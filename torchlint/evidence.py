@@ -143,7 +143,10 @@ def main(arguments: Sequence[str]) -> int:
     if arguments:
         print("usage: python -m torchlint.evidence [--check]", file=sys.stderr)
         return 2
-    FILE.write_text(text(Path()), encoding="utf-8", newline="\n")
+    written = text(Path())
+    if not FILE.is_file() or FILE.read_text(encoding="utf-8") != written:
+        FILE.write_text(written, encoding="utf-8", newline="\n")
+        print(FILE)  # to be committed
     return 0
 
 
