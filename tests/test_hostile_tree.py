@@ -181,7 +181,7 @@ def screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("form", ["text", "concise", "github", "json", "sarif"])
+@pytest.mark.parametrize("form", ["text", "concise", "github", "json", "sarif", "gitlab", "junit", "rdjson"])
 @pytest.mark.parametrize("color", ["0", "1"])
 def test_no_report_acts_on_the_screen(
     screen: Path, capsys: Output, form: str, color: str, monkeypatch: pytest.MonkeyPatch

@@ -354,7 +354,7 @@ def test_sarif_without_findings_is_valid() -> None:
 def test_sarif_fingerprints_outlive_moved_lines() -> None:
     def fingerprints(source: str) -> list[str]:
         run = sarif([finding(source), finding(source)], source)["runs"][0]
-        return [result["partialFingerprints"]["torchlint/v1"] for result in run["results"]]
+        return [result["partialFingerprints"]["torchlint/v2"] for result in run["results"]]
 
     assert fingerprints(SOURCE) == fingerprints("import os\n\n" + SOURCE)
     assert len(set(fingerprints(SOURCE))) == 2

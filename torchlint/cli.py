@@ -6,7 +6,7 @@ import os
 import sys
 
 from torchlint.locate import ConfigError
-from torchlint.options import TEACHING, Arguments, UsageError, help_text, near, parse
+from torchlint.options import OUTPUT_FORMATS, TEACHING, Arguments, UsageError, help_text, near, parse
 from torchlint.telling import harmless, tell
 from torchlint.warm import reuse
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from typing import Any, TextIO
 
     from torchlint.diagnostic import Diagnostic
+    from torchlint.narrow import Narrowing
     from torchlint.session import Session
+    from torchlint.warm import Warm
 
 CLEAN, FINDINGS, TROUBLE, INTERRUPTED = 0, 1, 2, 130
 
@@ -168,13 +170,25 @@ def _open(arguments: Arguments) -> Session | int:
 
 def _check(arguments: Arguments) -> int:
     form = arguments.text("--output-format") or "text"
-    formats = ("text", "concise", "json", "github", "sarif")
-    if form not in formats:
-        return _trouble(f"unknown output format {form!r}{near(form, formats) or '; known are ' + ', '.join(formats)}")
+    if form not in OUTPUT_FORMATS:
+        hint = near(form, OUTPUT_FORMATS) or "; known are " + ", ".join(OUTPUT_FORMATS)
+        return _trouble(f"unknown output format {form!r}{hint}")
+    if arguments.flag("--statistics") and form in ("gitlab", "junit", "rdjson"):
+        return _trouble(f"--statistics has no {form} format; use json")
+    if arguments.flag("--output-file") and not arguments.text("--output-file"):
+        return _trouble("--output-file needs a name")
     if arguments.flag("--watch"):
         from torchlint.watch import watch
 
         return watch(arguments, _check)
+    narrowing = None
+    if any(arguments.flag(name) for name in ("--baseline", "--write-baseline", "--diff-base")):
+        from torchlint.narrow import NarrowError, Narrowing
+
+        try:
+            narrowing = Narrowing(arguments)
+        except NarrowError as error:
+            return _trouble(str(error))
     writes = any(arguments.flag(name) for name in ("--show-files", "--add-ignore", "--diff"))
     if not writes and arguments.paths and "-" not in arguments.paths:
         try:
@@ -182,7 +196,7 @@ def _check(arguments: Arguments) -> int:
         except ConfigError as error:
             return _trouble(str(error))
         if known is not None:
-            return _show(form, arguments, known.check(), known.files, known.problems, _source)
+            return _show(form, arguments, known.check(), known, _source, narrowing)
     session = _open(arguments)
     if isinstance(session, int):
         return session
@@ -193,25 +207,42 @@ def _check(arguments: Arguments) -> int:
     found = session.check()
     if arguments.flag("--diff"):
         return _diff(arguments, session)
-    return _show(form, arguments, found, session.files, session.problems, session.source)
+    return _show(form, arguments, found, session, session.source, narrowing)
 
 
 def _show(
     form: str,
     arguments: Arguments,
     found: list[Diagnostic],
-    files: list[str],
-    problems: list[str],
+    run: Session | Warm,
     source: Callable[[str], str],
+    narrowing: Narrowing | None,
 ) -> int:
     """Report what a check found; the exit code."""
-    if found or form in ("json", "sarif") or arguments.flag("--statistics"):
-        _report(form, arguments, len(files), found, source)
-    elif not arguments.flag("--quiet") and form in ("text", "concise"):
-        if files:
+    files, problems = run.files, run.problems
+    if narrowing is not None:
+        from torchlint.narrow import NarrowError
+
+        try:
+            found = narrowing(found, files, run.active, source)
+        except NarrowError as error:
+            return _trouble(str(error))
+    for_people = form in ("text", "concise")
+    target = arguments.text("--output-file")
+    if target or found or not (for_people or form == "github") or arguments.flag("--statistics"):
+        problem = _report(form, arguments, len(files), found, source)
+        if problem is not None:
+            return _trouble(problem)
+    elif not arguments.flag("--quiet") and for_people:
+        if narrowing is not None and files:
+            _say(f"Nothing new: {len(files)} file{'s' * (len(files) != 1)} checked.\n")
+        elif files:
             _say(f"All clear: {len(files)} file{'s' * (len(files) != 1)} checked.\n")
         elif not problems:
             _say("No Python files found under the given paths.\n")
+    if narrowing is not None and not arguments.flag("--quiet"):
+        # Where a program reads the findings, this goes to the person beside it.
+        (sys.stdout if for_people or target else sys.stderr).write(narrowing.told())
     for line in problems:
         tell(line)
     broken = any(d.code in ("TL001", "TL002") for d in found)
@@ -237,18 +268,30 @@ def _code(arguments: Arguments, found: Sequence[Any]) -> int:
 
 def _report(
     form: str, arguments: Arguments, checked: int, found: Sequence[Diagnostic], source: Callable[[str], str]
-) -> None:
+) -> str | None:
+    """Print the findings or write them to a file; a line saying why if that could not be done."""
     from torchlint.report import FORMATS, ReportContext
 
+    target = arguments.text("--output-file")
     context = ReportContext(
         os.getcwd(),
         source,
-        color_wanted(sys.stdout) and form in ("text", "concise"),
-        _width(sys.stdout),
+        not target and color_wanted(sys.stdout) and form in ("text", "concise"),
+        0 if target else _width(sys.stdout),
         arguments.flag("--statistics"),
         checked,
     )
-    _write(FORMATS[form](found, context))
+    text = FORMATS[form](found, context)
+    if not target:
+        _write(text)
+        return None
+    from torchlint.output import put
+    from torchlint.report.summary import tally
+
+    problem = put(target, text)
+    if problem is None and not arguments.flag("--quiet"):
+        _say(f"Wrote {harmless(target)}: {tally(found, checked)}\n")
+    return problem
 
 
 def _write(text: str) -> None:

@@ -20,6 +20,7 @@ class Option:
         self.help = help
 
 
+OUTPUT_FORMATS = ("text", "concise", "json", "github", "sarif", "gitlab", "junit", "rdjson")
 SELECTION = {
     "--select": Option("RULES", "only these rules: codes, names, prefixes (TL2), or ALL"),
     "--ignore": Option("RULES", "all but these rules"),
@@ -36,7 +37,11 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
         "PATH...",
         "report findings; exit 1 if there are any",
         {
-            "--output-format": Option("FORMAT", "text, concise, json, github or sarif"),
+            "--output-format": Option("FORMAT", ", ".join(OUTPUT_FORMATS[:-1]) + " or " + OUTPUT_FORMATS[-1]),
+            "--output-file": Option("FILE", "write the findings there, and one line about them to the terminal"),
+            "--baseline": Option("FILE", "show and count only findings that are not in this file"),
+            "--write-baseline": Option("FILE", "accept today's findings: write them to this file"),
+            "--diff-base": Option("REF", "only findings on lines changed since HEAD left REF (needs git)"),
             "--statistics": Option("", "count findings per rule"),
             "--diff": Option("", "print the fixes as a diff, safe ones or with --unsafe all"),
             "--unsafe": Option("", "with --diff: the unsafe fixes too"),

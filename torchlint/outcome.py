@@ -44,6 +44,10 @@ class Selection:
     complete: bool  # no default rule is switched off
     unused: Severity | None  # TL003's level, None when it is not selected
 
+    @property
+    def codes(self) -> frozenset[str]:
+        return frozenset(self.active) | ({"TL003"} if self.unused is not None else frozenset())
+
     def pack(self) -> tuple[Any, ...]:
         return (self.active, self.complete, self.unused and self.unused.value)
 

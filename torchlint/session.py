@@ -160,6 +160,10 @@ class Session:
         """The settings that hold for one of the files."""
         return self._owners.get(path, self.projects[0])
 
+    def active(self, path: str) -> frozenset[str]:
+        """The codes of the rules that a file is checked by."""
+        return self.project_of(path).selection.codes
+
     @staticmethod
     def _load_rules() -> list[Rule]:
         from torchlint.catalogue import load as load_rules

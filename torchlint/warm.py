@@ -84,6 +84,13 @@ class Warm:
         self.problems = problems
         self._parts = parts
 
+    def active(self, path: str) -> frozenset[str]:
+        """The codes of the rules that a file was checked by."""
+        from torchlint.outcome import Selection
+
+        part = next((part for part in self._parts if path in part.outcomes), self._parts[0])
+        return Selection.unpack(part.setup["selection"]).codes
+
     def check(self) -> list[Diagnostic]:
         """The findings, in path order."""
         result: list[Diagnostic] = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 
 from torchlint.diagnostic import Diagnostic
+from torchlint.options import OUTPUT_FORMATS
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,4 +42,4 @@ def _lazy(name: str) -> Format:
 
 
 # Each renders all findings of a run, in the order given, as text that ends with a newline.
-FORMATS: dict[str, Format] = {name: _lazy(name) for name in ("text", "concise", "json", "github", "sarif")}
+FORMATS: dict[str, Format] = {name: _lazy(name) for name in OUTPUT_FORMATS}

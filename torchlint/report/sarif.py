@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from urllib.parse import quote
 from torchlint import __version__
 from torchlint.catalogue import load
 from torchlint.diagnostic import Diagnostic, Fix, Severity
+from torchlint.fingerprint import fingerprints, in_file
 from torchlint.report import ReportContext
 from torchlint.report.lines import Lines, Texts, place
 from torchlint.rule import Rule
@@ -27,11 +27,10 @@ def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
     found = {d.code: d for d in reversed(diagnostics)}
     codes = sorted(found)
     texts = Texts(context.source)
-    seen: dict[str, int] = {}
     results = []
-    for d in diagnostics:
+    for d, fingerprint in zip(diagnostics, fingerprints(diagnostics, texts)):
         lines = texts.lines(d.path, d.cell)
-        results.append(_result(d, lines, codes.index(d.code), context.root, seen))
+        results.append(_result(d, lines, codes.index(d.code), context.root, in_file(d.path, fingerprint)))
     driver = {
         "name": "torchlint",
         "version": __version__,
@@ -60,7 +59,7 @@ def _rule(d: Diagnostic, rule: Rule | None) -> dict[str, Any]:
     return entry
 
 
-def _result(d: Diagnostic, lines: Lines, rule_index: int, root: str, seen: dict[str, int]) -> dict[str, Any]:
+def _result(d: Diagnostic, lines: Lines, rule_index: int, root: str, fingerprint: str) -> dict[str, Any]:
     # Places in a notebook's cells are none in its JSON: the cell is told, and the file's first line is marked.
     region = _region((d.row, d.column), (d.end_row, d.end_column)) if d.cell is None else _region((1, 1), (1, 1))
     message = d.message if d.cell is None else f"{place(d)}: {d.message}"
@@ -77,7 +76,7 @@ def _result(d: Diagnostic, lines: Lines, rule_index: int, root: str, seen: dict[
                 }
             }
         ],
-        "partialFingerprints": {"torchlint/v1": _fingerprint(d, lines, seen)},
+        "partialFingerprints": {"torchlint/v2": fingerprint},
     }
     if d.fix and d.cell is None:
         result["fixes"] = [_fix(d.fix, lines, _artifact(d.path, root))]
@@ -95,14 +94,6 @@ def _artifact(path: str, root: str) -> dict[str, str]:
 
 def _region(start: tuple[int, int], end: tuple[int, int]) -> dict[str, int]:
     return {"startLine": start[0], "startColumn": start[1], "endLine": end[0], "endColumn": end[1]}
-
-
-def _fingerprint(d: Diagnostic, lines: Lines, seen: dict[str, int]) -> str:
-    """Stays the same while lines above the finding come and go: the rule, the file, the line's text, which of them."""
-    text = lines.line(d.row).strip() if d.row <= len(lines) else ""
-    key = "\0".join((d.code, d.path.replace("\\", "/"), text))
-    nth = seen[key] = seen.get(key, -1) + 1
-    return hashlib.sha256(f"{key}\0{nth}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _fix(fix: Fix, lines: Lines, artifact: dict[str, str]) -> dict[str, Any]:

@@ -1,0 +1,116 @@
+"""What a check leaves out once its findings are known (`--diff-base`, `--baseline`), and the writing of a baseline."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from torchlint import baseline, changed, output
+from torchlint.options import Arguments
+from torchlint.report.summary import plural
+from torchlint.telling import harmless
+
+if TYPE_CHECKING:
+    from torchlint.diagnostic import Diagnostic
+
+OPTIONS = ("--baseline", "--write-baseline", "--diff-base")
+_SHOWN = 10  # fixed entries that are named
+
+
+class NarrowError(ValueError):
+    """These options cannot be used; the message says why."""
+
+
+class Narrowing:
+    """Made before the check, so that a mistyped file or revision is said at once. Raises NarrowError."""
+
+    def __init__(self, arguments: Arguments) -> None:
+        self.remarks: list[str] = []
+        self._target = arguments.text("--write-baseline")
+        self._accepted: baseline.Baseline | None = None
+        self._changes: changed.Changes | None = None
+        self._ref = arguments.text("--diff-base")
+        _refuse(arguments)
+        try:
+            if arguments.flag("--baseline"):
+                self._accepted = baseline.read(arguments.text("--baseline"))
+            elif self._target:
+                new = not os.path.lexists(self._target)
+                self._accepted = baseline.Baseline(self._target, ()) if new else baseline.read(self._target)
+            if arguments.flag("--diff-base"):
+                self._changes = changed.Changes(self._ref, arguments.paths)
+        except (baseline.BaselineError, changed.DiffError) as error:
+            raise NarrowError(str(error)) from error
+
+    def __call__(
+        self,
+        found: list[Diagnostic],
+        files: Sequence[str],
+        active: Callable[[str], frozenset[str]],
+        source: Callable[[str], str],
+    ) -> list[Diagnostic]:
+        """The findings that are left; `remarks` then says what became of the others. Raises NarrowError."""
+        scope = baseline.Scope(files, active)
+        if self._target:
+            return self._write(found, source, scope)
+        if self._accepted is not None:
+            found = self._compare(self._accepted, found, source, scope)
+        if self._changes is not None:
+            try:
+                left = changed.on_changed_lines(found, self._changes, source)
+            except changed.DiffError as error:
+                raise NarrowError(str(error)) from error
+            if len(left) < len(found):
+                count = plural(len(found) - len(left), "finding")
+                self.remarks.append(f"{count} on lines not changed since {self._ref} hidden")
+            found = left
+        return found
+
+    def _compare(
+        self, accepted: baseline.Baseline, found: list[Diagnostic], source: Callable[[str], str], scope: baseline.Scope
+    ) -> list[Diagnostic]:
+        comparison = accepted.compare(found, source, scope)
+        name = accepted.path
+        if comparison.hidden:
+            self.remarks.append(f"{plural(comparison.hidden, 'finding')} in the baseline {name} hidden")
+        self.remarks += [f"{old} is now {new}: its entries hold there" for old, new in comparison.renamed]
+        if comparison.fixed:
+            entries = plural(len(comparison.fixed), "entry").replace("entrys", "entries")
+            self.remarks.append(f"{entries} of {name} fixed; take them out with --write-baseline {name}:")
+            self.remarks += [f"  {e.path}: {e.code} {e.message}" for e in comparison.fixed[:_SHOWN]]
+            if len(comparison.fixed) > _SHOWN:
+                self.remarks.append(f"  and {len(comparison.fixed) - _SHOWN} more")
+        return comparison.new
+
+    def _write(self, found: list[Diagnostic], source: Callable[[str], str], scope: baseline.Scope) -> list[Diagnostic]:
+        assert self._accepted is not None
+        old = {entry.key for entry in self._accepted.entries}
+        updated = self._accepted.updated(found, source, scope)
+        new = {entry.key for entry in updated.entries}
+        problem = output.put(self._target, updated.text())
+        if problem is not None:
+            raise NarrowError(problem)
+        changes = f" ({len(new - old)} added, {len(old - new)} removed)" if old else ""
+        self.remarks.append(f"Wrote {self._target}: {plural(len(new), 'finding')}{changes}")
+        return [d for d in found if d.code in ("TL001", "TL002")]
+
+    def told(self) -> str:
+        """What there is to say, a line each."""
+        return "".join(f"{harmless(line)}\n" for line in self.remarks)
+
+
+def _refuse(arguments: Arguments) -> None:
+    """Options that contradict each other. Raises NarrowError."""
+    given = [name for name in OPTIONS if arguments.flag(name)]
+    for name in given:
+        if not arguments.text(name):
+            raise NarrowError(f"{name} needs a name")
+        for other in ("--diff", "--add-ignore", "--show-files"):
+            if arguments.flag(other):
+                raise NarrowError(f"{name} cannot be used with {other}")
+    if len(given) > 1 and "--write-baseline" in given:
+        others = " and ".join(name for name in given if name != "--write-baseline")
+        raise NarrowError(f"--write-baseline takes all findings: leave out {others}")
+    if "--diff-base" in given and "-" in arguments.paths:
+        raise NarrowError("--diff-base reads files, not standard input")
