@@ -364,11 +364,14 @@ async def test_notebooks_are_one_program(editor: Editor, project: Path) -> None:
 # -- the process ------------------------------------------------------------------------------------------------------
 
 CRASHES = """\
+import time
 from torchlint.server import checking
 real = checking.run.check_bytes
 def broken(path, data, *rest):
     if b"crash" in data:
         raise RuntimeError("as a test wants it")
+    if b"slow" in data:
+        time.sleep(1)
     print("noise on standard output")
     return real(path, data, *rest)
 checking.run.check_bytes = broken
@@ -378,7 +381,7 @@ sys.exit(main(["server"]))
 
 
 @pytest.mark.asyncio
-async def test_a_crash_is_logged_and_the_server_lives(tmp_path: Path) -> None:
+async def test_crashes_are_logged_and_outdated_checks_are_dropped(tmp_path: Path) -> None:
     editor = Editor()
     await editor.start_io(sys.executable, "-I", "-c", LAUNCH + "\n" + CRASHES)
     await editor.begin(tmp_path, watching=False)
@@ -388,6 +391,12 @@ async def test_a_crash_is_logged_and_the_server_lives(tmp_path: Path) -> None:
     editor.type(uri, "# crash\n", "")
     assert [d.code for d in await editor.findings(uri)] == ["TL201"]
     assert not editor.registered
+    # A check that is outdated while it runs shows nothing.
+    slow = editor.open(tmp_path / "b.py", BAD + "# slow\n")
+    await asyncio.sleep(0.3)
+    editor.type(slow, "# slow\n", "")
+    assert [d.code for d in await editor.findings(slow)] == ["TL201"]
+    assert [version for where, version, *_ in editor.published if where == slow] == [2]
     assert editor._server is not None
     await editor.shutdown_session()
     assert editor._server.returncode == 0
