@@ -100,6 +100,17 @@ def test_what_cannot_be_watched(arguments: list[str], says: str, capsys: pytest.
     assert says in capsys.readouterr().err
 
 
+def test_no_more_watches(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import watchfiles
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("OS file watch limit reached.")
+
+    monkeypatch.setattr(watchfiles, "watch", refuse)
+    assert main(["check", str(project), "--watch"]) == 2
+    assert f"{project} cannot be watched: OS file watch limit reached.; on Linux, raise" in capsys.readouterr().err
+
+
 def test_a_path_that_does_not_exist_ends_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(tmp_path / "nope"), "--watch"]) == 2
     assert "no such file" in capsys.readouterr().err

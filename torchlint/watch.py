@@ -43,6 +43,11 @@ def watch(arguments: Arguments, check: Callable[[Arguments], int]) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except (OSError, RuntimeError) as error:  # what watchfiles raises where the system gives it no more watches
+        folders = ", ".join(_folders(once))
+        return _trouble(f"{folders} cannot be watched: {error}; on Linux, raise fs.inotify.max_user_watches")
 
 
 def _trouble(line: str) -> int:
