@@ -234,7 +234,9 @@ def _show(
         if problem is not None:
             return _trouble(problem)
     elif not arguments.flag("--quiet") and for_people:
-        if narrowing is not None and files:
+        if arguments.flag("--write-baseline"):
+            pass  # told below
+        elif narrowing is not None and files:
             _say(f"Nothing new: {len(files)} file{'s' * (len(files) != 1)} checked.\n")
         elif files:
             _say(f"All clear: {len(files)} file{'s' * (len(files) != 1)} checked.\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from contextlib import suppress
 
 
@@ -15,6 +16,11 @@ def put(path: str, text: str) -> str | None:
     target = os.path.realpath(path)
     data = text.encode("utf-8", "backslashreplace")
     try:
+        if _is_stdout(target):  # as /dev/stdout; where that is a file, replacing it would take away what is in it
+            sys.stdout.flush()
+            with open(os.dup(1), "wb") as out:
+                out.write(data)
+            return None
         mode = _mode(target)
         if mode is None:
             with open(target, "wb") as device:
@@ -23,10 +29,17 @@ def put(path: str, text: str) -> str | None:
         _replace(target, data, mode)
     except (OSError, ValueError) as error:
         folder = os.path.dirname(path)
-        if isinstance(error, FileNotFoundError) and not os.path.isdir(folder or "."):
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)) and not os.path.isdir(folder or "."):
             return f"{path}: cannot be written: there is no folder {folder}"
         return f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}"
     return None
+
+
+def _is_stdout(target: str) -> bool:
+    try:
+        return os.path.samestat(os.stat(target), os.fstat(1))
+    except OSError:
+        return False
 
 
 def _mode(target: str) -> int | None:
