@@ -169,8 +169,8 @@ def made_by(name: str) -> Value | None:
         return Value(Kind.FRAMEWORK, name)
     if _MODULE_PACKAGES.match(name):
         return Value(Kind.MODULE, name)
-    if name.endswith(".from_pretrained") and re.search(
-        r"(Model|For[A-Z]\w+|Net|UNet\w*|VAE|AutoencoderKL)\.from_pretrained$", name
+    if name.endswith((".from_pretrained", ".from_config")) and re.search(
+        r"(Model|For[A-Z]\w+|Net|UNet\w*|VAE|AutoencoderKL)\.from_(pretrained|config)$", name
     ):
         return Value(Kind.MODULE, name)
     if name in ("apex.parallel.DistributedDataParallel",):
