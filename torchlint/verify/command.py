@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,18 @@ from torchlint.rule import Rule, UnknownRule, select
 
 if TYPE_CHECKING:
     from torchlint.verify.verdict import CaseVerdict
+
+
+def can_run() -> bool:
+    """Whether this system can run code in a child of its own making; says so where it cannot."""
+    if hasattr(os, "fork"):
+        return True
+    print(
+        "torchlint: the verifier needs os.fork, which this system does not have; it runs on Linux and, with fewer "
+        "walls around the code, on macOS. check and fix do not need it",
+        file=sys.stderr,
+    )
+    return False
 
 
 def fixtures_folder() -> Path:
@@ -48,6 +61,8 @@ def _size(text: str) -> int:
 
 def main(argv: Sequence[str]) -> int:
     """Exit code 0: every case holds; 1: one does not; 2: it could not be run at all."""
+    if not can_run():
+        return 2
     if "--run" in (argv[: list(argv).index("--")] if "--" in argv else argv):
         from torchlint.verify.proving import compare_runs
 

@@ -74,6 +74,10 @@ def _main(argv: Sequence[str], usage: str, *, whole: bool) -> int:
     if {"--help", "-h"} & set(own):
         print(usage)
         return 0
+    from torchlint.verify.command import can_run
+
+    if not can_run():
+        return 2
     if not command:
         return _trouble(f"--{'run' if whole else 'verify=run'} needs the command that runs your code: {usage}")
     if importlib.util.find_spec("torch") is None:
