@@ -41,7 +41,8 @@ def found(capsys: Output, *paths: str, base: str = "main") -> list[str]:
     code = main(["check", *(paths or (".",)), "--diff-base", base, "--output-format", "concise"])
     out, err = capsys.readouterr()
     assert err == ""
-    result = [line.split(" ")[0].rpartition(":")[0].rpartition(":")[0] for line in out.splitlines() if ": TL" in line]
+    places = [line.partition(": TL")[0] for line in out.splitlines() if ": TL" in line]
+    result = [place.rpartition(":")[0] for place in places]
     assert code == (1 if result else 0)
     return result
 

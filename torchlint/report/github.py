@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torchlint.diagnostic import Diagnostic, Severity
 from torchlint.report import ReportContext
+from torchlint.report.checkout import from_top
 from torchlint.report.lines import place
 from torchlint.report.terminal import clean
 
@@ -21,12 +22,12 @@ def _property(text: str) -> str:
     return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
-def _annotation(d: Diagnostic) -> str:
+def _annotation(d: Diagnostic, root: str) -> str:
     # GitHub counts the lines of a notebook's JSON: the cell is told in the message, the file's first line is marked.
     rows = (d.row, d.end_row) if d.cell is None else (1, 1)
     properties = {
         "title": f"torchlint ({d.code} {d.name})",
-        "file": d.path.replace("\\", "/"),
+        "file": from_top(d.path, root),
         "line": str(rows[0]),
         "endLine": str(rows[1]),
     }
@@ -37,4 +38,4 @@ def _annotation(d: Diagnostic) -> str:
 
 
 def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
-    return "".join(_annotation(d) + "\n" for d in diagnostics)
+    return "".join(_annotation(d, context.root) + "\n" for d in diagnostics)

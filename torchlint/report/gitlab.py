@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from torchlint.diagnostic import Diagnostic, Severity
 from torchlint.fingerprint import fingerprints, in_file
 from torchlint.report import ReportContext
+from torchlint.report.checkout import from_top
 from torchlint.report.lines import Texts, place
 from torchlint.report.terminal import clean
 
@@ -18,19 +18,12 @@ _SEVERITY = {Severity.ERROR: "major", Severity.WARNING: "minor", Severity.INFO: 
 
 
 def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
-    top = _top(context.root)
     prints = fingerprints(diagnostics, Texts(context.source))
-    return json.dumps([_issue(d, f, context.root, top) for d, f in zip(diagnostics, prints)], indent=2) + "\n"
+    return json.dumps([_issue(d, f, context.root) for d, f in zip(diagnostics, prints)], indent=2) + "\n"
 
 
-def _top(root: str) -> str:
-    """What GitLab takes paths to be relative to: the checkout, whichever folder of it the job stands in."""
-    top = os.environ.get("CI_PROJECT_DIR", "")
-    return top if top and not os.path.relpath(root, top).startswith(os.pardir) else root
-
-
-def _issue(d: Diagnostic, fingerprint: str, root: str, top: str) -> dict[str, Any]:
-    path = os.path.relpath(os.path.join(root, d.path), top).replace(os.sep, "/")
+def _issue(d: Diagnostic, fingerprint: str, root: str) -> dict[str, Any]:
+    path = from_top(d.path, root)
     # Places in a notebook's cells are none in its JSON: the cell is told, and the file's first line is marked.
     where = "" if d.cell is None else f"{place(d)}: "
     return {

@@ -14,6 +14,7 @@ from torchlint.catalogue import load
 from torchlint.diagnostic import Diagnostic, Fix, Severity
 from torchlint.fingerprint import fingerprints, in_file
 from torchlint.report import ReportContext
+from torchlint.report.checkout import from_top, top
 from torchlint.report.lines import Lines, Texts, place
 from torchlint.rule import Rule
 
@@ -28,9 +29,10 @@ def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
     codes = sorted(found)
     texts = Texts(context.source)
     results = []
+    root = context.root
     for d, fingerprint in zip(diagnostics, fingerprints(diagnostics, texts)):
         lines = texts.lines(d.path, d.cell)
-        results.append(_result(d, lines, codes.index(d.code), context.root, in_file(d.path, fingerprint)))
+        results.append(_result(d, lines, codes.index(d.code), root, in_file(from_top(d.path, root), fingerprint)))
     driver = {
         "name": "torchlint",
         "version": __version__,
@@ -40,7 +42,7 @@ def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
     run = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
-        "originalUriBaseIds": {_ROOT: {"uri": Path(context.root).absolute().as_uri().rstrip("/") + "/"}},
+        "originalUriBaseIds": {_ROOT: {"uri": Path(top(root)).absolute().as_uri().rstrip("/") + "/"}},
         "results": results,
     }
     return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
@@ -86,10 +88,10 @@ def _result(d: Diagnostic, lines: Lines, rule_index: int, root: str, fingerprint
 def _artifact(path: str, root: str) -> dict[str, str]:
     """A file under the root by its relative URI, one outside of it by its absolute URI."""
     absolute = os.path.normpath(os.path.join(root, path))
-    relative = os.path.relpath(absolute, root)
+    relative = from_top(path, root)
     if relative.startswith(os.pardir):
         return {"uri": Path(absolute).as_uri()}
-    return {"uri": quote(relative.replace(os.sep, "/"), errors="surrogateescape"), "uriBaseId": _ROOT}
+    return {"uri": quote(relative, errors="surrogateescape"), "uriBaseId": _ROOT}
 
 
 def _region(start: tuple[int, int], end: tuple[int, int]) -> dict[str, int]:
