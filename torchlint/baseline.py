@@ -21,6 +21,7 @@ VERSION = 1
 _KEY = "torchlint-baseline"
 _LIMIT = 64 * 1024 * 1024  # bytes; some hundred thousand findings
 _LONG = 120  # characters of a line of code, which stands there for people only
+_ALIKE = 100  # files that are gone and had the same finding; more of them are told apart by nothing
 # Never accepted: what lies behind a syntax error or a crash is not known.
 _TROUBLE = ("TL001", "TL002")
 
@@ -115,18 +116,22 @@ class Baseline:
             if entry.path not in gone:
                 gone[entry.path] = self._gone(entry.path)
             if gone[entry.path]:
-                by_finding.setdefault((entry.code, entry.fingerprint), []).append(entry.path)
+                paths = by_finding.setdefault((entry.code, entry.fingerprint), [])
+                if len(paths) < _ALIKE:
+                    paths.append(entry.path)
         again: dict[tuple[str, str], int] = {}
         for path, code, fingerprint in keys if by_finding else ():
             if path not in mine:
                 for old in by_finding.get((code, fingerprint), ()):
                     again[old, path] = again.get((old, path), 0) + 1
         pairs = [(count, old, new) for (old, new), count in again.items() if 2 * count >= mine[old]]
+        used: set[str] = set()
         pairs.sort(key=lambda pair: (-pair[0], _name(pair[1]) != _name(pair[2]), pair[1:]))
         taken: dict[str, str] = {}
         for _, old, new in pairs:
-            if old not in taken and new not in taken.values():
+            if old not in taken and new not in used:
                 taken[old] = new
+                used.add(new)
         return sorted(taken.items())
 
     def _judged(

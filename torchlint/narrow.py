@@ -76,8 +76,9 @@ class Narrowing:
             self.remarks.append(f"{plural(comparison.hidden, 'finding')} in the baseline {name} hidden")
         self.remarks += [f"{old} is now {new}: its entries hold there" for old, new in comparison.renamed]
         if comparison.fixed:
-            entries = plural(len(comparison.fixed), "entry").replace("entrys", "entries")
-            self.remarks.append(f"{entries} of {name} fixed; take them out with --write-baseline {name}:")
+            one = len(comparison.fixed) == 1
+            entries, them = ("1 entry", "it") if one else (f"{len(comparison.fixed)} entries", "them")
+            self.remarks.append(f"{entries} of {name} fixed; take {them} out with --write-baseline {name}:")
             self.remarks += [f"  {e.path}: {e.code} {e.message}" for e in comparison.fixed[:_SHOWN]]
             if len(comparison.fixed) > _SHOWN:
                 self.remarks.append(f"  and {len(comparison.fixed) - _SHOWN} more")

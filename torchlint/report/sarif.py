@@ -42,7 +42,7 @@ def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
     run = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
-        "originalUriBaseIds": {_ROOT: {"uri": Path(top(root)).absolute().as_uri().rstrip("/") + "/"}},
+        "originalUriBaseIds": {_ROOT: {"uri": _folder(top(root))}},
         "results": results,
     }
     return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
@@ -92,6 +92,11 @@ def _artifact(path: str, root: str) -> dict[str, str]:
     if relative.startswith(os.pardir):
         return {"uri": Path(absolute).as_uri()}
     return {"uri": quote(relative, errors="surrogateescape"), "uriBaseId": _ROOT}
+
+
+def _folder(path: str) -> str:
+    uri = Path(path).absolute().as_uri()
+    return uri if uri.endswith("/") else uri + "/"
 
 
 def _region(start: tuple[int, int], end: tuple[int, int]) -> dict[str, int]:
