@@ -179,6 +179,7 @@ GOOD = {
     "target-device": "target-device = 'cuda'",
     "jobs": "jobs = 0",
     "cache-dir": "cache-dir = '/tmp/x'",
+    "rule-paths": "rule-paths = ['tools/lint']",
     "loader-names": "loader-names = ['make_loader']",
     "grad-disabling": "grad-disabling = ['frozen']",
     "rules": "[rules.unstable-log-exp]\nsmall = true\n[rules.TL201]",

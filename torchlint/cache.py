@@ -186,8 +186,9 @@ def _unlink(path: str) -> None:
 
 
 def sources_stamp() -> bytes:
-    """What changes when torchlint or a rule does: name, size and time of each of its source files."""
+    """What changes when torchlint or a rule does: name, size and time of each of its source files, and of plugins'."""
     import torchlint
+    from torchlint import plugins
 
     here = os.path.dirname(os.path.abspath(torchlint.__file__))
     seen: list[tuple[str, int, int]] = []
@@ -201,7 +202,7 @@ def sources_stamp() -> bytes:
                         seen.append((entry.name, info.st_mtime_ns, info.st_size))
                     elif entry.is_dir() and entry.name not in _NO_RESULTS:
                         folders.append(entry.path)
-    return marshal.dumps((torchlint.__version__, sorted(seen)))
+    return marshal.dumps((torchlint.__version__, sorted(seen), repr(plugins.stamp())))
 
 
 def sound(data: bytes, name: str, key: bytes) -> bool:

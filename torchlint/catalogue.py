@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torchlint
+from torchlint import plugins
 from torchlint.diagnostic import Applicability, Severity
 from torchlint.rule import Category, Rule
 
@@ -35,13 +36,29 @@ class _Listed(Rule):
         return bool(self.__dict__["looks_"])
 
     def _own(self) -> Rule:
-        module = importlib.import_module(f"torchlint.rules.{self.__dict__['module']}")
+        name = self.__dict__["module"]
+        if self.__dict__.get("plugin"):
+            module = plugins.import_module(name)
+        else:
+            module = importlib.import_module(f"torchlint.rules.{name}")
         rule: Rule = module.RULE
         return rule
 
 
 def load() -> list[Rule]:
-    """All rules, by code. A rule module that cannot be imported raises: a linter must not silently check less."""
+    """All rules, by code, those of plugins among them. What is wrong with plugins, `listing` tells."""
+    return listing()[0]
+
+
+def listing() -> tuple[list[Rule], list[str]]:
+    """All rules, by code, and a line for each thing that is wrong with a plugin; what is right with it is used."""
+    rules = own()
+    more, troubles = _of_plugins(rules)
+    return sorted([*rules, *more], key=lambda r: r.code), troubles
+
+
+def own() -> list[Rule]:
+    """Torchlint's rules, by code. A module that cannot be imported raises: a linter must not silently check less."""
     import torchlint.rules as package
 
     folders = list(package.__path__)
@@ -58,6 +75,38 @@ def load() -> list[Rule]:
     else:
         found = [_unpack(entry) for entry in listing]
     return sorted(found, key=lambda r: r.code)
+
+
+def _of_plugins(rules: Sequence[Rule]) -> tuple[list[Rule], list[str]]:
+    """The rules of plugins beside torchlint's own."""
+    troubles = plugins.folders()[1]
+    offers = plugins.offers()
+    if not offers:
+        return [], troubles
+    stamp = [torchlint.__version__, plugins.API, plugins.stamp()]
+    here = os.path.dirname(os.path.abspath(__file__))
+    path = os.path.join(here, "__pycache__", f"catalogue-plugins.{sys.implementation.cache_tag}")
+    listing = _read(path, stamp)
+    if listing is not None:
+        return [_unpack(entry) for entry in listing], troubles
+    taken = {word: "torchlint" for rule in rules for word in (rule.code, rule.name)}
+    found: list[Rule] = []
+    packed: list[dict[str, Any]] = []
+    for offer in offers:
+        theirs, wrong = plugins.rules_of(offer)
+        troubles += wrong
+        for module, rule in theirs:
+            clash = next((word for word in (rule.code, rule.name) if word in taken), None)
+            if clash is not None:
+                line = f"{offer[0]}: {rule.code} {rule.name}: {clash} is taken by {taken[clash]}; it is left out"
+                troubles.append(line)
+                continue
+            taken[rule.code] = taken[rule.name] = offer[0]
+            found.append(rule)
+            packed.append({**_pack(module, rule), "plugin": offer[0]})
+    if not troubles:  # a plugin may work next time without a change of its own
+        _write(path, stamp, packed)
+    return found, troubles
 
 
 def _stamp(folders: Sequence[str]) -> list[Any]:

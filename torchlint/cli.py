@@ -104,6 +104,18 @@ def _main(argv: list[str]) -> int:
         arguments = parse(argv)
     except UsageError as error:
         return _trouble(str(error))
+    if arguments.flag("--rules") and arguments.verb != "new-rule":
+        from torchlint.plugins import Asked, BadFolder
+
+        try:
+            with Asked(arguments.many("--rules")):
+                return _call(arguments)
+        except BadFolder as error:
+            return _trouble(str(error))
+    return _call(arguments)
+
+
+def _call(arguments: Arguments) -> int:
     if arguments.verb in ELSEWHERE:
         from importlib import import_module
 
@@ -368,16 +380,21 @@ def _fix_stdin(arguments: Arguments, session: Session) -> int:
 
 
 def _rule(arguments: Arguments) -> int:
+    from torchlint.catalogue import listing as load
     from torchlint.explain import explain, listing
     from torchlint.rule import UnknownRule
 
+    troubles = load()[1]
+    for line in troubles:
+        tell(line)
     if arguments.flag("--all") or not arguments.paths:
-        return _say(listing())
-    try:
-        _write(explain(arguments.paths))
-    except UnknownRule as error:
-        return _trouble(str(error))
-    return CLEAN
+        _write(listing())
+    else:
+        try:
+            _write(explain(arguments.paths))
+        except UnknownRule as error:
+            return _trouble(str(error))
+    return TROUBLE if troubles else CLEAN
 
 
 def _new_rule(arguments: Arguments) -> int:
@@ -388,7 +405,8 @@ def _new_rule(arguments: Arguments) -> int:
     if len(arguments.paths) != 1:
         return _trouble("new-rule needs one NAME, such as `torchlint new-rule item-in-loop`")
     try:
-        for path in new_rule(arguments.paths[0], Path.cwd()):
+        folder, code = arguments.text("--rules"), arguments.text("--code")
+        for path in new_rule(arguments.paths[0], Path.cwd(), Path(folder) if folder else None, code):
             _say(f"{path}\n")
     except (ValueError, OSError) as error:
         return _trouble(str(error))

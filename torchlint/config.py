@@ -32,6 +32,7 @@ class Config:
     target_device: str = "auto"
     jobs: int = 0  # 0: as many as there are cores for us
     cache_dir: str = ""
+    rule_paths: tuple[str, ...] = ()  # where the project keeps rules; loaded only if the user says so
     loader_names: tuple[str, ...] = ()
     grad_disabling: tuple[str, ...] = ()
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # rule name → its options
@@ -119,6 +120,7 @@ KEYS: dict[str, Callable[[Any], Any]] = {
     "target-device": _device,
     "jobs": _jobs,
     "cache-dir": _string,
+    "rule-paths": _strings,
     "loader-names": _strings,
     "grad-disabling": _strings,
     "rules": _tables,

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from torchlint import evidence, schema
-from torchlint.catalogue import load
+from torchlint.catalogue import own
 from torchlint.explain import explain
 from torchlint.rule import Rule
 
@@ -23,7 +23,7 @@ _GENERATED = "<!-- Written by `python -m torchlint.docs_build` from the rules' d
 
 def pages() -> dict[str, str]:
     """File name → content of every page, index included."""
-    rules = load()
+    rules = own()
     result = {_file(rule): _GENERATED + _verbatim(explain([rule.code])) for rule in rules}
     result["index.md"] = _GENERATED + _index(rules)
     return result

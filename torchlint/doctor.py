@@ -111,18 +111,22 @@ def _versions() -> Iterator[Line]:
 
 def _rules() -> list[Line]:
     """Every rule's module is imported, which a run does only for those that it needs."""
-    from torchlint.catalogue import load
+    from torchlint.catalogue import listing
+    from torchlint.plugins import offers
 
     try:
-        rules = load()
+        rules, troubles = listing()
         for rule in rules:
             rule.checks  # noqa: B018 (imports the module)
     except Exception as error:
         return [Line("rules", f"{type(error).__name__}: {error}", "the rule that it names cannot be imported", True)]
     lines = [Line("rules", f"{len(rules)}, {sum(r.default for r in rules)} of them on by default")]
-    for entry in importlib.metadata.entry_points(group="torchlint.rules"):
-        from_where = entry.dist.name if entry.dist is not None else "?"
-        lines.append(Line("plugin", f"{entry.name} from {from_where} ({entry.value})"))
+    for label, module, home in offers():
+        broken = [line for line in troubles if line.startswith(f"{label}: ")]
+        if broken:
+            lines += [Line("plugin", line, "correct, upgrade or uninstall it", True) for line in broken]
+        else:
+            lines.append(Line("plugin", f"{label.removeprefix('plugin ')}, {home or module}"))
     return lines
 
 

@@ -25,6 +25,7 @@ SELECTION = {
     "--select": Option("RULES", "only these rules: codes, names, prefixes (TL2), or ALL"),
     "--ignore": Option("RULES", "all but these rules"),
     "--extend-select": Option("RULES", "these rules besides the selected ones"),
+    "--rules": Option("DIR", "also the rules in this folder; runs their code"),
     "--exclude": Option("PATTERNS", "also leave out files and folders that match"),
     "--config": Option("FILE", "read settings from this file only"),
     "--jobs": Option("N", "worker processes (default: one per core)"),
@@ -87,11 +88,14 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
         {
             "--output-format": Option("FORMAT", "text (TOML with comments) or json"),
             "--schema": Option("", "print the JSON schema of [tool.torchlint] instead"),
-            **{name: SELECTION[name] for name in ("--select", "--ignore", "--extend-select", "--exclude", "--config")},
+            **{
+                name: SELECTION[name]
+                for name in ("--select", "--ignore", "--extend-select", "--rules", "--exclude", "--config")
+            },
             "--jobs": SELECTION["--jobs"],
         },
     ),
-    "rule": ("CODE|NAME", "explain a rule", {"--all": Option("", "list all rules")}),
+    "rule": ("CODE|NAME", "explain a rule", {"--all": Option("", "list all rules"), "--rules": SELECTION["--rules"]}),
     "report": (
         "PATH...",
         "write the findings as one HTML page, with what was measured of the fixes",
@@ -107,7 +111,14 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
     ),
     "doctor": ("[PATH]", "show versions, cache, torch, sandbox and extras, and what is broken", {}),
     "completion": ("bash|zsh|fish", "print a completion script for a shell", {}),
-    "new-rule": ("NAME", "write the skeleton of a rule and its fixtures", {}),
+    "new-rule": (
+        "NAME",
+        "write the skeleton of a rule and its fixtures",
+        {
+            "--rules": Option("DIR", "into this folder of your own repository"),
+            "--code": Option("CODE", "letters and three digits, such as ACME001; default: the next one of DIR"),
+        },
+    ),
 }
 _SHORT = {"-q": "--quiet", "-j": "--jobs", "-h": "--help", "-V": "--version"}
 

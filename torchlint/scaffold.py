@@ -86,29 +86,36 @@ def another_object(tensors, x):
 '''
 
 
-def new_rule(name: str, root: Path) -> list[Path]:
-    """Write the files of a rule with this kebab-case name below a checkout's root; their paths.
+def new_rule(name: str, root: Path, own: Path | None = None, code: str = "") -> list[Path]:
+    """Write the files of a rule with this kebab-case name; their paths.
 
-    Raises ValueError for a name that cannot be one or is taken, and outside of a checkout; nothing is overwritten.
+    `root` is a torchlint checkout. A team's rule goes into the folder `own` of its repository, its fixtures into
+    `own/fixtures`. Raises ValueError for a name or code that cannot be one or is taken; nothing is overwritten.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise ValueError(f"{name!r} is no rule name: write it in lower case with dashes, such as item-in-loop")
-    if not (root / "rules").is_dir() or not (root / "fixtures").is_dir():
-        raise ValueError(f"{root} has no rules/ and fixtures/: run this at the root of a torchlint checkout")
+    if own is None and not ((root / "rules").is_dir() and (root / "fixtures").is_dir()):
+        raise ValueError(
+            f"{root} is no torchlint checkout; for a rule of your own pass a folder: "
+            f"torchlint new-rule {name} --rules tools/lint"
+        )
     rules = load()
     folder = name.replace("-", "_")
-    rule_file, fixtures = root / "rules" / f"{folder}.py", root / "fixtures" / folder
+    where = own or root / "rules"
+    fixtures = (own or root) / "fixtures" / folder
+    rule_file = where / f"{folder}.py"
     if rule_file.exists() or fixtures.exists() or any(rule.name == name for rule in rules):
         raise ValueError(f"there is already a rule {name}")
-    code = free_code(rules, root / "rules")
+    code = _own_code(code, rules, where) if own else code or free_code(rules, where)
     values = {
         "code": code,
-        "category": list(Category)[int(code[2])].name,
+        "category": "TRAINING" if own else list(Category)[int(code[2])].name,
         "folder": folder,
         "function": folder,
         "since": _since(),
     }
-    fixtures.mkdir()
+    where.mkdir(parents=True, exist_ok=True)
+    fixtures.mkdir(parents=True)
     written = []
     for path, template in ((rule_file, _RULE), (fixtures / "bad.py", _BAD), (fixtures / "ok.py", _OK)):
         path.write_text(template.format_map(values), encoding="utf-8", newline="\n")
@@ -122,6 +129,27 @@ def free_code(rules: list[Rule], folder: Path) -> str:
     for path in folder.glob("*.py"):
         taken.update(re.findall(r"\bTL\d{3}\b", path.read_text(encoding="utf-8")))
     return next(code for code in _FREE if code not in taken)
+
+
+def _own_code(code: str, rules: list[Rule], folder: Path) -> str:
+    """The code of a team's rule: as asked for, or the next one after those in the folder. Raises ValueError."""
+    taken = {rule.code for rule in rules} | _codes(folder)
+    if not code:
+        last = max(_codes(folder), default="OWN000")
+        code = f"{last[:-3]}{int(last[-3:]) + 1:03d}"
+    if not re.fullmatch(r"[A-Z]+\d{3}", code) or code.startswith("TL"):
+        raise ValueError(f"{code!r} is no code for it: write letters and three digits, such as ACME001 (TL is ours)")
+    if code in taken:
+        raise ValueError(f"there is already a rule {code}")
+    return code
+
+
+def _codes(folder: Path) -> set[str]:
+    """The codes that the rule files in a folder give."""
+    found: set[str] = set()
+    for path in folder.glob("*.py"):
+        found.update(re.findall(r"\bRule\(\s*[\"']([A-Z]+\d{3})[\"']", path.read_text(encoding="utf-8")))
+    return found
 
 
 def _since() -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torchlint.catalogue import load
+from torchlint.catalogue import own
 from torchlint.config import DEVICES, KEYS, SEVERITIES
 from torchlint.rule import Rule
 
@@ -45,6 +45,10 @@ _FORMS: dict[str, dict[str, Any]] = {
     "target-device": {"enum": list(DEVICES), "description": "Where the code trains."},
     "jobs": {"type": "integer", "minimum": 0, "description": "Worker processes; 0 is one per core."},
     "cache-dir": {"type": "string", "description": "Where results are kept, from the project's folder."},
+    "rule-paths": {
+        **_STRINGS,
+        "description": "Folders of the project's own rules. They are code: only `--rules DIR` loads them.",
+    },
     "loader-names": {
         **_STRINGS,
         "description": "Functions and classes that give a DataLoader, such as mylib.make_loader.",
@@ -58,7 +62,7 @@ _FORMS: dict[str, dict[str, Any]] = {
 
 def schema() -> dict[str, Any]:
     """The schema of the table's content: `[tool.torchlint]`, or the whole of a torchlint.toml."""
-    rules = load()
+    rules = own()
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "$comment": "Written by `python -m torchlint.schema`",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from torchlint import cache, run, warm
+from torchlint import cache, plugins, run, warm
 from torchlint.config import Config, load, written_at
 from torchlint.diagnostic import Applicability, Diagnostic
 from torchlint.discover import discover
@@ -55,6 +55,10 @@ class Project:
             self.broken = str(error)
             config = Config(root=located.root)
         self.config = _with_options(config, arguments)
+        if config.rule_paths:
+            line = plugins.reminder(config.rule_paths, config.root, located.path)
+            if line:
+                tell(line)
         try:
             chosen = run.choose(rules, self.config)
         except (ConfigError, UnknownRule):
@@ -109,7 +113,8 @@ class Session:
         paths = [arguments.text("--stdin-filename") or "<stdin>"] if from_stdin else arguments.paths
         try:
             located = locate([p for p in paths if from_stdin or os.path.exists(p)], arguments.text("--config"))
-            rules = self._load_rules()
+            rules, troubles = self._load_rules()
+            self.problems += troubles
             main = Project(arguments, located, rules)
         except (ConfigError, UnknownRule) as error:
             raise SetupError(str(error)) from error
@@ -128,6 +133,9 @@ class Session:
             if marked and not located.explicit:
                 self._divide(main, marked, rules)
             self.files = sorted(path for project in self.projects for path in project.files)
+        if troubles:  # said again by every run: none of these is one over unchanged files
+            for project in self.projects:
+                project.store = None
         self._owners = {path: project for project in self.projects for path in project.files}
         self._everything: list[str] | None = None
         self.result = run.Result()
@@ -165,11 +173,11 @@ class Session:
         return self.project_of(path).selection.codes
 
     @staticmethod
-    def _load_rules() -> list[Rule]:
-        from torchlint.catalogue import load as load_rules
+    def _load_rules() -> tuple[list[Rule], list[str]]:
+        from torchlint.catalogue import listing
 
         try:
-            return load_rules()
+            return listing()
         except Exception as error:
             raise SetupError(f"a rule cannot be loaded, so nothing was checked: {_told(error)}") from error
 

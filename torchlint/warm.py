@@ -129,7 +129,7 @@ def reuse(arguments: Arguments) -> Warm | None:
     """The check, if the cache knows all of it. Raises ConfigError."""
     located = find(arguments)
     store = open_store(arguments, located)
-    if store is None or store.setup is None:
+    if store is None or store.setup is None or b"rule-paths" in located.data:  # for which there may be a line to say
         return None
     marked: set[str] = set()
     files, problems = discover(arguments.paths, store.setup["excluded"], store.setup["root"], marked)
