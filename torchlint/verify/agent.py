@@ -13,7 +13,7 @@ import sys
 from types import CodeType
 from typing import Any
 
-from torchlint.verify import clock
+from torchlint.verify import clock, tamper
 from torchlint.verify.lines import edited_lines, evidence_lines
 from torchlint.verify.shadow import Limits, Shadow, install, shifted
 from torchlint.verify.weave import weave
@@ -44,7 +44,7 @@ def start(plan_path: str) -> None:
                 *evidence_lines(texts["before"], before),
                 *(shifted(lines, function.variant) for lines in evidence_lines(text, after)),
             ]
-            shadows[path].append(Shadow(path, function, statements, _plan["out"], limits))
+            shadows[path].append(Shadow(path, function, statements, _plan["out"], limits, key=_plan["key"]))
     install(shadows)
     _patch_loaders()
 
@@ -61,6 +61,7 @@ def _start_recording() -> None:
         importlib.import_module("numpy.random")
     from torchlint.verify.recorder import Recorder
 
+    tamper.remember_torch()
     clock.freeze()
     lines: set[str] = set()
     Recorder(
@@ -123,6 +124,8 @@ def _patch_loaders() -> None:
 
 def main_code(script: str) -> CodeType:
     """The code of a script that is to run as `__main__`. Raises what opening or compiling it raises."""
+    if _plan.get("files"):
+        tamper.remember_torch()  # before the script's first line: what it replaces will be noticed
     found = _compile(script)
     if found is not None:
         return found

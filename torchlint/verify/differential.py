@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import difflib
 import os
-import pickle
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torchlint.verify.channel import Forged, items
 from torchlint.verify.compare import Comparison, Level, Yardstick, compare, deviation
 from torchlint.verify.judge import Run, judge_behaviour, judge_property, judge_speed
 from torchlint.verify.lines import edited_lines, evidence_lines
@@ -48,6 +48,7 @@ class Recorded:
     ended: str = ""
     enclosed: bool = False
     wall: float = 0.0
+    replaced: str | None = None  # why what was recorded cannot be believed
 
     scales: list[float] = field(default_factory=list)
 
@@ -100,6 +101,9 @@ class Runs:
         if unable:
             return Differential(judge_behaviour([], unable=unable), 0, sandbox)
         fixed = self._record(new, steps=original.steps, trace=True)
+        replaced = next((r.replaced for r in (first, original.traced, fixed) if r.replaced), None)
+        if replaced:
+            return Differential(judge_behaviour([], unable=replaced), first.steps, sandbox)
         unsteady = next((r for r in _runs(first, original.traced, ()) if r.comparison.level is not Level.BITWISE), None)
         check = unsteady.comparison if unsteady else Comparison()
         reached = _executed(files, original.traced, fixed)
@@ -210,19 +214,18 @@ def _stillborn(run: Recorded) -> str | None:
 
 def _read(path: str, result: Recorded) -> None:
     """What the run has written: records, and at last the rest; a killed run has no last part."""
-    with open(path, "rb") as file:
-        while True:
-            try:
-                item = pickle.load(file)
-            except (EOFError, pickle.UnpicklingError):
-                break
+    try:
+        for item in items(path):
             if isinstance(item, Observation):
                 result.records.append(item)
                 continue
             seen: dict[str, Any] = item
+            result.replaced = seen["replaced"]
             result.steps, result.stopped, result.lines = seen["steps"], seen["stopped"], set(seen["lines"])
             result.deviations, result.seconds, result.resident = seen["deviations"], seen["seconds"], seen["resident"]
             result.scales = seen["scales"]
+    except (Forged, KeyError, TypeError):
+        result.replaced = "the record of a run was not written by torchlint, or was changed since"
 
 
 def _runs(a: Recorded, b: Recorded, nudged: Sequence[Recorded]) -> list[Run]:

@@ -82,7 +82,8 @@ def run(order: Order) -> None:
             trace.error = f"exit {end.code}" if end.code else ""
         except BaseException as error:
             trace.error = f"{type(error).__name__}: {error}"
-        torch.save((trace.steps, trace.seen, trace.error), "trace.pt")
+        steps = [(s.samples, s.gradient, s.parameters) for s in trace.steps]
+        torch.save((steps, trace.seen, trace.error), "trace.pt")
         output.flush()
         # Nothing of the script is taken down: the destructor of gloo's group waits for its threads while it holds the
         # interpreter's lock, and now and then one of them waits for the lock (torch 2.13, seen in 1 of 40 launches).

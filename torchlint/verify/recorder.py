@@ -174,11 +174,14 @@ class Recorder:
     def write(self) -> None:
         if not self._own():
             return
+        from torchlint.verify import tamper
+
         self.finished = True
         sys.settrace(None)
         if self.current.leaves:
             pickle.dump(self.current, self.file)
         seen = {
+            "replaced": tamper.replaced(),
             "steps": self.made, "stopped": self.stopped, "deviations": self.ledger.steps, "scales": self.ledger.scales,
             "lines": sorted(self.lines), "seconds": self.seconds, "resident": self.resident,
         }  # fmt: skip

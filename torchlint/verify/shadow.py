@@ -13,7 +13,6 @@ import functools
 import gc
 import importlib
 import inspect
-import json
 import os
 import random
 import sys
@@ -67,6 +66,7 @@ class Shadow:
     unable: str | None = None
     cost: Cost | None = None
     sandbox: str = ""
+    key: str = "00"  # what this run's results are signed with
     pid: int = 0  # of the process that counted the calls
 
     def wants(self) -> bool:
@@ -97,15 +97,20 @@ class Shadow:
 
     def publish(self) -> None:
         """Write the verdict so far: a program that is killed later has still been seen."""
-        from torchlint.verify.verdict import as_json
+        from torchlint.verify import channel, tamper
+        from torchlint.verify.verdict import Behaviour, BehaviourVerdict, as_json
 
-        data = {"path": self.path, "function": asdict(self.function), "verdict": as_json(self.verdict()),
+        verdict = self.verdict()
+        replaced = tamper.replaced()
+        if replaced is not None:
+            verdict = BehaviourVerdict(Behaviour.NOT_VERIFIABLE, replaced)
+        data = {"path": self.path, "function": asdict(self.function), "verdict": as_json(verdict),
                 "calls": self.calls, "verified": len(self.runs), "sandbox": self.sandbox,
                 "cost": as_json(self.cost), "complete": self.complete}  # fmt: skip
         name = f"{os.getpid()}-{self.function.name}-{self.function.before[0]}-{self.function.variant}.json"
         temporary = os.path.join(self.out, "." + name)
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(data, file)
+            file.write(channel.sign(data, self.key))
         os.replace(temporary, os.path.join(self.out, name))
 
 

@@ -9,10 +9,11 @@ import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torchlint.verify.channel import Forged, verified
 from torchlint.verify.sandbox import enclose, scratch_directory
 from torchlint.verify.shadow import Limits
 from torchlint.verify.verdict import Behaviour, BehaviourVerdict, Cost, Difference, cost_from_json
@@ -46,6 +47,8 @@ class UserRun:
     edited: dict[str, list[Edited]] = field(default_factory=dict)  # path → its functions that differ
     ended: str = ""  # "" after exit code 0
     sandbox: str = ""
+    key: str = ""  # what its results are signed with
+    forged: str = ""  # why none of its results can be believed
 
 
 def prepared(command: Sequence[str]) -> list[str]:
@@ -95,8 +98,8 @@ def verify_run(
 
 def planned(files: Mapping[str, tuple[str, ...]], limits: Limits | None) -> tuple[UserRun, dict[str, Any]]:
     """A run that has not begun, and the plan that `agent.start` reads (without its `out` folder)."""
-    result = UserRun()
-    plan: dict[str, Any] = {"files": {}, "limits": asdict(limits or Limits())}
+    result = UserRun(key=os.urandom(32).hex())
+    plan: dict[str, Any] = {"files": {}, "limits": asdict(limits or Limits()), "key": result.key}
     for path, (before, *variants) in files.items():
         woven = weave(before, *variants)
         if woven.reason is not None:
@@ -109,7 +112,13 @@ def planned(files: Mapping[str, tuple[str, ...]], limits: Limits | None) -> tupl
 
 def gather(result: UserRun, out: str) -> None:
     """Read what the processes of the run have published into `out`."""
-    seen = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(Path(out).glob("[!.]*-*.json"))]
+    seen = []
+    try:
+        for published in sorted(Path(out).glob("[!.]*-*.json")):
+            seen.append(verified(published.read_text(encoding="utf-8"), result.key))
+    except (Forged, OSError, UnicodeError):
+        # Which function it was about cannot be known, so nothing of this run is believed.
+        result.forged = "a result of the run was not written by torchlint, or was changed since"
     children = next((s["sandbox"] for s in seen if s["sandbox"]), "")
     result.sandbox += f"; compared calls: {children}" if children else ""
     for path in sorted(result.edited):
@@ -117,7 +126,10 @@ def gather(result: UserRun, out: str) -> None:
             mine = [s for s in seen if s["path"] == os.path.realpath(path) and s["function"]["name"] == function.name
                     and tuple(s["function"]["before"]) == function.before
                     and s["function"]["variant"] == function.variant]  # fmt: skip
-            result.functions.append(_joined(path, function, mine, result.ended))
+            verdict = _joined(path, function, mine, result.ended)
+            if result.forged and not function.unable:
+                verdict = replace(verdict, verdict=BehaviourVerdict(Behaviour.NOT_VERIFIABLE, result.forged), cost=None)
+            result.functions.append(verdict)
 
 
 def execute(
