@@ -7,6 +7,7 @@ import os
 import stat
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import jsonschema
 import pytest
 from test_report import SOURCE, finding, insertion, render
 
+from torchlint.catalogue import load
 from torchlint.cli import main
 from torchlint.diagnostic import Applicability, Diagnostic, Edit, Fix, Severity
 from torchlint.fingerprint import fingerprints
@@ -241,6 +243,18 @@ def test_fingerprints_tell_findings_apart() -> None:
     assert len(set(twice)) == 3
     assert prints(SOURCE.replace("in loader", "in batches"), "for x")[0] not in twice
     assert prints(SOURCE, "for x") == twice[:1]  # whatever else is found
+
+
+def test_every_rule_has_a_page_in_sarif() -> None:
+    rules = load()
+    found = [replace(finding(), code=rule.code, name=rule.name) for rule in rules]
+    (run,) = json.loads(render("sarif", found))["runs"]
+    entries = {entry["id"]: entry for entry in run["tool"]["driver"]["rules"]}
+    assert entries.keys() == {rule.code for rule in rules}
+    for entry in entries.values():
+        assert "## What it does" in entry["help"]["markdown"]
+        assert 20 < len(entry["fullDescription"]["text"]) <= 1024
+        assert entry["shortDescription"]["text"].endswith(".")
 
 
 def test_sarif_and_gitlab_keep_theirs_when_lines_move() -> None:

@@ -21,6 +21,7 @@ from torchlint.rule import Rule
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVEL = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}
 _ROOT = "SRCROOT"
+_LONG = 1024  # characters that GitHub reads of a description
 
 
 def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
@@ -53,12 +54,19 @@ def _rule(d: Diagnostic, rule: Rule | None) -> dict[str, Any]:
     if rule is not None:
         page = rule.doc.strip()
         entry["shortDescription"] = {"text": rule.summary}
+        entry["fullDescription"] = {"text": _what_it_does(page) or rule.summary}
         entry["help"] = {"text": page, "markdown": page}
         entry["defaultConfiguration"] = {"level": _LEVEL[rule.severity], "enabled": rule.default}
         entry["properties"] = {"tags": [rule.category.value]}
     if d.url:
         entry["helpUri"] = d.url
     return entry
+
+
+def _what_it_does(page: str) -> str:
+    """The first paragraph of that section of a rule's page, on one line; GitHub shows it above an alert."""
+    section = page.partition("## What it does\n")[2].strip().partition("\n\n")[0]
+    return " ".join(section.split())[:_LONG]
 
 
 def _result(d: Diagnostic, lines: Lines, rule_index: int, root: str, fingerprint: str) -> dict[str, Any]:
