@@ -54,7 +54,7 @@ RULE = Rule(
     Severity.WARNING,
     triggers=(
         r"\*\s*[\w.]*(world|size|gpus?\b|device_count|n_proc|num_proc)",
-        r"[\w.()]*(world|gpus?|device_count|proc)[\w.()]*\s*\*",
+        r"(world|gpus?|device_count|proc)[\w.()]{0,200}\s*\*",
     ),
     requires=(r"\bDistributedDataParallel\b",),
     since="0.1",

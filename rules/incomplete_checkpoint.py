@@ -65,7 +65,7 @@ RULE = Rule(
     triggers=(
         r"\[[\"'](epoch|step|iter|global_step|iteration)",
         r"\.load_state_dict\(",
-        r"\boptim\b|\w*[oO]ptimizer\b|[sS]cheduler",
+        r"\boptim\b|[oO]ptimizer\b|[sS]cheduler",
     ),
     requires=(
         r"\.load_state_dict\(",

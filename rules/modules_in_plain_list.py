@@ -65,7 +65,7 @@ RULE = Rule(
     Severity.ERROR,
     triggers=(
         r"[=+*]\s*[\[(]\s*[\w.]*\b[A-Z]\w*\(",
-        r"\.(append|extend|insert)\([^()\n]*[\w.]*\b[A-Z]\w*\(",
+        r"\.(append|extend|insert)\([^()\n]{0,200}\b[A-Z]\w{0,80}\(",
         r"[{,]\s*['\"]?\w+['\"]?\s*:\s*[\w.]*\b[A-Z]\w*\(",
         r"self\.\w+\[[^\]\n]*\]\s*=\s*[\w.]*\b[A-Z]\w*\(",
     ),

@@ -58,7 +58,7 @@ RULE = Rule(
     "TL114",
     Category.TRAINING,
     Severity.ERROR,
-    triggers=(r"\w*(?:optim|Optim|OPTIM)\w*\.\w+\(|\b(Adam|SGD|RMSprop|Ada|LBFGS)\w*\(",),
+    triggers=(r"(?:optim|Optim|OPTIM)\w{0,80}\.\w{1,80}\(|\b(Adam|SGD|RMSprop|Ada|LBFGS)\w*\(",),
     requires=(r"\bbackward\(", r"\bstep\("),
     since="0.2",
     fixes=(Applicability.UNSAFE,),

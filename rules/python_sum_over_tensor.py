@@ -54,7 +54,7 @@ RULE = Rule(
     Category.VECTORISATION,
     Severity.WARNING,
     triggers=(
-        r"(?<![\w.])sum\((?!\s*(?:[\[(]|[\w.]+\)\s*/\s*len)|[^\n]*\bfor\b)",
+        r"(?<![\w.])sum\((?!\s*(?:[\[(]|[\w.]+\)\s*/\s*len)|[^\n]{0,300}\bfor\b)",
         # One argument only: no comma outside of inner parentheses.
         r"(?<![\w.])(?:max|min)\(\s*(?!\[)[^,()\n]*(?:\([^()\n]*\)[^,()\n]*)*\)",
     ),

@@ -64,7 +64,7 @@ RULE = Rule(
     triggers=(r"DataLoader\b", r"[sS]ampler\w*\s*="),
     requires=(
         r"\bDataLoader\s*\(|\bDataLoader\s+as\b",
-        r"\w*sampler\s*=|\bsampler\"|IterableDataset|prefetch_factor|persistent_workers",
+        r"sampler\s*=|\bsampler\"|IterableDataset|prefetch_factor|persistent_workers",
     ),
     since="0.2",
 )

@@ -61,7 +61,7 @@ RULE = Rule(
         r"(?<!\w)sigmoid_?\(",
         r"\bSigmoid\(",
         r"\b(?:BCEWithLogitsLoss|binary_cross_entropy_with_logits)\b",
-        r"(?:[Ll]oss|[Cc]riterion)\w*(?:\[[^\]\n]*\])?\(",
+        r"(?:[Ll]oss|[Cc]riterion)\w{0,80}(?:\[[^\]\n]{0,200}\])?\(",
         r"def forward\(",
     ),
     requires=(

@@ -61,7 +61,7 @@ RULE = Rule(
         r"(?<!\w)sigmoid_?\(",
         r"\bSigmoid\(",
         r"\b(?:BCELoss|binary_cross_entropy)\b",
-        r"(?:[Ll]oss|[Cc]riterion)\w*(?:\[[^\]\n]*\])?\(",
+        r"(?:[Ll]oss|[Cc]riterion)\w{0,80}(?:\[[^\]\n]{0,200}\])?\(",
         r"def forward\(",
     ),
     requires=(r"(?<!\w)sigmoid_?\(|\bSigmoid\(", r"\b(?:BCELoss|binary_cross_entropy)\b"),

@@ -73,7 +73,7 @@ RULE = Rule(
         r"(?<!\w)softmax\(",
         r"\bSoftmax(?:2d)?\(",
         r"\b(?:CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss)\b",
-        r"(?:[Ll]oss|[Cc]riterion)\w*(?:\[[^\]\n]*\])?\(",
+        r"(?:[Ll]oss|[Cc]riterion)\w{0,80}(?:\[[^\]\n]{0,200}\])?\(",
         r"def forward\(",
     ),
     requires=(

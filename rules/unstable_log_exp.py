@@ -75,7 +75,7 @@ RULE = Rule(
     triggers=(
         r"\btorch\.log\(|\.log\(\)|(?<![\w.])log\(",
         r"\bexp\([^\n]*-\s*1(?:\.0?)?\b",
-        r"/[^\n]*\bsum\([^\n]*keepdim",
+        r"/[^\n]{0,200}\bsum\([^\n]{0,200}keepdim",
         r"\b1(?:\.0?)?\s*/[^\n]*exp\(",
     ),
     requires=(r"[sS]oftmax\(|[sS]igmoid\(|\bexp\(|\blog\(\(?1|\+ ?1(?:\.0?)?\)",),
