@@ -64,9 +64,10 @@ def _rule(d: Diagnostic, rule: Rule | None) -> dict[str, Any]:
 
 
 def _what_it_does(page: str) -> str:
-    """The first paragraph of that section of a rule's page, on one line; GitHub shows it above an alert."""
-    section = page.partition("## What it does\n")[2].strip().partition("\n\n")[0]
-    return " ".join(section.split())[:_LONG]
+    """That section of a rule's page, on one line; GitHub shows it above an alert."""
+    section = page.partition("## What it does\n")[2].partition("\n## ")[0]
+    text = " ".join(section.split())
+    return text if len(text) <= _LONG else text[: _LONG - 1].rpartition(" ")[0] + "…"
 
 
 def _result(d: Diagnostic, lines: Lines, rule_index: int, root: str, fingerprint: str) -> dict[str, Any]:
