@@ -147,6 +147,8 @@ def _differentiated_alone(growth: Growth, ctx: Context) -> Event | None:
         if event.subject and event.via is not None:
             roots = {event.subject}
         for base, carrier in bases.items():
+            if _is_anothers(base, event) and ctx.sem.value(carrier).graph is not Graph.ATTACHED:
+                continue
             same = base in roots and not rebound_between(base, event.node, growth.at, scope, ctx.sem)
             part = _is_part(carrier, ctx) and derived({base}, scope, growth) & roots
             last = growth.is_list and is_last_item(event, growth.name)
@@ -155,6 +157,12 @@ def _differentiated_alone(growth: Growth, ctx: Context) -> Event | None:
         if growth.is_list and is_last_item(event, growth.name) and not escapes(growth, ctx.sem):
             return event
     return None
+
+
+def _is_anothers(name: str, event: Event) -> bool:
+    """Whether what is differentiated is a local of the called function, which happens to have this name."""
+    root = name.partition(".")[0]
+    return event.via is not None and root in event.via.local and root not in event.via.params
 
 
 def _is_part(node: cst.BaseExpression, ctx: Context) -> bool:

@@ -198,6 +198,7 @@ class Evaluator:
         guards = frame.guards
         depth = len(frame.loops)
         frame.guards = (*guards, Guard(node, True, depth))
+        expressions.narrow(self, node.test, frame)
         self._suite(node.body, frame)
         after_body = frame.env
         frame.env = dict(before)
@@ -343,8 +344,8 @@ class Evaluator:
                 for part_of in target.slice:
                     slice_value(self, part_of.slice, frame)
                 name = dotted(target.value)
-                if name is not None and base.kind in (Kind.DICT, Kind.LIST) and base.element is None:
-                    self.remember(frame, name, base.but(element=value))
+                if name is not None and base.kind in (Kind.DICT, Kind.LIST):
+                    self.remember(frame, name, expressions.stored(base, value))
             elif isinstance(target, cst.Attribute):
                 self.eval(target.value, frame)
                 attribute_assigned(self, target, value, frame, source)

@@ -311,6 +311,26 @@ def tested(ev: Evaluator, node: cst.BaseExpression, frame: Frame) -> None:
         ev.emit(Effect.SYNC, node, frame, value=value, detail="bool")
 
 
+_PYTHON_TYPES = {
+    "dict": Kind.DICT, "list": Kind.LIST, "tuple": Kind.TUPLE, "set": Kind.SET, "str": Kind.STRING, "int": Kind.NUMBER,
+    "float": Kind.NUMBER, "bool": Kind.NUMBER,
+}  # fmt: skip
+
+
+def narrow(ev: Evaluator, test: cst.BaseExpression, frame: Frame) -> None:
+    """What holds under `if isinstance(name, dict)`, where nothing but uses said what the name is."""
+    if not isinstance(test, cst.Call) or dotted(test.func) != "isinstance" or len(test.args) != 2:
+        return
+    name, kind = dotted(test.args[0].value), _PYTHON_TYPES.get(dotted(test.args[1].value) or "")
+    if name and kind is not None and ev.values.get(test.args[0].value, UNKNOWN).evidence in ("", "used"):
+        frame.env[name] = Value(kind)
+
+
+def stored(container: Value, value: Value) -> Value:
+    """A list or dict after a value was put into it."""
+    return container.but(element=value if container.element is None else join(container.element, value))
+
+
 def display(ev: Evaluator, node: cst.Tuple | cst.List, frame: Frame) -> Value:
     values = tuple(ev.eval(e.value, frame) for e in node.elements)
     kind = Kind.TUPLE if isinstance(node, cst.Tuple) else Kind.LIST
