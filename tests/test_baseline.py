@@ -158,6 +158,18 @@ def test_a_run_that_says_nothing_new_writes_the_same_file(project: Path) -> None
     assert (project / "base.json").read_bytes() == before
 
 
+def test_a_run_that_saw_not_everything_takes_nothing_out(project: Path, capsys: Output) -> None:
+    before = (project / "base.json").read_text()
+    (project / "b.py").unlink()
+    assert main(["check", ".", "missing.py", "--write-baseline", "base.json"]) == 2
+    out, err = capsys.readouterr()
+    assert "base.json not written: not everything could be checked\n" in out
+    assert err == "torchlint: missing.py: no such file or directory\n"
+    assert (project / "base.json").read_text() == before
+    assert main(["check", ".", "missing.py", "--baseline", "base.json"]) == 2
+    assert "fixed" not in capsys.readouterr().out
+
+
 ENTRY = {"path": "b.py", "code": "TL010", "fingerprint": "0" * 32}
 
 

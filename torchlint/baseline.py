@@ -221,7 +221,7 @@ def read(path: str) -> Baseline:
     except (ValueError, RecursionError) as error:
         raise BaselineError(f"{path}: not a baseline: {_reason(error)}; {again}") from error
     if not isinstance(content, dict) or _KEY not in content:
-        raise BaselineError(f'{path}: not a baseline: no "{_KEY}" at its top; {again}')
+        raise BaselineError(f'{path}: not a baseline: no "{_KEY}" at its top; `--write-baseline` makes one')
     version = content[_KEY]
     if version != VERSION or type(version) is not int:
         shown = str(version)[:20]

@@ -236,7 +236,7 @@ def _show(
         from torchlint.narrow import NarrowError
 
         try:
-            found = narrowing(found, files, run.active, source)
+            found = narrowing(found, files, run.active, source, not problems)
         except NarrowError as error:
             return _trouble(str(error))
     for_people = form in ("text", "concise")
@@ -246,13 +246,10 @@ def _show(
         if problem is not None:
             return _trouble(problem)
     elif not arguments.flag("--quiet") and for_people:
-        if arguments.flag("--write-baseline"):
-            pass  # told below
-        elif narrowing is not None and files:
-            _say(f"Nothing new: {len(files)} file{'s' * (len(files) != 1)} checked.\n")
-        elif files:
-            _say(f"All clear: {len(files)} file{'s' * (len(files) != 1)} checked.\n")
-        elif not problems:
+        if files and not arguments.flag("--write-baseline"):  # what that does is told below
+            verdict = "All clear" if narrowing is None else "Nothing new"
+            _say(f"{verdict}: {len(files)} file{'s' * (len(files) != 1)} checked.\n")
+        elif not files and not problems:
             _say("No Python files found under the given paths.\n")
     if narrowing is not None and not arguments.flag("--quiet"):
         # Where a program reads the findings, this goes to the person beside it.

@@ -49,13 +49,17 @@ class Narrowing:
         files: Sequence[str],
         active: Callable[[str], frozenset[str]],
         source: Callable[[str], str],
+        complete: bool,
     ) -> list[Diagnostic]:
-        """The findings that are left; `remarks` then says what became of the others. Raises NarrowError."""
+        """The findings that are left; `remarks` then says what became of the others. Raises NarrowError.
+
+        Where a run is not `complete` (a file could not be read), what was not found may still be there.
+        """
         scope = baseline.Scope(files, active)
         if self._target:
-            return self._write(found, source, scope)
+            return self._write(found, source, scope, complete)
         if self._accepted is not None:
-            found = self._compare(self._accepted, found, source, scope)
+            found = self._compare(self._accepted, found, source, scope, complete)
         if self._changes is not None:
             try:
                 left = changed.on_changed_lines(found, self._changes, source)
@@ -68,14 +72,19 @@ class Narrowing:
         return found
 
     def _compare(
-        self, accepted: baseline.Baseline, found: list[Diagnostic], source: Callable[[str], str], scope: baseline.Scope
+        self,
+        accepted: baseline.Baseline,
+        found: list[Diagnostic],
+        source: Callable[[str], str],
+        scope: baseline.Scope,
+        complete: bool,
     ) -> list[Diagnostic]:
         comparison = accepted.compare(found, source, scope)
         name = accepted.path
         if comparison.hidden:
             self.remarks.append(f"{plural(comparison.hidden, 'finding')} in the baseline {name} hidden")
         self.remarks += [f"{old} is now {new}: its entries hold there" for old, new in comparison.renamed]
-        if comparison.fixed:
+        if comparison.fixed and complete:
             one = len(comparison.fixed) == 1
             entries, them = ("1 entry", "it") if one else (f"{len(comparison.fixed)} entries", "them")
             self.remarks.append(f"{entries} of {name} fixed; take {them} out with --write-baseline {name}:")
@@ -84,8 +93,13 @@ class Narrowing:
                 self.remarks.append(f"  and {len(comparison.fixed) - _SHOWN} more")
         return comparison.new
 
-    def _write(self, found: list[Diagnostic], source: Callable[[str], str], scope: baseline.Scope) -> list[Diagnostic]:
+    def _write(
+        self, found: list[Diagnostic], source: Callable[[str], str], scope: baseline.Scope, complete: bool
+    ) -> list[Diagnostic]:
         assert self._accepted is not None
+        if not complete:
+            self.remarks.append(f"{self._target} not written: not everything could be checked")
+            return found
         old = {entry.key for entry in self._accepted.entries}
         updated = self._accepted.updated(found, source, scope)
         new = {entry.key for entry in updated.entries}
