@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+FIXTURES = ROOT / "fixtures"
 
 
 def environment(**more: str) -> dict[str, str]:

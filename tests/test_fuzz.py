@@ -7,7 +7,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from fixture_case import FIXTURES
+from checkout import FIXTURES
 from fuzzing.mutations import MUTATIONS, NEW_SYNTAX, long_line, mutated
 from fuzzing.properties import breaches, compiles
 

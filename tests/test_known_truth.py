@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 
-from fixture_case import markers
 from fuzzing.programs import IMPORTS, JUDGED, Piece, Program, evaluations, programs, rows, trainings
 from fuzzing.project import findings
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+
+from torchlint.testing.case import markers
 
 # The same programs in every run; `benchmarks/fuzz.py` draws others.
 SETTINGS = settings(

@@ -10,14 +10,19 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from fixture_case import all_cases
+from checkout import FIXTURES
 from fuzzing import explained
 from fuzzing.project import findings
 from fuzzing.relations import SAME_PLACES, Rewritten, extracting, moving
 
 from torchlint.diagnostic import Diagnostic
+from torchlint.testing.case import all_cases
 
-FILES = [c.path for c in all_cases() if c.path.is_file() and c.rule_name not in ("syntax-error", "unused-suppression")]
+FILES = [
+    c.path
+    for c in all_cases(FIXTURES)
+    if c.path.is_file() and c.rule_name not in ("syntax-error", "unused-suppression")
+]
 METHODS = ("step", "zero_grad", "backward", "eval", "train")
 Place = tuple[str, int]
 

@@ -11,14 +11,15 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from fixture_case import FIXTURES, cases, rule_folders
-from fixture_engine import check, rules
+from checkout import FIXTURES
 
 from torchlint import cli, docs_build
 from torchlint.diagnostic import Applicability
 from torchlint.report.text import split_message
 from torchlint.rule import Rule
 from torchlint.scaffold import new_rule
+from torchlint.testing.case import cases, rule_folders
+from torchlint.testing.engine import check, rules
 from torchlint.verify.case import Case as RunCase
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ def folder_of(rule: Rule) -> Path:
 
 
 def test_every_rule_has_fixtures_and_the_reverse() -> None:
-    folders = {folder.name.replace("_", "-") for folder in rule_folders()}
+    folders = {folder.name.replace("_", "-") for folder in rule_folders(FIXTURES)}
     assert sorted(rules().keys() - WITHOUT_FIXTURES - folders) == [], "rules without a fixture folder"
     assert sorted(folders - rules().keys()) == [], "fixture folders that belong to no rule"
 
@@ -55,7 +56,7 @@ def test_codes_are_unique_and_names_are_kebab_case() -> None:
 def test_nothing_else_lies_in_fixtures() -> None:
     known = re.compile(r"run\.py|torchlint\.toml|ok(_\w+)?\.py|bad(_\w+)?(\.fixed)?\.py|bad(_\w+)?\.out|__pycache__")
     folders = re.compile(r"(ok|bad)_\w+(\.fixed)?")
-    for folder in rule_folders():
+    for folder in rule_folders(FIXTURES):
         strangers = [p.name for p in folder.iterdir() if not (folders if p.is_dir() else known).fullmatch(p.name)]
         assert not [s for s in strangers if s != "__pycache__"], f"{folder.name}: {strangers}"
         stems = {case.stem.name for case in cases(folder)}

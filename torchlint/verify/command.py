@@ -95,7 +95,9 @@ def main(argv: Sequence[str]) -> int:
     return 0 if all(v.holds for group in results.values() for v in group) else 1
 
 
-def verify(rule: Rule, device: str, sizes: Sequence[int] | None = None) -> list[CaseVerdict]:
+def verify(
+    rule: Rule, device: str, sizes: Sequence[int] | None = None, folder: Path | None = None
+) -> list[CaseVerdict]:
     """The verdicts on one rule's cases; empty where it has none. Never raises for what its fixture does."""
     from torchlint.config import Config
     from torchlint.fix import fix_text
@@ -103,7 +105,7 @@ def verify(rule: Rule, device: str, sizes: Sequence[int] | None = None) -> list[
     from torchlint.verify.ranks import verify_ranks
     from torchlint.verify.verdict import Behaviour, BehaviourVerdict, CaseVerdict
 
-    folder = fixtures_folder() / rule.name.replace("-", "_")
+    folder = folder or fixtures_folder() / rule.name.replace("-", "_")
     if not (folder / "run.py").is_file():
         return []
     try:

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
 _MARKER = re.compile(r"#\s*(expect|expect-next|todo-expect|todo-ok):\s*([A-Z]+\d+(?:\s*,\s*[A-Z]+\d+)*)")
 
 Place = tuple[str, int]  # (file inside the case, 1-based row)
@@ -105,8 +104,8 @@ class Case:
         return self.stem.with_name(self.stem.name + ".fixed") / name
 
 
-def rule_folders() -> list[Path]:
-    return sorted(p for p in FIXTURES.iterdir() if p.is_dir() and p.name != "__pycache__")
+def rule_folders(fixtures: Path) -> list[Path]:
+    return sorted(p for p in fixtures.iterdir() if p.is_dir() and p.name != "__pycache__")
 
 
 def cases(folder: Path) -> list[Case]:
@@ -120,5 +119,5 @@ def cases(folder: Path) -> list[Case]:
     return found
 
 
-def all_cases() -> list[Case]:
-    return [case for folder in rule_folders() for case in cases(folder)]
+def all_cases(fixtures: Path) -> list[Case]:
+    return [case for folder in rule_folders(fixtures) for case in cases(folder)]

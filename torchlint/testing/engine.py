@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-
-from fixture_case import Case
 
 from torchlint import config, run
 from torchlint.catalogue import load
@@ -16,8 +15,11 @@ from torchlint.check import check_text
 from torchlint.config import Config
 from torchlint.diagnostic import Applicability, Diagnostic
 from torchlint.encoding import decode
+from torchlint.plugins import VARIABLE
 from torchlint.rule import Rule
 from torchlint.source import File
+from torchlint.testing.case import Case
+from torchlint.toml import parse_toml
 
 SAFE = frozenset({Applicability.SAFE})
 ALL_FIXES = frozenset({Applicability.SAFE, Applicability.UNSAFE})
@@ -25,9 +27,13 @@ ALL_FIXES = frozenset({Applicability.SAFE, Applicability.UNSAFE})
 Contents = tuple[tuple[str, bytes], ...]
 
 
-@cache
 def rules() -> dict[str, Rule]:
     """All rules, by name."""
+    return _rules(os.environ.get(VARIABLE, ""))
+
+
+@cache
+def _rules(folders: str) -> dict[str, Rule]:
     return {rule.name: rule for rule in load()}
 
 
@@ -35,7 +41,7 @@ def _settings(case: Case, root: str) -> Config:
     path = case.settings
     if path is None:
         return Config(root=root, jobs=1)
-    own = config.from_table(config.parse_toml(str(path), path.read_bytes()), str(path), root)
+    own = config.from_table(parse_toml(str(path), path.read_bytes()), str(path), root)
     return replace(own, jobs=1)
 
 
