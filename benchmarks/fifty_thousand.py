@@ -166,7 +166,8 @@ def load() -> dict[str, Any]:
 
 def save(packages: dict[str, Any]) -> None:
     """The result file: what each package gave, sums, times by size and the slowest files of all."""
-    packages = dict(sorted(packages.items()))
+    listed = {name for name, _, _ in wanted()}
+    packages = {name: p for name, p in sorted(packages.items()) if name in listed}
     good = [p for p in packages.values() if "files" in p]
     sums = ("files", "lines", "characters", "not_python", "files_fixed", "check_seconds", "fix_seconds", "breaches")
     total: dict[str, Any] = {key: round(sum(p[key] for p in good), 1) for key in sums}
@@ -202,7 +203,7 @@ def one(name: str, number: str, kind: str, have: Path | None) -> dict[str, Any]:
         try:
             folder = obtain(name, number, kind, root, have)
         except (subprocess.CalledProcessError, OSError, zipfile.BadZipFile, StopIteration) as error:
-            return {"version": number, "trouble": f"could not be had: {error}"[:300]}
+            return {"version": number, "trouble": f"could not be had: {type(error).__name__}"}
         command = [sys.executable, __file__, "--examine", str(folder)]
         environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "PYTHONFAULTHANDLER": "1"}
         try:
