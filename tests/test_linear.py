@@ -20,7 +20,7 @@ SECONDS = 1.5  # linear ones take some milliseconds, quadratic ones ten seconds
 ALPHABET = " \ta.(,=\"'\\#"
 
 
-def sample(item: Any) -> str:
+def sample(item: tuple[Any, Any]) -> str:
     """A text that one element of a parsed regex matches."""
     operator, argument = str(item[0]), item[1]
     if operator == "LITERAL":
@@ -37,7 +37,7 @@ def sample(item: Any) -> str:
     if operator in ("NOT_LITERAL", "ANY"):
         return "a"
     if operator.endswith("REPEAT"):
-        return "".join(map(sample, argument[2])) * max(argument[0], 1)
+        return "".join(map(sample, argument[2])) * max(int(argument[0]), 1)
     if operator == "SUBPATTERN":
         return "".join(map(sample, argument[-1]))
     if operator == "BRANCH":
