@@ -58,7 +58,7 @@ class Suite:
             fixtures = Path(rules) / "fixtures"
         self._folders = [str(Path(rules).resolve())] if rules is not None else []
         self.fixtures = Path(fixtures).resolve()
-        for folder in (*self._folders, self.fixtures):
+        for folder in (*self._folders, str(self.fixtures)):
             if not Path(folder).is_dir():
                 raise ValueError(f"{folder}: no such folder")
 
