@@ -49,7 +49,7 @@ from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import ensure_import
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import Kind, Value
-from torchlint.semantics.rows import bindings
+from torchlint.semantics.rows import bindings_in
 from torchlint.source import argument, dotted, find
 
 RULE = Rule(
@@ -102,7 +102,7 @@ def _holds_arrays(node: cst.BaseExpression, ctx: Context) -> bool:
     if not isinstance(node, cst.Name):
         return False
     function = ctx.sem.function(node)
-    made = list(bindings(node.value, function.body))
+    made = bindings_in(node.value, function, ctx.sem)
     if node.value in function.params or len(made) != 1 or not isinstance(made[0], cst.Assign):
         return False
     start = made[0].value

@@ -10,6 +10,7 @@ import libcst as cst
 
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
+from torchlint.semantics.names import Function
 from torchlint.source import find, literal, walk, walk_scope
 from torchlint.spelling import same
 
@@ -242,20 +243,42 @@ def scope_body(node: cst.CSTNode, sem: Semantics) -> cst.CSTNode:
     return sem.function(node).body
 
 
+class _Bindings(dict[Function, "dict[str, list[cst.CSTNode]]"]):
+    """What binds each name of a function, collected when it is first asked for."""
+
+    def __init__(self, sem: Semantics) -> None:
+        super().__init__()
+
+    def __missing__(self, function: Function) -> dict[str, list[cst.CSTNode]]:
+        table: dict[str, list[cst.CSTNode]] = {}
+        for node, names in _binding(function.body):
+            for name in names:
+                table.setdefault(name, []).append(node)
+        self[function] = table
+        return table
+
+
+def bindings_in(name: str, function: Function, sem: Semantics) -> list[cst.CSTNode]:
+    """Every node in the function's scope that binds the name, in order: see `bindings`."""
+    return sem.once(_Bindings)[function].get(name, [])
+
+
 def bindings(name: str, body: cst.CSTNode) -> Iterator[cst.CSTNode]:
     """Every node in the scope that binds the name: Assign, AnnAssign, AugAssign, For, With, NamedExpr, Del."""
+    return (node for node, names in _binding(body) if name in names)
+
+
+def _binding(body: cst.CSTNode) -> Iterator[tuple[cst.CSTNode, set[str]]]:
     for node in walk_scope(body):
         targets: list[cst.CSTNode] = []
         if isinstance(node, cst.Assign):
             targets = [t.target for t in node.targets]
-        elif isinstance(node, (cst.AnnAssign, cst.AugAssign, cst.NamedExpr, cst.For)):
+        elif isinstance(node, (cst.AnnAssign, cst.AugAssign, cst.NamedExpr, cst.For, cst.Del)):
             targets = [node.target]
         elif isinstance(node, cst.With):
             targets = [i.asname.name for i in node.items if i.asname is not None]
-        elif isinstance(node, cst.Del):
-            targets = [node.target]
-        if any(name in bound_names(t) for t in targets):
-            yield node
+        if targets:
+            yield node, {name for target in targets for name in bound_names(target)}
 
 
 def bound_names(target: cst.CSTNode) -> set[str]:
@@ -274,7 +297,7 @@ def definition_of(
     function = sem.function(at)
     if name in function.params:
         return None
-    found = list(bindings(name, function.body))
+    found = bindings_in(name, function, sem)
     if len(found) != 1 or not isinstance(found[0], cst.Assign) or len(found[0].targets) != 1:
         return None
     return found[0].targets[0].target, found[0].value

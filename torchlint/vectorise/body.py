@@ -16,7 +16,7 @@ from torchlint.semantics.blocks import statements
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
-from torchlint.semantics.rows import RowLoop, bindings, is_read, may_be_tensor, reads
+from torchlint.semantics.rows import RowLoop, bindings_in, is_read, may_be_tensor, reads
 from torchlint.source import dotted, find, literal, walk
 from torchlint.spelling import same
 from torchlint.vectorise.pure import PURE, WRITES
@@ -255,7 +255,7 @@ def _joined_later(step: Step, body: Body, sem: Semantics) -> bool:
     function = sem.function(loop)
     if name in function.params:
         return False
-    made = list(bindings(name, function.body))
+    made = bindings_in(name, function, sem)
     if not made or not all(isinstance(b, cst.Assign) for b in made):
         return False
     end = sem.file.caret(loop)[1]

@@ -9,7 +9,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Edit, Fix
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
-from torchlint.semantics.rows import bindings, fresh_name, is_read, reads
+from torchlint.semantics.rows import bindings, bindings_in, fresh_name, is_read, reads
 from torchlint.source import argument, dotted, find, literal, walk
 from torchlint.spelling import same
 from torchlint.vectorise.growth import Growth, growth
@@ -140,7 +140,7 @@ def _replaces_guard(g: Growth, sem: Semantics) -> bool:
         return False
     # The fix leaves the name alone when there is no turn; it must not hold anything else in front of the loop.
     start = sem.file.caret(g.loop)[0]
-    before = [b for b in bindings(g.name, sem.function(g.loop).body) if sem.file.caret(b)[0] < start]
+    before = [b for b in bindings_in(g.name, sem.function(g.loop), sem) if sem.file.caret(b)[0] < start]
     return g.name not in sem.function(g.loop).params and all(
         isinstance(b, cst.Assign) and isinstance(b.value, cst.Name) and b.value.value == "None" for b in before
     )
@@ -172,7 +172,7 @@ def _tests_the_first_turn(test: cst.BaseExpression, g: Growth, sem: Semantics) -
 
 def _may_start_as_none(g: Growth, sem: Semantics) -> bool:
     """Whether the name was ever set to None: a loop without turns would then join None."""
-    made = bindings(g.name, sem.function(g.loop).body)
+    made = bindings_in(g.name, sem.function(g.loop), sem)
     return any(isinstance(b, cst.Assign) and dotted(b.value) == "None" for b in made)
 
 
@@ -182,7 +182,7 @@ def _starts_as_tensor(g: Growth, arguments: str, sem: Semantics) -> bool:
     if sem.qualified(g.call.func) not in _WITH_DIM or g.name in sem.function(g.loop).params:
         return False
     start = sem.file.caret(g.loop)[0]
-    before = [b for b in bindings(g.name, sem.function(g.loop).body) if sem.file.caret(b)[0] < start]
+    before = [b for b in bindings_in(g.name, sem.function(g.loop), sem) if sem.file.caret(b)[0] < start]
     if not before or not all(isinstance(b, cst.Assign) for b in before):
         return False
     block = sem.file.parent(sem.file.statement(before[-1]))

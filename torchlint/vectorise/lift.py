@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import libcst as cst
 
 from torchlint.semantics.model import Semantics
-from torchlint.semantics.rows import bindings, definition_of, is_number, shape_owner
+from torchlint.semantics.rows import bindings_in, definition_of, is_number, shape_owner
 from torchlint.source import argument, children, dotted, find, literal
 from torchlint.spelling import symbol
 
@@ -357,7 +357,7 @@ def _unpacked_rank(node: cst.Name, sem: Semantics) -> int | None:
 def steady(name: str, at: cst.CSTNode, sem: Semantics) -> bool:
     """Whether the name means one tensor throughout its function."""
     function = sem.function(at)
-    count = len(list(bindings(name, function.body)))
+    count = len(bindings_in(name, function, sem))
     return count == 0 if name in function.params else count == 1
 
 
