@@ -92,7 +92,10 @@ def measure(target: Path, seconds: float, memory: int, *more: str) -> tuple[str,
         ended = f"ended by signal {-process.returncode}: the limit of {seconds:.0f} s"
     else:
         said = [line for line in lines if "TL001" in line or "TL002" in line or "failed" in line]
-        ended = said[0].partition(": ")[2].removeprefix("TL001 ")[:80] if said else f"{max(0, len(lines) - 2)} findings"
+        if process.returncode == 2 and not said:
+            raise SystemExit(f"torchlint itself failed: {lines[-1:]}")
+        found = sum(": TL" in line for line in lines)
+        ended = said[0].partition(": ")[2].removeprefix("TL001 ").partition(":")[0] if said else f"{found} findings"
     return ended, cpu, usage.ru_maxrss / 1024
 
 
