@@ -57,6 +57,7 @@ import libcst as cst
 from torchlint.diagnostic import Severity
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Kind
+from torchlint.semantics.blocks import always
 from torchlint.source import argument
 
 RULE = Rule(
@@ -116,4 +117,5 @@ def _is_double(arg: cst.Arg | None, context: Context) -> bool:
 
 def _is_optional(call: cst.Call, context: Context) -> bool:
     """Whether a setting asks for it."""
-    return any(isinstance(a, (cst.If, cst.IfExp)) for a in context.file.ancestors(call))
+    around = context.file.ancestors(call)
+    return any(isinstance(a, cst.IfExp) or (isinstance(a, cst.If) and not always(a)) for a in around)
