@@ -50,6 +50,9 @@ class Definition:
     cls: Class | None = None
 
 
+_HELD_CHARACTERS = 2_000_000
+
+
 class Project:
     """The checked files, parsed on demand.
 
@@ -66,6 +69,8 @@ class Project:
         self._load = load
         self._text = text
         self._sems: dict[str, Semantics | None] = {}
+        self._held = 0  # characters of source that these were made from
+        self._asking = 0
         self._texts: dict[str, str] = {}
         self._answers: dict[tuple[str, Question], bool] = {}
         self._roots: dict[str, str] = {}
@@ -76,7 +81,16 @@ class Project:
     def semantics(self, path: str) -> Semantics | None:
         if path not in self._sems:
             self._sems[path] = self._load(path)
+            self._held += len(self.text(path))
         return self._sems[path]
+
+    def _let_go(self) -> None:
+        """Forget what files mean once that is much: between questions, since within one their nodes are compared."""
+        if self._held > _HELD_CHARACTERS:
+            self._held = 0
+            self._sems.clear()
+            self.loss_inputs.clear()
+            self.sites.clear()
 
     def text(self, path: str) -> str:
         if path not in self._texts:
@@ -90,7 +104,13 @@ class Project:
         key = (os.path.abspath(path), question)
         if key not in self._answers:
             self._answers[key] = False  # a question that comes back to itself is not answered with yes
-            self._answers[key] = ANSWERS[question.ask](self, key[0], question.subject)
+            self._asking += 1
+            try:
+                self._answers[key] = ANSWERS[question.ask](self, key[0], question.subject)
+            finally:
+                self._asking -= 1
+            if not self._asking:
+                self._let_go()
         return self._answers[key]
 
     # -- imports ----------------------------------------------------------------------------------------------------
