@@ -1,4 +1,4 @@
-"""`python -m torchlint.docs_build`: the rule pages under docs/rules/, from the rules' docstrings.
+"""`python -m torchlint.docs_build`: the rule pages under docs/rules/, from docstrings, measurements and fixtures.
 
 What else is generated is written along with them: torchlint/schema.json and torchlint/evidence.json.
 
@@ -12,21 +12,28 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from torchlint import evidence, schema
+from torchlint import docs_evidence, evidence, schema
 from torchlint.catalogue import own
 from torchlint.explain import explain
 from torchlint.rule import Rule
 
 _FOLDER = Path("docs") / "rules"
-_GENERATED = "<!-- Written by `python -m torchlint.docs_build` from the rules' docstrings: edit those. -->\n\n"
+_GENERATED = (
+    "<!-- Written by `python -m torchlint.docs_build` from the rules' docstrings and fixtures and "
+    "torchlint/evidence.json: edit those. -->\n\n"
+)
 
 
 def pages() -> dict[str, str]:
     """File name → content of every page, index included."""
     rules = own()
-    result = {_file(rule): _GENERATED + _verbatim(explain([rule.code])) for rule in rules}
+    result = {_file(rule): _GENERATED + _verbatim(_page(rule)) for rule in rules}
     result["index.md"] = _GENERATED + _index(rules)
     return result
+
+
+def _page(rule: Rule) -> str:
+    return explain([rule.code]) + docs_evidence.measured(rule) + docs_evidence.silent(rule)
 
 
 def _file(rule: Rule) -> str:
@@ -91,9 +98,10 @@ def main(arguments: Sequence[str]) -> int:
     if arguments:
         print("usage: python -m torchlint.docs_build [--check]", file=sys.stderr)
         return 2
+    failed = schema.main([]) or evidence.main([])  # first: the pages quote the evidence
     for name in write(_FOLDER):
         print(_FOLDER / name)
-    return schema.main([]) or evidence.main([])
+    return failed
 
 
 if __name__ == "__main__":
