@@ -25,7 +25,7 @@ from torchlint.semantics import Semantics
 from torchlint.source import File, splice
 
 ROOT = Path(__file__).resolve().parent.parent
-_NAMES = ("bad", "bad_flat", "bad_main", "bad_chained", "bad_guarded")
+_NAMES = ("bad", "bad_flat", "bad_main", "bad_chained", "bad_guarded", "bad_writing")
 SHAPES = [ROOT / "fixtures" / "dataparallel" / f"{name}.py" for name in _NAMES]
 TOLERANCE = 1e-6
 
@@ -97,6 +97,7 @@ class Outcome:
     cautions: tuple[str, ...] = ()
     output: str = ""  # what two processes printed
     failed: str = ""  # how a run ended that should not have failed
+    written: tuple[tuple[str, str], ...] = ()  # what the last run left beside the weights
 
 
 def migrate(path: str, text: str) -> tuple[Migration, str]:
@@ -124,7 +125,9 @@ def compare(name: str, text: str, *, processes: tuple[int, ...] = (1, 2)) -> Out
         saved = {run: str(Path(scratch, run, "model.pt")) for run in runs}
         found = json.loads(_run([sys.executable, "-c", _COMPARE, *saved.values()], Path(scratch)))
         gaps = {run: found.get(path) for run, path in saved.items()}
-    return Outcome(name, gaps["alone"], gaps.get("1"), gaps.get("2"), "", migration.cautions, output)
+        left = [p for p in sorted(folder.iterdir()) if p.suffix not in (".pt", ".py") and p.is_file()]
+        written = tuple((p.name, p.read_text()) for p in left)
+    return Outcome(name, gaps["alone"], gaps.get("1"), gaps.get("2"), "", migration.cautions, output, "", written)
 
 
 # torch 2.13's gloo threads now and then abort a process that is already done, while the interpreter shuts down (seen in
@@ -162,7 +165,7 @@ def main() -> int:
         why = outcome.failed or outcome.refused or "; ".join(outcome.cautions)
         print(f"{outcome.name:22} {cells[0]:>10} {cells[1]:>10} {cells[2]:>12}  {why}", flush=True)
         row = asdict(outcome)
-        del row["output"]
+        del row["output"], row["written"]
         rows.append(row)
     version = _run([sys.executable, "-c", "import torch; print(torch.__version__)"], ROOT).strip()
     result = {

@@ -53,6 +53,15 @@ def test_only_the_first_process_prints() -> None:
     assert outcome.output.count("epoch 0") == 1
 
 
+def test_only_the_first_process_writes() -> None:
+    pytest.importorskip("torch")
+    outcome = bench.compare("bad_writing.py", _text("bad_writing.py"), processes=(2,))
+    written = dict(outcome.written)
+    assert sorted(written) == ["best.json", "losses.csv", "settings.json", "train.log"]
+    assert len(written["losses.csv"].splitlines()) == 7
+    assert len(written["train.log"].splitlines()) == 6
+
+
 @pytest.mark.parametrize("name", ["sum loss", "BatchNorm", "dropout"])
 def test_what_differs_by_design_is_said(name: str) -> None:
     migration, _ = bench.migrate("train.py", bench._DESIGN.format(**bench.DESIGN[name]))
@@ -107,7 +116,20 @@ def _migrated(text: str) -> tuple[str, str]:
         (("batch_size=8, shuffle=True", "batch_size=8, sampler=other"), "has a sampler"),
         (("nn.Linear(4, 1))", "nn.Linear(4, 1), dim=1)"), "another dimension"),
         (("import torch\n", "import torch\nimport torch.distributed as td\n"), "branch of its own"),
-        (("    for epoch", "    log = open('log.txt', 'w')\n    for epoch"), "every process would write"),
+        (("    for epoch", "    log = open('log.txt', 'w+')\n    for epoch"), "every process would write"),
+        (
+            ("    for epoch", "    open('log.txt', 'w').write(open('log.txt').read())\n    for epoch"),
+            "every process would read 'log.txt'",
+        ),
+        (("    for epoch", "    import mlflow\n    mlflow.start_run()\n    for epoch"), "every process would write"),
+        (
+            ("    for epoch", "    path = save_config(loader)\n    print(path)\n    for epoch"),
+            "needs an answer from path",
+        ),
+        (
+            ("    for epoch", "    import numpy\n    numpy.save('y', model(0))\n    for epoch"),
+            "computes while it writes",
+        ),
         (
             ("    for epoch", "    plan = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)\n    for epoch"),
             "Plateau",
@@ -141,6 +163,35 @@ def test_a_known_shape_is_migrated() -> None:
     ):
         assert part in after
     cst.parse_module(after)
+
+
+@pytest.mark.parametrize(
+    ("line", "written"),
+    [
+        ("log = open('log.txt', 'w')", "log = open_on_main('log.txt', 'w')"),
+        ("log = open('log.txt')", "log = open('log.txt')"),
+        (
+            "import torch.utils.tensorboard as tb; board = tb.SummaryWriter(); board.add_text('a', 'b')",
+            "board = tb.SummaryWriter() if is_main() else Unheard()",
+        ),
+        ("import wandb; wandb.init(project='p')", "wandb.init(project='p', mode=None if is_main() else \"disabled\")"),
+        ("import wandb; wandb.init()", 'wandb.init(mode=None if is_main() else "disabled")'),
+        ("from mine import save_all\n    save_all(loader)", "    if is_main():\n        save_all(loader)\n"),
+        (
+            "from mine import Logger\n    log = Logger('x')\n    tell(log)\n    def tell(sink): sink.add(1)",
+            "log = Logger('x') if is_main() else Unheard()",
+        ),
+        (
+            "import logging; logging.basicConfig(filename='a.log')",
+            "logging.basicConfig(filename='a.log' if is_main() else os.devnull)",
+        ),
+    ],
+)
+def test_what_writes_is_left_to_the_first_process(line: str, written: str) -> None:
+    refused, after = _migrated(SCRIPT.replace("    for epoch", f"    {line}\n    for epoch"))
+    assert not refused
+    assert written in after
+    compile(after, "train.py", "exec")
 
 
 def test_names_of_the_script_are_not_shadowed() -> None:

@@ -20,9 +20,11 @@ from torchlint.migrate.effects import Effects
 from torchlint.migrate.epochs import NotUnderstood
 from torchlint.migrate.obstacles import Obstacles
 from torchlint.migrate.plan import Plan, Step
+from torchlint.migrate.schedulers import Schedulers
 from torchlint.migrate.script import DATA_PARALLEL, Scope, Script
 from torchlint.migrate.shares import Shares
 from torchlint.migrate.wrapping import Wrapping
+from torchlint.migrate.writers import Writers
 from torchlint.source import walk
 
 
@@ -40,7 +42,7 @@ def to_ddp(script: Script) -> Migration:
     """Edits that make the script run under torchrun and alone, or the reason why it is not understood."""
     plan = Plan(script)
     try:
-        for step in (Obstacles, Wrapping, Shares, Effects, Frame):
+        for step in (Obstacles, Wrapping, Shares, Effects, Writers, Schedulers, Frame):
             step(plan).run()
     except NotUnderstood as reason:
         return Migration(refused=str(reason))
@@ -183,6 +185,9 @@ class Frame(Step):
             body += text.IS_MAIN
         body += text.PRINT if "print" in self.plan.helpers else ""
         body += text.SAVE if "save" in self.plan.helpers else ""
+        body += text.OPEN if "open" in self.plan.helpers else ""
+        body += text.UNHEARD if "unheard" in self.plan.helpers else ""
+        body += text.MEAN if "mean" in self.plan.helpers else ""
         body += text.MAIN_FIRST if "first" in self.plan.helpers else ""
         body = body.format(dist=self.dist, ddp="DistributedDataParallel").rstrip("\n")
         body = body.replace("    ", self.file.indent_unit)

@@ -45,6 +45,30 @@ def save_on_main(*args, **kwargs):
         torch.save(*args, **kwargs)
 """
 
+OPEN = """
+
+def open_on_main(file, mode="w", *args, **kwargs):
+    return open(file, mode, *args, **kwargs) if is_main() else open(os.devnull, mode.replace("x", "w"))
+"""
+
+UNHEARD = '''
+
+class Unheard:
+    """Stands where the first process has a writer or logger: takes every call and does nothing."""
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: self
+'''
+
+MEAN = '''
+
+def mean_of_processes(value):
+    """The mean of a number over all processes, so that they all decide alike."""
+    total = torch.tensor(float(value), dtype=torch.float64)
+    {dist}.all_reduce(total)
+    return total.item() / {dist}.get_world_size()
+'''
+
 MAIN_FIRST = '''
 
 @contextlib.contextmanager
@@ -67,5 +91,8 @@ DEFINES = (
     "is_main",
     "print_on_main",
     "save_on_main",
+    "open_on_main",
+    "Unheard",
+    "mean_of_processes",
     "main_process_first",
 )
