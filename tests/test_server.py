@@ -21,7 +21,8 @@ from pytest_lsp import ClientServerConfig
 from torchlint import cli
 from torchlint.run import read
 from torchlint.server.service import DEBOUNCE
-from torchlint.server.text import Text, edits_between
+from torchlint.server.text import Text
+from torchlint.unified import edits_between
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 SAMPLES = ("eval_without_no_grad", "missing_zero_grad", "blocking_transfer", "row_loop", "legacy_amp", "cat_in_loop")

@@ -11,7 +11,7 @@ from torchlint.diagnostic import Applicability, Diagnostic, Severity
 from torchlint.explain import explain
 from torchlint.server.checking import Checked, Checker
 from torchlint.server.documents import Document, Edits
-from torchlint.server.text import edits_between
+from torchlint.unified import edits_between
 
 SOURCE = "torchlint"
 FIX_ALL = f"{types.CodeActionKind.SourceFixAll.value}.{SOURCE}"

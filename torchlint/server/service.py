@@ -24,7 +24,8 @@ from torchlint.locate import DECLARATIONS, LOCKS
 from torchlint.server import actions
 from torchlint.server.checking import Checked, Checker, Result, Worker
 from torchlint.server.documents import Document, NotebookDocument, path_of
-from torchlint.server.text import Text, edits_between
+from torchlint.server.text import Text
+from torchlint.unified import edits_between
 
 DEBOUNCE = 0.15  # seconds without a change before a check; the client may set "debounce" in milliseconds
 NEIGHBOURS = 0.6  # … before other open files are checked again whose findings depend on other files

@@ -6,7 +6,6 @@ pygls breaks lines wherever `str.splitlines` does, so a form feed or U+2028 in a
 from __future__ import annotations
 
 import bisect
-import difflib
 import re
 
 from lsprotocol import types
@@ -82,32 +81,3 @@ class Text:
         if self.units == "utf-32" or part.isascii():
             return len(part)
         return len(part.encode(_CODECS[self.units], "surrogatepass")) // _UNIT[self.units]
-
-
-def edits_between(before: str, after: str) -> tuple[Edit, ...]:
-    """Small edits that make one text of the other, so that cursors and folds in what stays are kept."""
-    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
-    starts = [0]
-    for line in old:
-        starts.append(starts[-1] + len(line))
-    found: list[Edit] = []
-    for tag, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if tag != "equal":
-            found.append(_trimmed(before, starts[a], starts[b], "".join(new[c:d])))
-    return tuple(found)
-
-
-def _trimmed(text: str, start: int, end: int, new: str) -> Edit:
-    """An edit without the characters that it would write as they were, pairs of \\r\\n left whole."""
-    old = text[start:end]
-    head = 0
-    while head < min(len(old), len(new)) and old[head] == new[head]:
-        head += 1
-    if head and old[head - 1] == "\r":
-        head -= 1
-    tail = 0
-    while tail < min(len(old), len(new)) - head and old[-1 - tail] == new[-1 - tail]:
-        tail += 1
-    if tail and old[len(old) - tail] == "\n" and text[end - tail - 1 : end - tail] == "\r":
-        tail -= 1
-    return Edit(start + head, end - tail, new[head : len(new) - tail])
