@@ -37,15 +37,15 @@ dist.destroy_process_group()
 ```
 
 ## Fix safety
-Unsafe, and it changes the whole script: process group, sampler, `set_epoch`, device of this process; printing,
-saving and writing by the first process only (`open`, log files, copies, `wandb`, and writers and loggers that are only
-ever told things); a ReduceLROnPlateau gets the mean of all processes' numbers. The new script runs without torchrun
-too, as one process on one GPU. The global batch stays what it was; batch sizes that the number of processes does not divide are rounded down. With a mean loss,
-the gradients are those of the single process. What differs by design: a summed loss steps 1/world_size as far (the
-fix is then only a suggestion), BatchNorm and dropout act per process, the last ragged batch is padded with repeated
-samples, and printed training metrics are those of the first process's share. Parameters that take no part in the loss
-make DDP stop with an error that says so. A script whose shape is not understood is left alone, and the message says
-why.
+Unsafe, and it changes the whole script: process group, sampler, `set_epoch`, device of this process; printing, saving
+and writing by the first process only (`open`, log files, copies, `wandb`, and writers and loggers that are only ever
+told things); a ReduceLROnPlateau gets the mean of all processes' numbers. The new script runs without torchrun too, as
+one process on one GPU. The global batch stays what it was; batch sizes that the number of processes does not divide
+are rounded down. With a mean loss, the gradients are those of the single process. What differs by design: a summed
+loss steps 1/world_size as far (the fix is then only a suggestion), BatchNorm and dropout act per process, the last
+ragged batch is padded with repeated samples, and printed training metrics are those of the first process's share.
+Parameters that take no part in the loss make DDP stop with an error that says so. A script whose shape is not
+understood is left alone, and the message says why.
 
 ## Verified by
 Running migrated scripts in several shapes alone, under torchrun with one process and with two (gloo on CPU), and

@@ -64,7 +64,8 @@ def evaluate_call(ev: Evaluator, node: cst.Call, frame: Frame) -> Value:
         value = _external(ev, name, node, args, frame)
         if value is not None:
             return value
-    if isinstance(func, cst.Attribute):
+    submodule = receiver.kind is Kind.MODULE and callee.kind in (Kind.MODULE, Kind.LOSS_FN)
+    if isinstance(func, cst.Attribute) and not submodule:
         value = evaluate_method(ev, func, receiver, node, args, frame)
         if value is not None:
             return value

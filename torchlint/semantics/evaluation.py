@@ -21,6 +21,7 @@ from torchlint.semantics.kinds import Kind
 from torchlint.semantics.loops import EvalRegion, Loop
 from torchlint.semantics.modes import last_mode, mode_after, mode_at
 from torchlint.semantics.names import Class, Function
+from torchlint.semantics.origins import is_module
 from torchlint.source import dotted, find, literal, walk_scope
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _judge(
         evidence = "no_grad"
     elif not hot and in_loop and not escapes and not _TRAINS.search(name.lower()):
         # Results are only reported; the loop goes over a loader, or the function says that it evaluates.
-        if _EVALUATES.search(name.lower()):
+        if _EVALUATES.search(name.lower()) and not _runs_its_parts(sem, function, first):
             evidence = "name"
         elif isinstance(node, cst.For) and _over_data(sem, node) and _reports(sem, node):
             evidence = "loader"
@@ -141,6 +142,14 @@ def _judge(
         if last_mode(events, first) != "eval" or escaping(sem, function, node, doubtful=True):
             return None
     return EvalRegion(node, function, tuple(forwards), evidence, inside, mode, tuple(escapes), unless)
+
+
+def _runs_its_parts(sem: Semantics, function: Function, forward: Event) -> bool:
+    """Whether a model runs a layer of its own: `predict` and `infer` are parts of a forward too, under its callers."""
+    cls = owner(function)
+    if cls is None or not function.params or not is_module(sem.names, cls):
+        return False
+    return forward.subject.startswith(f"{function.params[0]}.")
 
 
 _IF_TRAINING = re.compile(r"\b(is_)?train(ing)?\b")
