@@ -35,7 +35,7 @@ which unscale by themselves, are not reported.
 
 ## Fix safety
 Unsafe: clipping starts to work, so the steps change. The clip moves in front of the step; `scaler.unscale_(optimizer)`
-is put, or moved, in front of the clip.
+is put, or moved, in front of the clip; where only every N-th turn takes the step, the clip moves to the step as well.
 
 ## Verified by
 The norm of the gradients that each step is given: above the limit before, at most the limit after, and not cut down
@@ -50,6 +50,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import libcst as cst
 
@@ -204,12 +205,14 @@ def _scaled(body: cst.CSTNode, events: Sequence[Event], context: Context) -> Ite
         if any(e.effect is Effect.UNSCALE and e not in late for e in events):
             continue
         name = flow.optimizer_text(context.sem, step)
+        every_turn = not flow.always_before(body, step, clip)  # the clip also runs where no step follows
         yield Finding(
             flow.call_of(clip),
             f"the gradients are clipped before `{scaler}.unscale_({name})`",
             "they are still multiplied by the loss scale, so the limit is the wrong one",
-            f"call `{scaler}.unscale_({name})` between `backward()` and the clip",
-            fix=_unscale(clip, step, late, f"{scaler}.unscale_({name})", context) if name else None,
+            f"call `{scaler}.unscale_({name})` between `backward()` and the clip"
+            + (", both only where the step is taken" if every_turn else ""),
+            fix=_unscale(body, clip, step, late, f"{scaler}.unscale_({name})", context) if name else None,
         )
 
 
@@ -229,12 +232,22 @@ def _scaler(step: Event, context: Context) -> str | None:
     return dotted(call.func.value)
 
 
-def _unscale(clip: Event, step: Event, late: Sequence[Event], text: str, context: Context) -> Fix | None:
+def _unscale(
+    body: cst.CSTNode, clip: Event, step: Event, late: Sequence[Event], text: str, context: Context
+) -> Fix | None:
+    """Unscale ahead of the clip, once per step: a second `unscale_` before `update()` raises."""
     target = flow.line_of(context.sem, flow.call_of(clip))
     if target is None or clip.via is not step.via or clip.loops != step.loops or len(late) > 1:
         return None
     if not late:
-        return unsafe("Unscale before the clip", context.file.insert_before(target, text))
+        if flow.always_before(body, step, clip):
+            return unsafe("Unscale before the clip", context.file.insert_before(target, text))
+        line, to = flow.lone_line(context.sem, clip), flow.line_of(context.sem, flow.call_of(step))
+        if line is None or to is None or not flow.always_before(body, clip, step):
+            return None
+        taken, put = move_before(context.file, line, to)
+        both = replace(put, text=context.file.insert_before(to, text).text + put.text)
+        return unsafe("Unscale and clip before the step", taken, both)
     old = flow.lone_line(context.sem, late[0])
     if (
         old is None
