@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from torchlint import notebook, prefilter, syntax
 from torchlint.diagnostic import Diagnostic
+from torchlint.discover import DOCUMENTS
 from torchlint.triggers import Scan
 from torchlint.trouble import syntax_error
 
@@ -32,10 +33,14 @@ def check_text(
     ignored = settings.ignored_for(path)
     if ignored:
         rules = [r for r in rules if not any(_names(selector, r) for selector in ignored)]
-    if notebook.is_program(text):
+    if path.endswith(DOCUMENTS):
+        found = _check_prose(path, text, rules, settings)
+    elif notebook.is_program(text):
         found = _check_cells(path, text, rules, settings)
     else:
         found = _check_whole(path, text, rules, settings, tree)
+        if settings.docstrings:
+            found += _check_prose(path, text, rules, settings)
     return sorted(found, key=lambda d: d.sort_key)
 
 
@@ -50,6 +55,19 @@ def _check_cells(path: str, text: str, rules: Sequence[Rule], settings: Config) 
     places = notebook.Places(text)
     found += notebook.place(program, places, _check_whole(path, program.text, rules, settings, None))
     return found
+
+
+def _check_prose(path: str, text: str, rules: Sequence[Rule], settings: Config) -> list[Diagnostic]:
+    """The findings in a document's blocks of Python, or in the examples of docstrings."""
+    if not prefilter.concerns(text):
+        return []
+    from torchlint.documents import programs
+
+    rules = [r for r in rules if r.code != "TL001"]
+    found: list[Diagnostic] = []
+    for program in programs(path, text, settings.docstrings):
+        found += program.placed(_check_cells(path, program.text, rules, settings))
+    return [d for d in found if d.code != "TL001"]
 
 
 def _check_whole(path: str, text: str, rules: Sequence[Rule], settings: Config, tree: File | None) -> list[Diagnostic]:

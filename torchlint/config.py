@@ -33,6 +33,8 @@ class Config:
     jobs: int = 0  # 0: as many as there are cores for us
     cache_dir: str = ""
     rule_paths: tuple[str, ...] = ()  # where the project keeps rules; loaded only if the user says so
+    docs: bool = False  # documents are searched for too
+    docstrings: bool = False  # so are the examples in docstrings
     loader_names: tuple[str, ...] = ()
     grad_disabling: tuple[str, ...] = ()
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # rule name → its options
@@ -57,6 +59,12 @@ class Config:
             if hit != negated:
                 found += selectors
         return found
+
+
+def _switch(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError("true or false")
+    return value
 
 
 def _strings(value: Any) -> tuple[str, ...]:
@@ -121,6 +129,8 @@ KEYS: dict[str, Callable[[Any], Any]] = {
     "jobs": _jobs,
     "cache-dir": _string,
     "rule-paths": _strings,
+    "docs": _switch,
+    "docstrings": _switch,
     "loader-names": _strings,
     "grad-disabling": _strings,
     "rules": _tables,

@@ -1,4 +1,5 @@
-"""Which files a run reads: .py files and .ipynb notebooks, without what git ignores and what the project excludes.
+"""Which files a run reads: .py files, .ipynb notebooks and, where they are wanted, documents that may hold Python,
+without what git ignores and what the project excludes.
 
 A file that is named is always taken. Directory links are not followed, so a loop of links cannot trap the walk.
 """
@@ -15,6 +16,9 @@ DEFAULT_EXCLUDE = (
     ".pyenv", ".pytest_cache", ".pytype", ".ruff_cache", ".svn", ".torchlint_cache", ".tox", ".venv", ".vscode",
     "__pycache__", "__pypackages__", "_build", "buck-out", "build", "dist", "node_modules", "site-packages", "venv",
 )  # fmt: skip
+
+CODE = (".py", ".ipynb")
+DOCUMENTS = (".md", ".markdown", ".mdx", ".qmd", ".rst")
 
 
 class Excluder:
@@ -115,15 +119,17 @@ def discover(
     exclude: tuple[str, ...] = DEFAULT_EXCLUDE,
     root: str | None = None,
     marked: set[str] | None = None,
+    docs: bool = False,
 ) -> tuple[list[str], list[str]]:
     """The files to read, in path order, and one line for each path that could not be read.
 
-    Directories are searched for `.py` and `.ipynb` files; other files are taken as they are named. The absolute paths
-    of the searched folders that may hold settings are added to `marked`.
+    Directories are searched for `.py` and `.ipynb` files, with `docs` for documents too; other files are taken as they
+    are named. The absolute paths of the searched folders that may hold settings are added to `marked`.
     """
     excluded = Excluder(exclude, os.path.abspath(root or os.getcwd()))
     found: dict[str, None] = {}
     problems: list[str] = []
+    endings = CODE + DOCUMENTS if docs else CODE
     for path in paths:
         path = os.path.normpath(path)
         try:
@@ -132,7 +138,7 @@ def discover(
             problems.append(_trouble(path, error))
             continue
         if stat.S_ISDIR(mode):
-            _search(path, excluded, found, problems, set() if marked is None else marked)
+            _search(path, excluded, endings, found, problems, set() if marked is None else marked)
         elif not stat.S_ISREG(mode):
             problems.append(f"{path}: is neither a file nor a folder; standard input is read from -")
         else:
@@ -160,7 +166,14 @@ def nearest_path(path: str) -> str:
     return f"; did you mean {os.path.join(parent, near[0])}?" if near else ""
 
 
-def _search(top: str, excluded: Excluder, found: dict[str, None], problems: list[str], marked: set[str]) -> None:
+def _search(
+    top: str,
+    excluded: Excluder,
+    endings: tuple[str, ...],
+    found: dict[str, None],
+    problems: list[str],
+    marked: set[str],
+) -> None:
     absolute = os.path.abspath(top)
     stack = [(top, absolute, tuple(_ignores_above(absolute)))]
     while stack:
@@ -182,7 +195,7 @@ def _search(top: str, excluded: Excluder, found: dict[str, None], problems: list
             except OSError as error:
                 problems.append(_trouble(prefix + name, error))
                 continue
-            if not is_directory and not name.endswith((".py", ".ipynb")):
+            if not is_directory and not name.endswith(endings):
                 if name in MARKS:
                     marked.add(full)
                 continue

@@ -5,6 +5,8 @@ PEP 263 decides the encoding. The text keeps its own newlines; a UTF-8 byte orde
 
 from __future__ import annotations
 
+from torchlint.discover import DOCUMENTS
+
 BOM = b"\xef\xbb\xbf"
 # Codecs from packages that read UTF-8 and rewrite the source as Python loads it.
 _UTF8_CODECS = frozenset(("future-fstrings", "future-annotations", "future-typing", "future-match"))
@@ -68,15 +70,24 @@ def decode(data: bytes) -> Source:
 
 
 def decode_file(path: str, data: bytes) -> Source:
-    """Decode a file as its name says: the cells of a notebook joined to one program, anything else as Python source.
-
-    Raises Undecodable.
+    """Decode a file as its name says: the cells of a notebook joined to one program, prose as it stands there, anything
+    else as Python source. Raises Undecodable.
     """
     if path.endswith(".ipynb"):
         from torchlint.notebook import decode as decode_notebook
 
         return decode_notebook(data)
-    return decode(data)
+    return _prose(data) if path.endswith(DOCUMENTS) else decode(data)
+
+
+def _prose(data: bytes) -> Source:
+    """A document, which declares no encoding: one that is not UTF-8 keeps its bytes as Latin-1."""
+    bom = data.startswith(BOM)
+    body = data[3:] if bom else data
+    try:
+        return Source(data, body.decode("utf-8"), "utf-8", bom)
+    except UnicodeDecodeError:
+        return Source(data, body.decode("latin-1"), "latin-1", bom)
 
 
 def encoded(text: str) -> bytes:

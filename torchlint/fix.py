@@ -18,6 +18,7 @@ from torchlint import notebook
 from torchlint.check import check_text
 from torchlint.config import Config
 from torchlint.diagnostic import Applicability, Diagnostic, Edit
+from torchlint.discover import DOCUMENTS
 from torchlint.rule import Rule
 from torchlint.source import splice
 
@@ -82,7 +83,7 @@ def fix_text(
         if not chosen:
             break
         result.rounds += 1
-        new, guilty = _apply(path, result.text, chosen, compiles)
+        new, guilty = _apply(path, result.text, chosen, compiles, settings.docstrings)
         for diagnostic in guilty:
             banned.add(_key(diagnostic, result.text))
             result.undone.append(diagnostic)
@@ -157,22 +158,24 @@ def _edits(diagnostics: Iterable[Diagnostic]) -> set[Edit]:
     return {e for d in diagnostics if d.fix for e in d.fix.edits}
 
 
-def _apply(path: str, text: str, chosen: list[Diagnostic], compiles: bool) -> tuple[str, list[Diagnostic]]:
+def _apply(
+    path: str, text: str, chosen: list[Diagnostic], compiles: bool, docstrings: bool
+) -> tuple[str, list[Diagnostic]]:
     """The text with the fixes made, and those that had to be left out because they broke it."""
     new = splice(text, _edits(chosen))
-    if _sound(path, text, new, compiles):
+    if _sound(path, text, new, compiles, docstrings):
         return new, []
     kept: list[Diagnostic] = []
     guilty: list[Diagnostic] = []
     for diagnostic in chosen:
-        if _sound(path, text, splice(text, _edits([*kept, diagnostic])), compiles):
+        if _sound(path, text, splice(text, _edits([*kept, diagnostic])), compiles, docstrings):
             kept.append(diagnostic)
         else:
             guilty.append(diagnostic)
     return splice(text, _edits(kept)), guilty
 
 
-def alone(path: str, text: str, diagnostic: Diagnostic) -> str | None:
+def alone(path: str, text: str, diagnostic: Diagnostic, docstrings: bool = False) -> str | None:
     """The text with one finding's fix made, of whatever kind; None where that would break it."""
     if diagnostic.fix is None or not diagnostic.fix.edits or fixable(text) is not None:
         return None
@@ -180,11 +183,26 @@ def alone(path: str, text: str, diagnostic: Diagnostic) -> str | None:
     if _overlapping(sorted(edits)):
         return None
     new = splice(text, edits)
-    return new if _sound(path, text, new, _compiles(path, text)) else None
+    return new if _sound(path, text, new, _compiles(path, text), docstrings) else None
 
 
-def _sound(path: str, before: str, text: str, compiles: bool) -> bool:
-    """Whether a text is good enough to be written: libcst parses it, and it compiles if the original did."""
+def _sound(path: str, before: str, text: str, compiles: bool, docstrings: bool) -> bool:
+    """Whether a text is good enough to be written: libcst parses it, and it compiles if the original did.
+
+    Of a document, and of docstrings where these are read, the same holds for each program in it.
+    """
+    prose = path.endswith(DOCUMENTS)
+    if not prose and not _holds(path, before, text, compiles):
+        return False
+    if not prose and not docstrings:
+        return True
+    from torchlint.documents import programs
+
+    old, new = ([p.text for p in programs(path, one, docstrings)] for one in (before, text))
+    return len(old) == len(new) and all(_holds(path, a, b, a != b and _compiles(path, a)) for a, b in zip(old, new))
+
+
+def _holds(path: str, before: str, text: str, compiles: bool) -> bool:
     program = notebook.is_program(before)
     if program and not notebook.intact(before, text):
         return False
@@ -196,6 +214,8 @@ def _sound(path: str, before: str, text: str, compiles: bool) -> bool:
 
 
 def _compiles(path: str, text: str) -> bool:
+    if path.endswith(DOCUMENTS) and not notebook.is_program(text):
+        return False  # prose as a whole is no code
     flags = 0
     if notebook.is_program(text):
         text, flags = notebook.python(text).text, _TOP_LEVEL_AWAIT

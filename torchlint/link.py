@@ -9,6 +9,7 @@ import libcst as cst
 
 from torchlint import notebook, syntax
 from torchlint.config import Config
+from torchlint.discover import DOCUMENTS
 from torchlint.encoding import Undecodable, decode_file
 from torchlint.outcome import Asked
 from torchlint.semantics import Semantics
@@ -60,6 +61,10 @@ def answers(
 
 def meaning(path: str, text: str, config: Config, bare: bool) -> Semantics | None:
     """What a text means, None where that cannot be had."""
+    if path.endswith(DOCUMENTS):
+        from torchlint.documents import joined
+
+        text = joined(path, text)
     if notebook.is_program(text):
         text = notebook.python(text).text
     tree = syntax.parsed(text) if text else None

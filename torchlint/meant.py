@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from torchlint.discover import CODE, DOCUMENTS
 from torchlint.options import VERBS, near
 
 # What people who know other tools type, and what it is called here.
@@ -49,7 +50,7 @@ def verb(first: str, argv: list[str]) -> str:
         return f"; options come behind the verb: torchlint {known} {first} ..."
     if first in _VERBS:
         return f"; did you mean `torchlint {_VERBS[first]}`?"
-    if not first.startswith("-") and ("/" in first or first.endswith((".py", ".ipynb")) or os.path.exists(first)):
+    if not first.startswith("-") and ("/" in first or first.endswith((*CODE, *DOCUMENTS)) or os.path.exists(first)):
         return f"; did you mean `torchlint check {first}`?"
     return near(first, VERBS) or f"; the verbs are {', '.join(VERBS)}"
 

@@ -27,6 +27,8 @@ SELECTION = {
     "--extend-select": Option("RULES", "these rules besides the selected ones"),
     "--rules": Option("DIR", "also the rules in this folder; runs their code"),
     "--exclude": Option("PATTERNS", "also leave out files and folders that match"),
+    "--docs": Option("", "also the Python in .md and .rst files"),
+    "--docstrings": Option("", "also the examples in docstrings"),
     "--config": Option("FILE", "read settings from this file only"),
     "--jobs": Option("N", "worker processes (default: one per core)"),
     "--no-cache": Option("", "neither read nor write .torchlint_cache"),
@@ -90,7 +92,16 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
             "--schema": Option("", "print the JSON schema of [tool.torchlint] instead"),
             **{
                 name: SELECTION[name]
-                for name in ("--select", "--ignore", "--extend-select", "--rules", "--exclude", "--config")
+                for name in (
+                    "--select",
+                    "--ignore",
+                    "--extend-select",
+                    "--rules",
+                    "--exclude",
+                    "--docs",
+                    "--docstrings",
+                    "--config",
+                )
             },
             "--jobs": SELECTION["--jobs"],
         },

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torchlint import cache, pool
 from torchlint.diagnostic import Diagnostic, Severity
+from torchlint.discover import DOCUMENTS
 from torchlint.outcome import Answers, Asked, Selection, questions, settle, shown
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torchlint.encoding import Source
     from torchlint.link import Disk
     from torchlint.rule import Rule
+    from torchlint.suppress import Suppression
 
 Progress = Callable[[int, int], None]
 
@@ -146,14 +148,13 @@ def outcome(path: str, data: bytes, rules: Sequence[Rule], config: Config, selec
     """What is found in a file's bytes: final where no question is open, else with the suppressions still to apply."""
     from torchlint.check import check_text
     from torchlint.encoding import Undecodable, decode_file
-    from torchlint.suppress import scan
     from torchlint.syntax import Trouble
     from torchlint.trouble import crash, syntax_error
 
     try:
         text = decode_file(path, data).text
         found = check_text(path, text, rules, config)
-        suppressions = scan(text)
+        suppressions = _suppressions(path, text, config)
     except Undecodable as error:
         trouble = Trouble(error.message, error.row, error.column)
         return ((cache.pack(syntax_error(path, data.decode("latin-1"), trouble)),), (), False)
@@ -164,6 +165,16 @@ def outcome(path: str, data: bytes, rules: Sequence[Rule], config: Config, selec
         return (tuple(map(cache.pack, found)), tuple(map(cache.pack_suppression, suppressions)), True)
     kept = shown(path, found, suppressions, Answers(), selection)
     return (tuple(map(cache.pack, kept)), (), False)
+
+
+def _suppressions(path: str, text: str, config: Config) -> list[Suppression]:
+    if config.docstrings or path.endswith(DOCUMENTS):
+        from torchlint.documents import suppressions
+
+        return suppressions(path, text, config.docstrings)
+    from torchlint.suppress import scan
+
+    return scan(text)
 
 
 def check(
@@ -375,11 +386,10 @@ def _fixed(
     answers: Answers,
 ) -> Fixed:
     from torchlint.fix import fix_text
-    from torchlint.suppress import scan
 
     def resolve(text: str, found: list[Diagnostic]) -> list[Diagnostic]:
         # A fix may bring up a question that was not asked: what hangs on it waits for the next run.
-        return shown(path, answers.decided(found), scan(text), answers, selection)
+        return shown(path, answers.decided(found), _suppressions(path, text, config), answers, selection)
 
     content = cache.digest(source.data)
     if not source.exact:

@@ -49,6 +49,8 @@ _FORMS: dict[str, dict[str, Any]] = {
         **_STRINGS,
         "description": "Folders of the project's own rules. They are code: only `--rules DIR` loads them.",
     },
+    "docs": {"type": "boolean", "description": "Also search for .md and .rst files, and check the Python in them."},
+    "docstrings": {"type": "boolean", "description": "Also check the examples in docstrings."},
     "loader-names": {
         **_STRINGS,
         "description": "Functions and classes that give a DataLoader, such as mylib.make_loader.",

@@ -74,6 +74,7 @@ class Project:
             "root": self.config.root,
             "marked": located.marked,
             "excluded": self.config.excluded,
+            "docs": self.config.docs,
             "selection": self.selection.pack(),
         }
         self.store = None if self.broken else warm.open_store(arguments, located)
@@ -93,6 +94,9 @@ def _with_options(config: Config, arguments: Arguments) -> Config:
         extend_select=config.extend_select + tuple(arguments.many("--extend-select")),
         extend_exclude=config.extend_exclude + tuple(arguments.many("--exclude")),
         jobs=int(jobs) if jobs else config.jobs,
+        # A command loads none of these, so that its runs would prove nothing of them.
+        docs=(config.docs or arguments.flag("--docs")) and not arguments.flag("--verify"),
+        docstrings=(config.docstrings or arguments.flag("--docstrings")) and not arguments.flag("--verify"),
     )
 
 
@@ -127,7 +131,9 @@ class Session:
             self._read_stdin(paths[0])
         else:
             marked: set[str] = set()
-            main.files, problems = discover(arguments.paths, self.config.excluded, self.config.root, marked)
+            main.files, problems = discover(
+                arguments.paths, self.config.excluded, self.config.root, marked, self.config.docs
+            )
             self.problems += problems
             marked = (marked | between(arguments.paths, located.start)) - {located.start}
             if marked and not located.explicit:
@@ -264,8 +270,8 @@ class Session:
 
     def add_ignores(self) -> tuple[int, int]:
         """Write ignore comments behind every finding; how many files and findings."""
+        from torchlint.documents import add_ignores
         from torchlint.encoding import Undecodable
-        from torchlint.suppress import add_ignores
 
         by_path: dict[str, list[Diagnostic]] = {}
         for diagnostic in self.check():
@@ -276,7 +282,7 @@ class Session:
                 source = run.read(path)
             except (OSError, Undecodable):
                 continue  # reported by the check
-            text = add_ignores(source.text, diagnostics)
+            text = add_ignores(path, source.text, diagnostics, self.project_of(path).config.docstrings)
             if text == source.text:
                 continue
             problem = write(path, cache.digest(source.data), text, self._arguments.paths)

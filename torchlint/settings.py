@@ -30,6 +30,8 @@ OPTIONS = {
     "ignore": "--ignore",
     "extend-select": "--extend-select",
     "extend-exclude": "--exclude",
+    "docs": "--docs",
+    "docstrings": "--docstrings",
     "jobs": "--jobs",
 }
 # What a default means that cannot be written down as a value.
@@ -110,7 +112,7 @@ class Resolved:
     def origin(self, key: str) -> str:
         """Where a setting comes from: options first, then the nearest files, or `default`."""
         found = [OPTIONS[key]] if key in OPTIONS and self._arguments.flag(OPTIONS[key]) else []
-        if found == ["--select"] or found == ["--jobs"]:
+        if found and found[0] in ("--select", "--jobs", "--docs", "--docstrings"):
             return found[0]
         setting = self._set(key)
         several = key.startswith("extend-")  # the files' lists add up

@@ -20,7 +20,7 @@ _DIRECTIVE = re.compile(
     )""",
     re.VERBOSE | re.IGNORECASE,
 )
-_QUICK = re.compile(r"#\s*torchlint:\s*ignore|#\s*noqa\b", re.IGNORECASE)
+QUICK = re.compile(r"#\s*torchlint:\s*ignore|#\s*noqa\b", re.IGNORECASE)
 _CODE = re.compile(r"[A-Z]+[0-9]+", re.IGNORECASE)
 
 
@@ -61,7 +61,7 @@ def _matches(selector: str, code: str, name: str) -> bool:
 
 def scan(text: str) -> list[Suppression]:
     """Every directive in the comments of a text; none where the text cannot be tokenized."""
-    if not _QUICK.search(text):
+    if not QUICK.search(text):
         return []
     from torchlint import notebook
 

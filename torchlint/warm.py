@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from torchlint import cache
-from torchlint.discover import discover
+from torchlint.discover import DOCUMENTS, discover
 from torchlint.locate import ConfigError, Located, between, locate
 
 TYPE_CHECKING = False  # typing itself takes longer to import than a warm run may
@@ -23,6 +23,7 @@ WORDS = (b"torch", b"lightning", b"noqa", b"NOQA")
 FEW = 20  # with more unknown files than this the rules may as well be loaded
 
 SELECTING = ("--select", "--ignore", "--extend-select", "--exclude")
+DOCS = ("--docs", "--docstrings")
 
 
 def find(arguments: Arguments) -> Located:
@@ -47,7 +48,8 @@ def open_store(arguments: Arguments, located: Located, stamp: bytes = b"") -> ca
                 f"{located.path}: cache-dir leads out of the project's folder, to {folder}; "
                 "only a file that is named by --config may do that"
             )
-    options = [arguments.many(name) for name in SELECTING]
+    options: list[object] = [arguments.many(name) for name in SELECTING]
+    options += [arguments.flag(name) for name in DOCS]
     # Not by marshal: what it writes of an object depends on how many others hold it.
     return cache.Cache(folder, repr((stamp or cache.sources_stamp(), located.key, options)).encode())
 
@@ -106,7 +108,7 @@ class Warm:
 
 
 def _irrelevant(path: str) -> bytes | None:
-    """The digest of a file that is plain Python without a word that any rule or suppression could be about, else None.
+    """The digest of plain Python or of prose without a word that any rule or suppression could be about, else None.
 
     Saves a new file that has nothing to do with PyTorch from loading the rules.
     """
@@ -116,6 +118,8 @@ def _irrelevant(path: str) -> bytes | None:
         data = handle.read()
     if any(word in data for word in WORDS):
         return None
+    if path.endswith(DOCUMENTS):
+        return cache.digest(data)
     from torchlint.encoding import Undecodable, decode
     from torchlint.syntax import examine
 
@@ -132,9 +136,10 @@ def reuse(arguments: Arguments) -> Warm | None:
     if store is None or store.setup is None or b"rule-paths" in located.data:  # for which there may be a line to say
         return None
     marked: set[str] = set()
-    files, problems = discover(arguments.paths, store.setup["excluded"], store.setup["root"], marked)
+    setup = store.setup
+    files, problems = discover(arguments.paths, setup["excluded"], setup["root"], marked, setup["docs"])
     marked |= between(arguments.paths, located.start)
-    parts: list[Part] | None = [Part(files, store, store.setup)]
+    parts: list[Part] | None = [Part(files, store, setup)]
     if marked - {located.start} and not located.explicit:
         parts = _parted(arguments, files, marked, located, store)
         if parts is None:

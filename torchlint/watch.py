@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from torchlint import cache
-from torchlint.discover import DEFAULT_EXCLUDE, discover
+from torchlint.discover import CODE, DEFAULT_EXCLUDE, DOCUMENTS, discover
 from torchlint.locate import DECLARATIONS, LOCKS, MARKS, ConfigError, locate
 from torchlint.options import Arguments
 from torchlint.telling import harmless, tell
@@ -74,7 +74,7 @@ def _repeat(arguments: Arguments, check: Callable[[Arguments], int]) -> int:
 def concerns(change: Change, path: str) -> bool:
     """Whether a changed file may change findings."""
     folder, name = os.path.split(path)
-    if not name.endswith((".py", ".ipynb", ".toml")) and name not in _BY_NAME:
+    if not name.endswith((*CODE, *DOCUMENTS, ".toml")) and name not in _BY_NAME:
         if not (name.startswith("requirements") and name.endswith(".txt")):
             return False
     return _SKIPPED.isdisjoint(folder.split(os.sep))

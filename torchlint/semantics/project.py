@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import libcst as cst
 
 from torchlint.diagnostic import Diagnostic, Question
+from torchlint.discover import DOCUMENTS
 from torchlint.semantics import knowledge
 from torchlint.semantics.consumers import fed_into
 from torchlint.semantics.datasets import reads_items
@@ -65,7 +66,7 @@ class Project:
         self.files = sorted({os.path.abspath(f) for f in files})
         self._known = set(self.files)
         # Notebooks lie anywhere: they say nothing of where a project's packages begin.
-        self._folders = {os.path.dirname(f) for f in self.files if not f.endswith(".ipynb")}
+        self._folders = {os.path.dirname(f) for f in self.files if not f.endswith((".ipynb", *DOCUMENTS))}
         self._load = load
         self._text = text
         self._sems: dict[str, Semantics | None] = {}

@@ -94,7 +94,7 @@ def fixes(document: Document, checked: Checked, chosen: Sequence[Diagnostic], cl
                 edit=workspace_edit(document.edits(d.fix.edits, checked.program), client),
             )
             found.append((_ORDER.index(kind), action))
-        edits = edits_between(checked.program, Checker.silenced(checked, d))
+        edits = edits_between(checked.program, Checker.silenced(document.path, checked, d))
         if edits:
             action = types.CodeAction(
                 f"{SOURCE}: Ignore {d.code} on this line",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torchlint import fix, run
 from torchlint.config import Config
 from torchlint.diagnostic import Diagnostic
+from torchlint.documents import add_ignores
 from torchlint.encoding import Source, Undecodable, decode_file
 from torchlint.link import Disk, meaning
 from torchlint.locate import ConfigError
@@ -25,7 +26,6 @@ from torchlint.nearest import Nearest
 from torchlint.outcome import Answers
 from torchlint.rule import UnknownRule
 from torchlint.session import Project
-from torchlint.suppress import add_ignores
 
 if TYPE_CHECKING:
     from torchlint.semantics import Semantics
@@ -179,15 +179,17 @@ class Checker:
         """Whether the fix of one finding leaves a file that parses and compiles."""
         from torchlint.pool import with_deep_stack
 
+        docstrings = checked.project is not None and checked.project.config.docstrings
         if diagnostic not in checked.sound:
 
             def work() -> None:
-                checked.sound[diagnostic] = fix.alone(path, checked.program, diagnostic) is not None
+                checked.sound[diagnostic] = fix.alone(path, checked.program, diagnostic, docstrings) is not None
 
             with_deep_stack(work)
         return checked.sound[diagnostic]
 
     @staticmethod
-    def silenced(checked: Checked, diagnostic: Diagnostic) -> str:
+    def silenced(path: str, checked: Checked, diagnostic: Diagnostic) -> str:
         """The program with an ignore comment for one finding."""
-        return add_ignores(checked.program, [diagnostic])
+        docstrings = checked.project is not None and checked.project.config.docstrings
+        return add_ignores(path, checked.program, [diagnostic], docstrings)

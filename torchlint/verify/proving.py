@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torchlint.discover import DOCUMENTS
 from torchlint.telling import tell
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ RUN_USAGE = (
 )
 # What each level of --min-verdict takes, best first; a level takes all before it too.
 LEVELS = ("bitwise", "tolerance", "intended")
-NOTEBOOKS = "notebooks are left out: a command does not load their code, so nothing of it can be compared"
+LEFT_OUT = "notebooks and documents are left out: a command does not load their code, so nothing of it can be compared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +155,12 @@ class _Proving:
         from torchlint.verify.shadow import Limits
 
         started = time.monotonic()
-        self.session = Session(parse(["fix", *self.words]))
+        self.session = Session(parse(["fix", "--verify=run", *self.words]))
         self.session.check()
         # What a run proves need not be called safe beforehand.
         made = [one for one in self.session.fix(True) if one.applied]
-        self.fixed = [one for one in made if not one.path.endswith(".ipynb")]
-        notes = [NOTEBOOKS] if len(self.fixed) < len(made) else []
+        self.fixed = [one for one in made if not one.path.endswith((".ipynb", *DOCUMENTS))]
+        notes = [LEFT_OUT] if len(self.fixed) < len(made) else []
         if not self.fixed:
             print("Nothing to fix.", *notes)
             return self.session.finish(0)

@@ -38,14 +38,15 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     path = getattr(early_config.known_args_namespace, "torchlint_verify", None)
     if path is None:
         return
+    from torchlint.discover import DOCUMENTS
     from torchlint.options import parse
     from torchlint.session import Session
     from torchlint.verify import agent
     from torchlint.verify.userrun import planned
 
-    session = Session(parse(["fix", path]))
+    session = Session(parse(["fix", "--verify=run", path]))
     session.check()
-    made = [one for one in session.fix(True) if one.applied and not one.path.endswith(".ipynb")]
+    made = [one for one in session.fix(True) if one.applied and not one.path.endswith((".ipynb", *DOCUMENTS))]
     files = {one.path: (session.source(one.path), one.text) for one in made}
     run, plan = planned(files, None)
     out = tempfile.mkdtemp(prefix="torchlint-verdicts-")
