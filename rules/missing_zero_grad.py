@@ -28,7 +28,8 @@ for x, y in loader:
 
 ## Fix safety
 Unsafe: training takes another course, which is the point. The clear is written behind the step, or at the top of the
-closure that the step calls.
+closure that the step calls. Where several optimizers take turns, as in a GAN, it is written ahead of the backward: what
+the others' losses left in these gradients goes, too.
 
 ## Verified by
 A gradient ledger: at every step, `.grad` must equal the gradient of the losses since the step before. Broken before the
@@ -90,13 +91,15 @@ def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
         if name is None:
             continue
         reported.add(step.subject)
+        first = _first_of_own(loop, step, context)
+        closure = _closure(flow.call_of(step), context)
+        where = "in the closure" if closure else "ahead of this backward" if first else "after the step"
         yield Finding(
-            flow.call_of(_feeding(loop, step)),
+            flow.call_of(first or _feeding(loop, step)),
             f"gradients are added up from turn to turn, nothing clears those that `{name}` applies",
             "each step applies the sum of the gradients of all turns so far",
-            f"call `{name}.zero_grad()` "
-            + ("in the closure" if _closure(flow.call_of(step), context) else "after the step"),
-            fix=_fix(step, name, context),
+            f"call `{name}.zero_grad()` {where}",
+            fix=_fix(step, closure, first, name, context),
             unless=unknown.questions + _of_optimizer(step),
         )
 
@@ -115,6 +118,29 @@ def _feeding(loop: TrainingLoop, step: Event) -> Event:
     """The backward whose gradients the step applies: the last one ahead of it, else the last of the turn before."""
     backwards = loop.of(Effect.BACKWARD)
     return next((b for b in reversed(backwards) if b.order < step.order), backwards[-1])
+
+
+def _first_of_own(loop: TrainingLoop, step: Event, context: Context) -> Event | None:
+    """The first backward for this step, where several optimizers take turns, each after backwards of its own.
+
+    What the others' backwards left in these gradients must go, too: they are cleared ahead of it, not after the step.
+    """
+    events = loop.of(Effect.BACKWARD, Effect.STEP)
+    end = events.index(step)
+    start = next((i + 1 for i in range(end - 1, -1, -1) if _is_step_of_another(events[i], step)), 0)
+    own = [e for e in events[start:end] if e.effect is Effect.BACKWARD]
+    turn = events[:start] + events[end + 1 :]
+    if not own or not {Effect.BACKWARD, Effect.STEP} <= {e.effect for e in turn if e.subject != step.subject}:
+        return None
+    first = own[0]
+    alike = flow.guard_keys(loop.node, first) == flow.guard_keys(loop.node, step)
+    if not alike or first.via is not step.via or first.loops != step.loops:
+        return None
+    return first if flow.line_of(context.sem, flow.call_of(first)) is not None else None
+
+
+def _is_step_of_another(event: Event, step: Event) -> bool:
+    return event.effect is Effect.STEP and event.subject != step.subject
 
 
 def _one_turn(loop: TrainingLoop, step: Event) -> bool:
@@ -159,9 +185,7 @@ def _of_optimizer(step: Event) -> tuple[Question, ...]:
     return (Question("zeroes-gradients", f"{origin}.step"),)
 
 
-def _fix(step: Event, name: str, context: Context) -> Fix | None:
-    call = flow.call_of(step)
-    closure = _closure(call, context)
+def _fix(step: Event, closure: cst.FunctionDef | None, first: Event | None, name: str, context: Context) -> Fix | None:
     if closure is not None:
         body = closure.body
         if not isinstance(body, cst.IndentedBlock):
@@ -170,7 +194,10 @@ def _fix(step: Event, name: str, context: Context) -> Fix | None:
             f"Clear the gradients at the top of `{closure.name.value}`",
             context.file.insert_first(body, f"{name}.zero_grad()"),
         )
-    line = flow.line_of(context.sem, call)
+    ahead = flow.line_of(context.sem, flow.call_of(first)) if first is not None else None
+    if ahead is not None:
+        return unsafe("Clear the gradients ahead of backward", context.file.insert_before(ahead, f"{name}.zero_grad()"))
+    line = flow.line_of(context.sem, flow.call_of(step))
     if line is None or step.value.kind is Kind.MODULE:
         return None
     return unsafe("Clear the gradients after the step", context.file.insert_after(line, f"{name}.zero_grad()"))

@@ -64,6 +64,33 @@ def test_ledger(how: dict[str, Any], broken: bool) -> None:
     assert (run(P.gradient_ledger, **how) is not None) is broken
 
 
+def adversarial(generator: nn.Module, critic: nn.Module, *, clear: str) -> None:
+    """A GAN in which each loss also reaches the other's parameters."""
+    generates, judges = (torch.optim.SGD(m.parameters(), lr=0.1) for m in (generator, critic))
+    for _ in range(3):
+        fake = generator(torch.randn(2, 3))
+        if clear == "ahead":
+            judges.zero_grad()
+        critic(fake).mean().backward()
+        if clear == "between":
+            judges.zero_grad()
+        judges.step()
+        if clear in ("ahead", "between"):
+            generates.zero_grad()
+        (-critic(generator(torch.randn(2, 3)))).mean().backward()
+        generates.step()
+        if clear == "after":
+            generates.zero_grad()
+            judges.zero_grad()
+
+
+@pytest.mark.parametrize(("clear", "broken"), [("ahead", False), ("after", False), ("never", True), ("between", True)])
+def test_what_anothers_loss_left_may_be_cleared(clear: str, broken: bool) -> None:
+    torch.manual_seed(0)
+    parts = {"generator": nn.Sequential(nn.Linear(3, 3), nn.Tanh()), "critic": nn.Linear(3, 1)}
+    assert (P.gradient_ledger(lambda **kwargs: adversarial(**kwargs, clear=clear), parts) is not None) is broken
+
+
 @pytest.mark.parametrize(("scale", "broken"), [(None, False), (1, True), (2, True)])
 def test_scale(scale: float | None, broken: bool) -> None:
     assert (run(P.accumulation_scaled, every=3, scale=scale) is not None) is broken
