@@ -194,6 +194,15 @@ def test_what_writes_is_left_to_the_first_process(line: str, written: str) -> No
     compile(after, "train.py", "exec")
 
 
+@pytest.mark.parametrize(("visible", "processes"), [("'0,1'", "2"), ('"3"', "1"), ("args.gpus", "gpu")])
+def test_as_many_processes_are_started_as_gpus_are_left_visible(visible: str, processes: str) -> None:
+    refused, after = _migrated(
+        SCRIPT.replace("    for epoch", f"    os.environ['CUDA_VISIBLE_DEVICES'] = {visible}\n    for epoch")
+    )
+    assert not refused
+    assert after.lstrip().startswith(f"# On all GPUs of one machine: torchrun --nproc_per_node={processes} train.py\n")
+
+
 def test_names_of_the_script_are_not_shadowed() -> None:
     refused, after = _migrated(SCRIPT.replace("loss", "dist"))
     assert not refused

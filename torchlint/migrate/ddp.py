@@ -8,6 +8,7 @@ its share of each batch, so mean losses give the gradients that the single proce
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from torchlint.migrate.script import DATA_PARALLEL, Scope, Script
 from torchlint.migrate.shares import Shares
 from torchlint.migrate.wrapping import Wrapping
 from torchlint.migrate.writers import Writers
-from torchlint.source import walk
+from torchlint.source import literal, walk
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ class Frame(Step):
                 break
         if not imports:
             raise NotUnderstood("the script's imports are not at its top")
+        self.launch_line()  # above the imports that come next
         self.standard_imports(imports)
         lines = self.import_lines()
         body = text.SETUP
@@ -194,7 +196,6 @@ class Frame(Step):
         following = list(tree.body[tree.body.index(imports[-1]) + 1 :])
         blank = following and isinstance(following[0], (cst.FunctionDef, cst.ClassDef))
         self.edits.append(self.file.insert_after(imports[-1], [*lines, *body.split("\n"), *([] if blank else [""])]))
-        self.launch_line()
 
     def standard_imports(self, imports: list[cst.SimpleStatementLine]) -> None:
         """`os` and the like go above the first import, as import sorters have it."""
@@ -212,7 +213,7 @@ class Frame(Step):
         ]
         first = next((i for i in imports if "__future__" not in self.file.code(i)), imports[0])
         if missing:
-            word = self.file.code(first).split()[1].partition(".")[0]
+            word = re.split(r"\W", self.file.code(first).split()[1])[0]
             gap = [] if word in sys.stdlib_module_names else [""]
             self.edits.append(self.file.insert_before(first, [*missing, *gap]))
         self.needs_torch = "torch" not in bound and not any(b.startswith("torch.") and " as " not in b for b in bound)
@@ -242,8 +243,17 @@ class Frame(Step):
                             module = self.file.code(node).partition(" import ")[0]
                             self.edits.append(self.file.replace(node, f"{module} import {', '.join(rest)}"))
 
+    def visible_gpus(self) -> int:
+        """How many GPUs the script leaves visible to itself, 0 where it does not say: torchrun sees them all."""
+        for node in self.script.nodes:
+            if isinstance(node, cst.Assign) and len(node.targets) == 1:
+                target, value = self.file.code(node.targets[0].target), literal(node.value)
+                if isinstance(value, str) and re.fullmatch(r"(os\.)?environ\[.CUDA_VISIBLE_DEVICES.\]", target):
+                    return len([device for device in value.split(",") if device.strip()])
+        return 0
+
     def launch_line(self) -> None:
-        line = text.LAUNCH.format(script=os.path.basename(self.file.path))
+        line = text.LAUNCH.format(processes=self.visible_gpus() or "gpu", script=os.path.basename(self.file.path))
         first = self.file.tree.body[0]
         small = first.body[0] if isinstance(first, cst.SimpleStatementLine) else None
         if isinstance(small, cst.Expr) and isinstance(small.value, cst.SimpleString):

@@ -81,7 +81,7 @@ def main_process_first():
         {dist}.barrier()
 '''
 
-LAUNCH = "On all GPUs of one machine: torchrun --nproc_per_node=gpu {script}"
+LAUNCH = "On all GPUs of one machine: torchrun --nproc_per_node={processes} {script}"
 
 # Names that the text above defines: a script that uses one of them already is left alone.
 DEFINES = (
