@@ -5,9 +5,8 @@ Finds loops and functions that run a model for evaluation (the model was put int
 and only reports numbers) while autograd records, with no backward that could use the recording.
 
 Silent where recording is off: `no_grad`, `inference_mode`, `set_grad_enabled`, as decorator or context manager, also
-the
-project's own ones, in this file or another, in every caller, or by a framework that calls the function. Silent where
-gradients are asked for (attacks, explanations, forces), in `forward`, and in unit tests.
+the project's own ones, in this file or another, in every caller, or by a framework that calls the function. Silent
+where gradients are asked for (attacks, explanations, forces), in `forward`, and in unit tests.
 
 ## Why is this bad
 Every forward pass keeps its activations alive for a backward that never comes. Evaluation then needs several times the

@@ -2,17 +2,14 @@
 
 ## What it does
 Finds `model.eval()` inside a loop that also trains the same model, where nothing in the loop calls `model.train()`
-again:
-from the first evaluation on, training runs with Dropout off and BatchNorm frozen.
+again: from the first evaluation on, training runs with Dropout off and BatchNorm frozen.
 
 Silent where `train()` follows anywhere in the loop, also in a helper of the project; where the module in eval mode is
-only
-a part of the trained one (frozen backbones); and where no evaluation follows (training in eval mode on purpose).
+only a part of the trained one (frozen backbones); and where no evaluation follows (training in eval mode on purpose).
 
 ## Why is this bad
 Everything after the first evaluation trains another model than the one configured: no regularisation by Dropout,
-running
-statistics that never move again. Loss looks better, generalisation gets worse, and nothing warns.
+running statistics that never move again. Loss looks better, generalisation gets worse, and nothing warns.
 
 ## Example
 ```python

@@ -67,8 +67,7 @@ class EvalRegion:
 @dataclass(frozen=True, eq=False)
 class LoaderCall:
     """A call that makes a DataLoader. `given`: the keywords it surely passes, `**dict` resolved where the dict is
-    known;
-    `open`: it may pass more than is known."""
+    known; `open`: it may pass more than is known."""
 
     node: cst.Call = field(repr=False)
     function: Function

@@ -318,8 +318,7 @@ def subscript_text(node: cst.CSTNode) -> str:
 
 def _receiver_text(node: cst.BaseExpression, longest: int = 40) -> str:
     """The text of what a method is called on, "" behind so long a chain that writing out each of its links would cost
-    more
-    than everything else."""
+    more than everything else."""
     inner = node
     for _ in range(longest):
         if isinstance(inner, cst.Call):
