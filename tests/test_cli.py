@@ -129,6 +129,18 @@ def test_the_diff_applies(project: Path, capsys: Output) -> None:
     assert "no_grad" in (project / "bad.py").read_text()
 
 
+@pytest.mark.parametrize("form", [[], ["--output-format", "concise"], ["--statistics"]])
+def test_quiet_prints_findings_only(project: Path, capsys: Output, form: list[str]) -> None:
+    main(["check", ".", *form])
+    full = capsys.readouterr().out
+    assert main(["check", ".", "-q", *form]) == 1
+    quiet = capsys.readouterr().out
+    assert "1 finding (" in full
+    assert full.startswith(quiet.rstrip())
+    assert "TL201" in quiet
+    assert "1 finding (" not in quiet
+
+
 def test_add_ignore(project: Path, capsys: Output) -> None:
     assert main(["check", ".", "--add-ignore"]) == 0
     assert "# torchlint: ignore[TL201]" in (project / "bad.py").read_text()

@@ -291,6 +291,7 @@ def _report(
         0 if target else _width(sys.stdout),
         arguments.flag("--statistics"),
         checked,
+        arguments.flag("--quiet"),
     )
     text = FORMATS[form](found, context)
     if not target:

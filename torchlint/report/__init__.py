@@ -17,6 +17,7 @@ class ReportContext:
     `root` is the absolute directory that the findings' paths are relative to. `source(path)` gives a file's decoded
     text as it was checked, without BOM, or "" where it has none. `width` is the number of columns to wrap at; 0 never
     wraps. `statistics` asks for counts per rule in place of the findings. `checked` is the number of files read.
+    `quiet` leaves out the sums below what is for people.
     """
 
     root: str
@@ -25,6 +26,7 @@ class ReportContext:
     width: int
     statistics: bool
     checked: int
+    quiet: bool = False
 
 
 Format = Callable[[Sequence[Diagnostic], ReportContext], str]

@@ -23,8 +23,9 @@ def line(d: Diagnostic, paint: Paint) -> str:
 def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
     paint = Paint(context.color)
     lines = [line(d, paint) for d in diagnostics]
-    lines.append(tally(diagnostics, context.checked))
-    fixes = remedy(diagnostics)
-    if fixes:
-        lines.append(fixes)
-    return "\n".join(lines) + "\n"
+    if not context.quiet:
+        lines.append(tally(diagnostics, context.checked))
+        fixes = remedy(diagnostics)
+        if fixes:
+            lines.append(fixes)
+    return "".join(text + "\n" for text in lines)

@@ -24,7 +24,8 @@ def render(diagnostics: Sequence[Diagnostic], context: ReportContext, format_nam
         fixes = [f"{safe} safe"] * bool(safe) + [f"{unsafe} unsafe"] * bool(unsafe)
         note = paint(f"  ({' and '.join(fixes)} {'fix' if safe + unsafe == 1 else 'fixes'})", DIM) if fixes else ""
         lines.append(f"{paint(f'{count:>{digits}}', BOLD)}  {paint(code, BOLD_CYAN)}  {name}{note}")
-    return "\n".join([*lines, tally(diagnostics, context.checked)]) + "\n"
+    closing = [] if context.quiet else [tally(diagnostics, context.checked)]
+    return "".join(text + "\n" for text in [*lines, *closing])
 
 
 def _rows(diagnostics: Sequence[Diagnostic]) -> list[tuple[int, str, str, int, int]]:

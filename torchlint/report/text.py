@@ -52,10 +52,11 @@ def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
     blocks: list[str] = []
     for d in diagnostics:
         blocks.append(_Block(d, texts, paint, context.width).render())
-    closing = tally(diagnostics, context.checked)
-    fixes = remedy(diagnostics)
-    style = BOLD if diagnostics else BOLD_GREEN
-    blocks.append("\n".join([paint(closing, style), *([fixes] if fixes else [])]))
+    if not context.quiet:
+        closing = tally(diagnostics, context.checked)
+        fixes = remedy(diagnostics)
+        style = BOLD if diagnostics else BOLD_GREEN
+        blocks.append("\n".join([paint(closing, style), *([fixes] if fixes else [])]))
     return "\n\n".join(blocks) + "\n"
 
 
