@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torchlint.verify.differential import Differential, differential  # noqa: E402
+from torchlint.verify.differential import Differential, Runs, differential  # noqa: E402
 from torchlint.verify.verdict import Behaviour  # noqa: E402
 
 SCRIPT = """\
@@ -70,3 +70,13 @@ def test_verdicts(tmp_path: Path, before: str, after: str, kind: Behaviour, text
     assert text in result.verdict.detail
     if kind in (Behaviour.BITWISE, Behaviour.TOLERANCE, Behaviour.INTENDED):
         assert result.steps == 4
+
+
+def test_files_that_the_command_never_enters(tmp_path: Path) -> None:
+    files = {"train.py": "import used\n" + SCRIPT, "used.py": "def f():\n    pass\n", "other.py": "import torch\n"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    texts = {str(tmp_path / name): text for name, text in files.items()}
+    assert Runs([sys.executable, "train.py"], cwd=str(tmp_path)).idle(texts) == {str(tmp_path / "other.py")}
+    # Where the run fails nothing is known.
+    assert not Runs([sys.executable, "-c", "import used; raise KeyError"], cwd=str(tmp_path)).idle(texts)

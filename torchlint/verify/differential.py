@@ -125,6 +125,19 @@ class Runs:
         curve = _curve(first, fixed, original.nudged) if verdict.kind is Behaviour.DIFFERENT else ()
         return Differential(verdict, first.steps, sandbox, curve, all(reached))
 
+    def idle(self, texts: Mapping[str, str]) -> frozenset[str]:
+        """Those of the files (path → text) of which the command runs no line, by one run for all of them.
+
+        None are named where that run shows nothing: it failed, did not end, or was tampered with.
+        """
+        real = {path: os.path.realpath(path) for path in texts}
+        hints = [[f"{real[path]}:{row}" for row in range(1, text.count("\n") + 2)] for path, text in texts.items()]
+        run = self._record({real[p]: t for p, t in texts.items()}, steps=self.steps, trace=True, hints=hints)
+        if run.ended or run.replaced or not run.lines:
+            return frozenset()
+        reached = {line.rpartition(":")[0] for line in run.lines}
+        return frozenset(path for path in texts if real[path] not in reached)
+
     def _original(self, old: Texts, files: Mapping[str, tuple[str, str]]) -> _Original:
         key = tuple(sorted(old.items()))
         if key not in self._known:

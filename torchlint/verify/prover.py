@@ -14,6 +14,7 @@ from torchlint.verify.userrun import FunctionVerdict, verify_run
 from torchlint.verify.verdict import Behaviour, BehaviourVerdict
 
 NOTHING = Judged(BehaviourVerdict(Behaviour.NOT_VERIFIABLE, "it changes nothing here by itself"))
+IDLE = Judged(BehaviourVerdict(Behaviour.NOT_VERIFIABLE, "the command runs no line of this file"))
 
 Text = Callable[[str, Rules], str]  # a file as the fixes of these rules make it
 
@@ -30,6 +31,7 @@ class Prover:
         self.notes: dict[str, None] = {}
         self.sandbox: dict[str, None] = {}
         self.count = 0  # runs of the command for tier 2; `runs` counts its own
+        self._entered: dict[str, bool] = {}  # files of which it is known whether the command runs any line
         self._whole: set[tuple[str, tuple[str, ...]]] = set()  # the units that calls cannot tell
 
     def solve(self, searches: Sequence[Search]) -> None:
@@ -43,9 +45,10 @@ class Prover:
                 for search, answers in self._by_call(by_call):
                     if answers is not None:
                         search.tell(answers)
-            for search in waiting:
-                if search.asks and self._needs_whole(search):
-                    search.tell(self._by_run(search))
+            by_run = [search for search in waiting if search.asks and self._needs_whole(search)]
+            idle = self._idle({search.path for search in by_run})
+            for search in by_run:
+                search.tell(dict.fromkeys(search.asks, IDLE) if search.path in idle else self._by_run(search))
 
         for search in searches:
             search.accepted = [self._weighed(search, step) for step in search.accepted]
@@ -120,6 +123,15 @@ class Prover:
         return compose(self.text(path, frozenset()), parts)
 
     # -- tier 3 -------------------------------------------------------------------------------------------------------
+
+    def _idle(self, paths: set[str]) -> set[str]:
+        """The files that the command never enters: one run tells, where each would take several for nothing."""
+        unknown = sorted(paths - self._entered.keys())
+        if len(unknown) > 1:
+            self._tell(f"running the command to see which of {len(unknown)} files it uses")
+            idle = self.runs.idle({path: self.text(path, frozenset()) for path in unknown})
+            self._entered.update((path, path not in idle) for path in unknown)
+        return {path for path in paths if not self._entered.get(path, True)}
 
     def _by_run(self, search: Search) -> dict[Rules, Judged]:
         """Whole runs, one question after the other, as far as the search needs them."""
