@@ -164,10 +164,11 @@ class File:
             found.setdefault((node.__class__, self.caret(node)), node)
         return found
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the tree holds all of the text."""
-        return self._tree_text is self.text or self._tree_text == _LOST.sub("", self.text)
+    def whole(self) -> File:
+        """The file with all of its text in the tree: this one, where nothing was left out."""
+        if self._tree_text is self.text or self._tree_text == _LOST.sub("", self.text):
+            return self
+        return File.parse(self.path, self.text)
 
     @cached_property
     def index(self) -> Index:

@@ -34,9 +34,8 @@ class Semantics:
     @cached_property
     def whole(self) -> Semantics:
         """That of the file with nothing blanked: this one, where its tree was not thinned."""
-        if self.file.is_whole:
-            return self
-        return Semantics(File.parse(self.file.path, self.file.text), self._grad_disabling, self._loader_names)
+        file = self.file.whole()
+        return self if file is self.file else Semantics(file, self._grad_disabling, self._loader_names)
 
     @cached_property
     def names(self) -> Names:

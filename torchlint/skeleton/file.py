@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection
+from functools import cached_property
 
 import libcst as cst
 
@@ -18,7 +19,7 @@ from torchlint.positions import Index
 from torchlint.skeleton import nodes as bare
 from torchlint.skeleton.missing import NeedsText
 from torchlint.skeleton.statements import Statements
-from torchlint.source import File
+from torchlint.source import File, walk
 
 
 class Skeleton(File):
@@ -34,10 +35,20 @@ class Skeleton(File):
         made = Statements(self._source, emptied)
         super().__init__(path, text, bare.module(made.statements(tree.body)))
         self._origin = made.origin
+        self._parsed = tree
+        self._emptied = emptied
 
-    @property
-    def is_whole(self) -> bool:
-        raise NeedsText("is_whole")
+    def whole(self) -> Skeleton:
+        return Skeleton(self.path, self.text, self._parsed) if self._emptied else self
+
+    @cached_property
+    def _at(self) -> dict[tuple[type, tuple[int, int]], cst.CSTNode]:
+        """Without the nodes whose place is not known: asking for the twin of one needs the text."""
+        found: dict[tuple[type, tuple[int, int]], cst.CSTNode] = {}
+        for node in walk(self.tree):
+            if node in self._origin:
+                found.setdefault((node.__class__, self.caret(node)), node)
+        return found
 
     @property
     def index(self) -> Index:
