@@ -61,8 +61,8 @@ def _matches(selector: str, code: str, name: str) -> bool:
 
 def scan(text: str) -> list[Suppression]:
     """Every directive in the comments of a text; none where the text cannot be tokenized."""
-    if not QUICK.search(text):
-        return []
+    if not QUICK.search(text) or not any(map(_concerns, _DIRECTIVE.finditer(text))):
+        return []  # most files have none, or only other tools' codes, and need not be tokenized
     from torchlint import notebook
 
     found = _directives(_python(text))
@@ -89,6 +89,10 @@ def _in_cells(text: str, found: Iterable[Suppression]) -> list[Suppression]:
             cell, row = places(s.row)
             result.append(replace(s, row=row, first=places(s.first)[1], last=places(s.last)[1], cell=cell))
     return result
+
+
+def _concerns(directive: re.Match[str]) -> bool:
+    return bool(directive["kind"] or not directive["codes"] or _may_be_ours(_CODE.findall(directive["codes"])))
 
 
 def _may_be_ours(selectors: Iterable[str]) -> bool:
