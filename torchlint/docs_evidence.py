@@ -22,6 +22,7 @@ _EXAMPLES = 6  # near-misses on a page
 _LINES = 12  # of one near-miss, unless two more make it whole
 _NO_REASON = re.compile(r"#\s*(expect:|noqa|type:|fmt:|torchlint:|pylint:)")
 _COLOURS = {"faster": "after", "slower": "bad"}
+_STAY = "&nbsp;"  # within one figure of a table: on a phone the table scrolls
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -53,16 +54,31 @@ def _measured(rule: Rule, found: Evidence | None) -> str:
 
 
 def _plot(measurements: Sequence[Measurement]) -> str:
-    """Every case at its largest size. One line of HTML, coloured by docs/site.css."""
-    rows = []
+    """Every case at its largest size, time and then memory. Lines of HTML, coloured by docs/site.css."""
+    times, peaks = [], []
     for m in measurements:
         if m.timings:
             t = max(m.timings, key=lambda t: t.size)
-            rows.append((f"{m.name}, n = {t.size}" if t.size else m.name, t.ratio, t.low, t.high, _colour(t)))
+            times.append((f"{m.name}, n = {t.size}" if t.size else m.name, t.ratio, t.low, t.high, _colour(t)))
+        if m.peak and all(m.peak):
+            ratio = m.peak[0] / m.peak[1]
+            kind = "faster" if ratio > 1.05 else "slower" if ratio < 1 / 1.05 else ""
+            peaks.append((m.name, ratio, ratio, ratio, _COLOURS.get(kind, "before")))
+    return _figure(
+        times,
+        "time before divided by time after the fix, by case",
+        "Time before ÷ time after with its 95 % interval, at the largest size: right of ×1 is faster",
+    ) + _figure(
+        peaks,
+        "peak memory before divided by peak memory after the fix, by case",
+        "Peak memory of tensors before ÷ after, counted and not timed: right of ×1 is less",
+    )
+
+
+def _figure(rows: Sequence[tuple[str, float, float, float, str]], label: str, caption: str) -> str:
     if not rows:
         return ""
-    svg = interval_plot(rows, "time before divided by time after the fix, by case", above=True)
-    caption = "Time before ÷ time after with its 95 % interval, at the largest size: right of ×1 is faster"
+    svg = interval_plot(rows, label, above=True)
     return f'<figure class="tl-plot"><figcaption>{caption}</figcaption>{svg}</figure>\n\n'
 
 
@@ -74,7 +90,7 @@ def _table(measurements: Sequence[Measurement]) -> str:
     lines = ["| Case | Time before ÷ after | Peak memory of tensors |", "| --- | --- | --- |"]
     for m in measurements:
         timings = "<br>".join(_timing(t) for t in m.timings) or "no claim"
-        peak = f"{_bytes(m.peak[0])} → {_bytes(m.peak[1])}" if m.peak else "no claim"
+        peak = f"{_bytes(m.peak[0])} → {_bytes(m.peak[1])}".replace(" ", _STAY) if m.peak else "no claim"
         lines.append(f"| {m.name.replace('|', chr(92) + '|')} | {timings} | {peak} |")
     return "\n".join(lines) + "\n"
 
@@ -82,7 +98,7 @@ def _table(measurements: Sequence[Measurement]) -> str:
 def _timing(t: Timing) -> str:
     at = f"n = {t.size}: " if t.size else ""
     claim = "" if t.kind == "faster" else f", {t.kind}"
-    return f"{at}×{_digits(t.ratio)} [{_digits(t.low)}, {_digits(t.high)}]{claim}"
+    return f"{at}×{_digits(t.ratio)} [{_digits(t.low)}, {_digits(t.high)}]".replace(" ", _STAY) + claim
 
 
 def _digits(ratio: float) -> str:
