@@ -36,8 +36,8 @@ nothing is recorded: under `no_grad`, in a function that all callers run without
 ## Fix safety
 
 `.detach()` is safe where the total is only turned into numbers, compared, or formatted with a format specification: the
-values are the same. `.item()` (for totals that are printed as they are) and everything whose readers cannot all be seen
-is unsafe, because the total then has another type or prints differently.
+values are the same. `.item()` (for totals that are printed, plotted or logged as they are) and everything whose readers
+cannot all be seen is unsafe, because the total then has another type or prints differently.
 
 ## Verified by
 
@@ -50,6 +50,7 @@ is unsafe, because the total then has another type or prints differently.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import libcst as cst
@@ -91,6 +92,9 @@ RULE = Rule(
 )
 
 _NUMBERS = frozenset(("item", "tolist"))
+_SHOWS = re.compile(
+    r"(^|\.)(print|write|info|log\w*|add_scalars?|dump|dumps|plot|set_postfix)$|^(numpy|pandas|statistics|math)\."
+)
 
 
 @RULE.on
@@ -241,8 +245,10 @@ def _way(growth: Growth, trained: Event | None, ctx: Context) -> tuple[str, Call
         return ".detach()", safe
     scalar = trained is not None and isinstance(trained.node, cst.Call) and not trained.node.args
     tensor = ctx.sem.value(growth.target).origin.startswith("torch.") or _started_as_tensor(growth, ctx)
+    wants_number = readers is not None and any(_wants_number(r, ctx) for r in readers)
     wants_tensor = readers is None or any(_wants_tensor(r, ctx) for r in readers)
-    return (".item()" if scalar and not tensor and not wants_tensor else ".detach()"), unsafe
+    number = scalar and wants_number and not tensor and not wants_tensor
+    return (".item()" if number else ".detach()"), unsafe
 
 
 def _started_as_tensor(growth: Growth, ctx: Context) -> bool:
@@ -288,6 +294,24 @@ def _is_exact(node: cst.CSTNode, ctx: Context) -> bool:
         call = ctx.file.parent(parent)
         return isinstance(call, cst.Call) and dotted(call.func) in ("float", "int", "len")
     return isinstance(parent, (cst.AugAssign, cst.AssignTarget)) and current is not getattr(parent, "value", None)
+
+
+def _wants_number(node: cst.CSTNode, ctx: Context) -> bool:
+    """Whether a reader shows the total as it is, makes numbers of it, or hands it to what plots or logs numbers."""
+    parent = ctx.file.parent(node)
+    if isinstance(parent, cst.CompFor) and parent.iter is node:
+        comprehension = ctx.file.parent(parent)
+        made = comprehension.elt if isinstance(comprehension, (cst.ListComp, cst.GeneratorExp)) else None
+        return isinstance(made, cst.Call) and dotted(made.func) == "float"
+    while isinstance(parent, (cst.BinaryOperation, cst.Subscript, cst.DictElement, cst.Dict, cst.Element, cst.List)):
+        parent = ctx.file.parent(parent)
+    if isinstance(parent, cst.FormattedStringExpression):
+        return True
+    if isinstance(parent, cst.Arg):
+        call = ctx.file.parent(parent)
+        name = (ctx.sem.qualified(call.func) or dotted(call.func) or "") if isinstance(call, cst.Call) else ""
+        return bool(_SHOWS.search(name))
+    return False
 
 
 def _wants_tensor(node: cst.CSTNode, ctx: Context) -> bool:
