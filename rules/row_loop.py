@@ -53,7 +53,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Severity
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics.rows import row_loop, saves_memory
-from torchlint.source import dotted
+from torchlint.source import dotted, literal
 from torchlint.vectorise.body import Body, StepKind, gives_number, read_body
 from torchlint.vectorise.emit import comprehension_fix, elements_are_work, row_fix
 from torchlint.vectorise.pairs import read_pairs
@@ -112,7 +112,10 @@ def _in_pairs(node: cst.For, ctx: Context) -> bool:
 
 def _batched_form(body: Body) -> str:
     kinds = {step.kind for step in body.sinks}
-    if any(step.test is not None for step in body.steps):
+    tested = [step for step in body.steps if step.test is not None]
+    if tested and all(step.kind is StepKind.ACCUMULATE and literal(step.value) is not ... for step in tested):
+        return "test all rows at once and count with `.sum()`: `(a == b).sum()` in place of `if a[i] == b[i]`"
+    if tested:
         return "compute all rows at once and choose with `torch.where`"
     if StepKind.WRITE in kinds:
         return "use the operation's form with a batch dimension (`scatter_add_`, `index_put_`)"

@@ -204,6 +204,8 @@ def _construct(ev: Evaluator, cls: Class, node: cst.Call, args: list[Value], fra
 def _forward(ev: Evaluator, node: cst.Call, callee: Value, subject: str, args: list[Value], frame: Frame) -> Value:
     if callee.kind is Kind.LOSS_FN:
         ev.emit(Effect.LOSS, node, frame, subject=subject, value=callee)
+        if callee.origin.startswith("torch.nn."):
+            _compared(node, args, frame)
         graph = Graph.DETACHED if frame.grad.off else join_graph(args)
         return Value(Kind.TENSOR, callee.origin, graph=graph, node=node)
     if callee.evidence == "annotated" and subject[:1].isupper() and "." not in subject:
@@ -223,6 +225,17 @@ def _forward(ev: Evaluator, node: cst.Call, callee: Value, subject: str, args: l
     ):
         return Value(Kind.TENSOR, callee.origin, graph=graph, node=node)
     return Value(Kind.BATCH, callee.origin, graph=graph, node=node)
+
+
+def _compared(node: cst.Call, args: list[Value], frame: Frame) -> None:
+    """What torch's own losses compare are tensors, also where a model's output or a batch could have been more."""
+    for arg, value in zip(node.args[:2], args):
+        if (
+            isinstance(arg.value, cst.Name)
+            and value.kind in (Kind.BATCH, Kind.UNKNOWN)
+            and arg.value.value in frame.env
+        ):
+            frame.env[arg.value.value] = value.but(kind=Kind.TENSOR)
 
 
 def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame: Frame) -> Value | None:
@@ -263,6 +276,7 @@ def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame
         return None
     if knowledge.is_loss_function(name):
         ev.emit(Effect.LOSS, node, frame, subject=name, value=Value(Kind.LOSS_FN, name))
+        _compared(node, args, frame)
     if name == "torch.utils.data.random_split":
         return Value(Kind.TUPLE, name, element=Value(Kind.DATASET, name))
     value = knowledge.made_by(name)

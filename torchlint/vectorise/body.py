@@ -21,7 +21,7 @@ from torchlint.source import dotted, find, literal, walk
 from torchlint.spelling import same
 from torchlint.vectorise.pure import PURE, WRITES
 
-_BUILTINS = frozenset(("float", "int", "abs"))
+_BUILTINS = frozenset(("float", "int", "abs", "max", "min", "sum"))
 _JOINS = frozenset(f"torch.{n}" for n in ("stack", "cat", "tensor", "vstack", "hstack", "as_tensor")) | {
     "numpy.mean",
     "numpy.array",

@@ -21,7 +21,21 @@ from torchlint.vectorise.lift import Lifted, Lifter, NotLifted, row_rank, steady
 _FRESH = frozenset(f"torch.{n}{like}" for n in ("zeros", "ones", "empty", "full") for like in ("", "_like"))
 # Functions that a vmapped function must not call: they leave the tensor, or their shape depends on values.
 _NOT_MAPPED = frozenset(
-    ["item", "tolist", "float", "int", "bincount", "histc", "tensor", "as_tensor", "one_hot", "cuda", "cpu", "numpy"]
+    [
+        "item",
+        "tolist",
+        "index",
+        "float",
+        "int",
+        "bincount",
+        "histc",
+        "tensor",
+        "as_tensor",
+        "one_hot",
+        "cuda",
+        "cpu",
+        "numpy",
+    ]
 )
 
 
@@ -274,6 +288,8 @@ class _Writer:
         return Lifted(code, True, exact=False)
 
     def _unmappable(self, call: cst.Call) -> bool:
+        if isinstance(call.func, cst.Name) and call.func.value in ("max", "min", "sum"):
+            return True  # Python's own compare elements one by one
         name = self.sem.qualified(call.func) or dotted(call.func) or ""
         last = call.func.attr.value if isinstance(call.func, cst.Attribute) else name
         return (
