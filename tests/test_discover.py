@@ -92,3 +92,10 @@ def test_relative_paths_stay_relative(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     assert discover(["."])[0] == ["pkg/a.py"]
     assert discover(["./pkg/"])[0] == ["pkg/a.py"]
+
+
+def test_a_file_named_in_several_ways_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path, "src/a.py", "src/b.py")
+    monkeypatch.chdir(tmp_path)
+    paths = ["src/a.py", "./src/a.py", str(tmp_path / "src"), f"../{tmp_path.name}/src/b.py"]
+    assert discover(paths)[0] == sorted(["src/a.py", str(tmp_path / "src" / "b.py")])

@@ -143,6 +143,9 @@ def discover(
             problems.append(f"{path}: is neither a file nor a folder; standard input is read from -")
         else:
             found[path] = None
+    if len(paths) > 1 and any(p.startswith("..") or os.path.isabs(p) for p in paths):
+        # One file may have been reached by two spellings: the first one named stands.
+        found = dict.fromkeys({os.path.abspath(path): path for path in reversed(found)}.values())
     return sorted(found), problems
 
 
