@@ -11,8 +11,8 @@ _PURE_NAMES = """
     var norm max min median logsumexp softmax log_softmax cumsum cumprod flip normalize matmul mm mv bmm dot outer
     einsum tensordot cross squeeze unsqueeze reshape view flatten transpose permute t expand expand_as repeat to type
     type_as cpu cuda where maximum minimum stack cat cosine_similarity pairwise_distance cdist dist topk sort argsort
-    kthvalue gather index_select tensor as_tensor zeros_like ones_like full_like zeros ones full item tolist index size dim
-    numel roll diff tril triu trace diagonal det inverse inv solve cholesky svd fft ifft lerp addcmul addcdiv fmod
+    kthvalue gather index_select tensor as_tensor zeros_like ones_like full_like zeros ones full item tolist size dim
+    numel index roll diff tril triu trace diagonal det inverse inv solve cholesky svd fft ifft lerp addcmul addcdiv fmod
     remainder cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss binary_cross_entropy
     binary_cross_entropy_with_logits kl_div one_hot scatter scatter_add index_add masked_fill bincount histc square_
     movedim swapaxes
