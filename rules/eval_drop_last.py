@@ -56,7 +56,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, EvalRegion, LoaderCall
-from torchlint.semantics.loading import LoaderLoop, dataset_value, is_unit_test, loader_loops, setting
+from torchlint.semantics.loading import LoaderLoop, is_held_out, is_unit_test, loader_loops, setting
 from torchlint.source import literal, walk
 
 RULE = Rule(
@@ -71,9 +71,7 @@ RULE = Rule(
 
 _STATES = re.compile(r"init_hidden|repackage|detach_hidden|hidden_state|\bmemor(y|ies)\b|\bmems\b|queue")
 
-_TRAIN = re.compile(r"(is_?)?train(ing)?$", re.I)
-_SPLIT = re.compile(r"(split|mode|phase|flag|subset|partition|stage|image_set)$", re.I)
-_TEST_SPLITS = ("test", "val", "valid", "validation", "dev", "eval")
+_HELD_OUT = ("test", "val", "valid", "validation", "dev", "eval")
 
 
 @RULE.on
@@ -84,7 +82,7 @@ def check(loader: LoaderCall, ctx: Context) -> Iterator[Finding]:
     mine = [loop for loop in loader_loops(ctx.sem) if loop.loader is loader.node]
     if any(_trains(loop, ctx) or _needs_full_batches(loop, ctx) for loop in mine):
         return
-    if not any(_evaluates(loop, ctx) for loop in mine) and not _is_test_data(loader, ctx):
+    if not any(_evaluates(loop, ctx) for loop in mine) and not is_held_out(ctx.sem, loader, _HELD_OUT):
         return
     written_here = any(a.value is dropped.node for a in loader.node.args)
     yield Finding(
@@ -105,19 +103,6 @@ def _evaluates(loop: LoaderLoop, ctx: Context) -> bool:
     """Whether a model runs in the loop to be judged."""
     for region in ctx.sem.objects(EvalRegion):
         if region.function is loop.function and any(f.within(loop.node) for f in region.forwards):
-            return True
-    return False
-
-
-def _is_test_data(loader: LoaderCall, ctx: Context) -> bool:
-    """Whether the dataset is made here as the one that is not for training, by a constant argument."""
-    made = dataset_value(ctx.sem, loader).node
-    if not isinstance(made, cst.Call):
-        return False
-    for arg in made.args:
-        name = arg.keyword.value if arg.keyword is not None else ""
-        value = literal(arg.value)
-        if (_TRAIN.match(name) and value is False) or (_SPLIT.match(name) and value in _TEST_SPLITS):
             return True
     return False
 

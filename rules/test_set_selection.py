@@ -54,7 +54,6 @@ Nothing is rewritten, so nothing is run.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import libcst as cst
@@ -62,9 +61,9 @@ import libcst as cst
 from torchlint.diagnostic import Severity
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, LoaderCall
-from torchlint.semantics.loading import LoaderLoop, dataset_value, loader_loops
+from torchlint.semantics.loading import LoaderLoop, is_held_out, loader_loops
 from torchlint.semantics.names import Function
-from torchlint.source import find, literal, walk, walk_scope
+from torchlint.source import find, walk, walk_scope
 
 RULE = Rule(
     "TL208",
@@ -76,15 +75,13 @@ RULE = Rule(
     default=False,
 )
 
-_TRAIN = re.compile(r"(is_?)?train(ing)?$", re.I)
-_SPLIT = re.compile(r"(split|mode|phase|subset|partition|image_set)$", re.I)
 _ORDERS = (cst.GreaterThan, cst.LessThan, cst.GreaterThanEqual, cst.LessThanEqual)
 
 
 @RULE.on
 def check(loader: LoaderCall, context: Context) -> Iterator[Finding]:
     sem = context.sem
-    if not _is_test_data(loader, context):
+    if not is_held_out(context.sem, loader, ("test",)):
         return
     for loop in loader_loops(sem):
         if loop.loader is not loader.node or sem.events(loop.function, Effect.BACKWARD, Effect.STEP):
@@ -97,19 +94,6 @@ def check(loader: LoaderCall, context: Context) -> Iterator[Finding]:
                 "choose by a part of the training data that is held out, and test the chosen model once",
             )
             return
-
-
-def _is_test_data(loader: LoaderCall, context: Context) -> bool:
-    """Whether the dataset is made here as the test split, by a constant argument."""
-    made = dataset_value(context.sem, loader).node
-    if not isinstance(made, cst.Call):
-        return False
-    for arg in made.args:
-        name = arg.keyword.value if arg.keyword is not None else ""
-        value = literal(arg.value)
-        if (_TRAIN.match(name) and value is False) or (_SPLIT.match(name) and value == "test"):
-            return True
-    return False
 
 
 def _choices(loop: LoaderLoop, context: Context) -> Iterator[cst.If]:

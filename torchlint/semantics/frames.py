@@ -32,7 +32,6 @@ class Frame:
     guards: tuple[Guard, ...] = ()
     scopes: tuple[cst.With, ...] = ()
     returns: list[Value] = field(default_factory=list)
-    closures: dict[str, Value] | None = None
 
     @cached_property
     def self_name(self) -> str:

@@ -129,11 +129,6 @@ TENSOR_ONLY = frozenset(
 # name often serves several cells).
 NOT_TENSOR = frozenset("copy astype tobytes tofile append extend keys items get update".split())
 
-MODULE_ONLY = frozenset(
-    """parameters named_parameters state_dict load_state_dict eval train named_modules modules children named_children
-    buffers named_buffers register_buffer register_forward_hook""".split()
-)
-
 # Tensor methods and attributes that leave Python objects or lose the graph.
 TO_NUMBER = frozenset(
     """

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -148,13 +148,23 @@ def dataset_value(sem: Semantics, loader: LoaderCall) -> Value:
     return value
 
 
+_TRAIN = re.compile(r"(is_?)?train(ing)?$", re.I)
+_SPLIT = re.compile(r"(split|mode|phase|flag|subset|partition|stage|image_set)$", re.I)
 _WRAPPERS = ("torch.utils.data.Subset", "torch.utils.data.random_split")
 
 
-def held_in_memory(value: Value) -> bool:
-    """Whether items are taken from tensors or lists that lie in memory."""
-    in_memory = value.origin == "torch.utils.data.TensorDataset" or value.origin.startswith("torch_geometric.datasets.")
-    return in_memory or value.is_tensor or value.kind in (Kind.LIST, Kind.TUPLE, Kind.NDARRAY, Kind.RANGE)
+def is_held_out(sem: Semantics, loader: LoaderCall, splits: Collection[str]) -> bool:
+    """Whether the dataset is made here as one that is not for training, by a constant argument: `train=False`, or one
+    of the `splits` by name."""
+    made = dataset_value(sem, loader).node
+    if not isinstance(made, cst.Call):
+        return False
+    for arg in made.args:
+        name = arg.keyword.value if arg.keyword is not None else ""
+        value = literal(arg.value)
+        if (_TRAIN.match(name) and value is False) or (_SPLIT.match(name) and value in splits):
+            return True
+    return False
 
 
 def is_unit_test(sem: Semantics, loader: LoaderCall) -> bool:

@@ -37,8 +37,6 @@ LOSSES = {
     "torch.nn.BCELoss": "bce",
     "torch.nn.functional.binary_cross_entropy": "bce",
 }
-# The names under which such losses are made, as a trigger for rules.
-LOSS_NAMES = r"\b(CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss|BCEWithLogitsLoss|BCELoss)\b"
 _HOLDS_LOSS = re.compile(r"Loss|Criterion|loss|criterion|^functools.partial$")
 
 

@@ -21,7 +21,6 @@ _TRAINED = re.compile(
 # Calls that look at a list and keep nothing of it.
 _LOOKING = frozenset("len enumerate zip range reversed print isinstance iter any all sum str repr type".split())
 _GROWING = {"append": 0, "extend": 0, "insert": 1, "add": 0}
-Container = cst.List | cst.Tuple | cst.Dict | cst.ListComp | cst.DictComp
 
 
 @dataclass(frozen=True, eq=False)

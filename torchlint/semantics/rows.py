@@ -238,11 +238,6 @@ def saves_memory(node: cst.CSTNode, sem: Semantics) -> bool:
     return False
 
 
-def scope_body(node: cst.CSTNode, sem: Semantics) -> cst.CSTNode:
-    """The body of the function (or the module) in which the node stands."""
-    return sem.function(node).body
-
-
 class _Bindings(dict[Function, "dict[str, list[cst.CSTNode]]"]):
     """What binds each name of a function, collected when it is first asked for."""
 
