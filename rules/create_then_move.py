@@ -48,7 +48,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import libcst as cst
 
@@ -56,8 +56,9 @@ from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import add_argument
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import Kind
+from torchlint.semantics.fresh import Fresh, freshly_made
 from torchlint.semantics.transfers import is_device
-from torchlint.source import File, argument, dotted, find, literal, walk
+from torchlint.source import File, argument, dotted, find, literal
 
 RULE = Rule(
     "TL401",
@@ -71,35 +72,6 @@ RULE = Rule(
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )
-
-_EXACT = frozenset("zeros ones full eye empty arange range tril_indices triu_indices".split())
-_ROUNDED = frozenset(
-    "linspace logspace hann_window hamming_window blackman_window bartlett_window kaiser_window".split()
-)
-_RANDOM = frozenset("rand randn randint randperm normal".split())
-_LEGACY = frozenset(f"{n}Tensor" for n in ("", "Float", "Double", "Half", "Long", "Int", "Short", "Byte", "Bool"))
-# Keywords under which `device=` would mean something else than a later move.
-_SPECIAL = frozenset(("device", "generator", "out", "pin_memory", "requires_grad", "layout"))
-# Methods and functions of one tensor that give the same bits on every device.
-_METHODS = frozenset(
-    """long int short byte bool float double half bfloat16 type unsqueeze unsqueeze_ squeeze view reshape repeat expand
-    permute transpose t contiguous flatten triu tril triu_ tril_ fill_ zero_ mul add sub mul_ add_ sub_ clone
-    repeat_interleave diag roll flip""".split()
-)
-_FUNCTIONS = frozenset("triu tril unsqueeze squeeze reshape permute transpose flatten diag flip roll t".split())
-_RANDOM_METHODS = frozenset("uniform_ normal_ random_ bernoulli_ exponential_".split())
-_EXACT_OPERATORS = (cst.Add, cst.Subtract, cst.Multiply)
-
-
-@dataclass
-class _Made:
-    """An expression that computes with nothing but freshly made CPU tensors and numbers."""
-
-    factories: list[cst.Call] = field(default_factory=list)
-    exact: bool = True  # the same bits on every device
-    random: bool = False
-    legacy: bool = False  # holds a constructor that takes no device
-    scalar: bool = False  # a number of the host: the copy stays, only a tensor is saved
 
 
 @dataclass(frozen=True)
@@ -120,13 +92,13 @@ def check(node: cst.Call, ctx: Context) -> Iterator[Finding]:
     if isinstance(move.source, cst.Name):
         yield from _named(move, move.source, ctx)
         return
-    made = _made(move.source, ctx)
+    made = freshly_made(move.source, ctx.sem)
     if made is not None and made.factories and not _reproducible(made, node, ctx):
         edits = _drop_move(move, ctx.file)
         yield _finding(node, move, made, edits, ctx)
 
 
-def _finding(at: cst.CSTNode, move: _Move, made: _Made, edits: tuple[Edit, ...] | None, ctx: Context) -> Finding:
+def _finding(at: cst.CSTNode, move: _Move, made: Fresh, edits: tuple[Edit, ...] | None, ctx: Context) -> Finding:
     name = dotted(made.factories[0].func) or "a factory"
     how = f"`device={move.device}`" if move.device is not None else "the device"
     do = f"pass {how} to `{name}`"
@@ -146,7 +118,7 @@ def _finding(at: cst.CSTNode, move: _Move, made: _Made, edits: tuple[Edit, ...] 
     )
 
 
-def _fix(move: _Move, made: _Made, edits: tuple[Edit, ...] | None, ctx: Context) -> Fix | None:
+def _fix(move: _Move, made: Fresh, edits: tuple[Edit, ...] | None, ctx: Context) -> Fix | None:
     if edits is None or move.device is None or made.legacy:
         return None
     if len(made.factories) > 1 and not re.fullmatch(r"[\w.\"':]+", move.device):
@@ -211,141 +183,10 @@ def _drop_move(move: _Move, file: File) -> tuple[Edit, ...] | None:
     return (Edit(start, end, ""),)
 
 
-# -- what is moved ------------------------------------------------------------------------------------------------
+# -- random numbers -----------------------------------------------------------------------------------------------
 
 
-def _made(node: cst.BaseExpression, ctx: Context) -> _Made | None:
-    """How the expression is made, if from nothing but CPU factories and numbers."""
-    if isinstance(node, cst.Call):
-        name = ctx.sem.qualified(node.func) or ""
-        module, _, last = name.rpartition(".")
-        if module == "torch":
-            return _factory(node, last, ctx) if last not in _FUNCTIONS else _through(node, ctx)
-        if isinstance(node.func, cst.Attribute):
-            return _method(node, node.func, ctx)
-    elif isinstance(node, cst.BinaryOperation):
-        return _arithmetic(node, ctx)
-    elif isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Minus):
-        return _made(node.expression, ctx)
-    elif isinstance(node, cst.Subscript) and all(_plain_index(e.slice) for e in node.slice):
-        return _made(node.value, ctx)
-    return None
-
-
-def _factory(node: cst.Call, last: str, ctx: Context) -> _Made | None:
-    if any(a.star == "**" or (a.keyword is not None and a.keyword.value in _SPECIAL) for a in node.args):
-        return None
-    if last in _EXACT:
-        return _Made([node], exact=not (last in ("arange", "range") and _has_fraction(node)))
-    if last in _ROUNDED:
-        return _Made([node], exact=False)
-    if last in _RANDOM:
-        if last == "normal" and argument(node, "size", 2) is None:
-            return None
-        return _Made([node], random=True)
-    if last == "tensor" and node.args and _is_constant(node.args[0].value):
-        return _Made([node], scalar=True)
-    if last in _LEGACY and all(_is_size(a.value, ctx) for a in node.args if not a.star):
-        return _Made([node], legacy=True)
-    return None
-
-
-def _has_fraction(node: cst.Call) -> bool:
-    return any(isinstance(n, (cst.Float, cst.Divide)) for a in node.args for n in _with_operators(a.value))
-
-
-def _with_operators(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    for n in walk(node):
-        yield n
-        if isinstance(n, cst.BinaryOperation):
-            yield n.operator
-
-
-def _is_constant(node: cst.BaseExpression) -> bool:
-    """A literal number, or an empty list: what is copied is no data."""
-    if isinstance(node, cst.List):
-        return not node.elements
-    return isinstance(literal(node), (bool, int, float))
-
-
-def _is_size(node: cst.BaseExpression, ctx: Context) -> bool:
-    """Whether an argument of an old constructor is a size; a list or an array would be the data itself."""
-    if isinstance(node, cst.List):
-        return not node.elements
-    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute) and node.func.attr.value == "size":
-        return True  # numpy's and Python's sizes are no methods
-    if isinstance(node, cst.Attribute) and node.attr.value == "shape":
-        return True
-    return ctx.sem.value(node).kind is Kind.NUMBER
-
-
-def _method(node: cst.Call, func: cst.Attribute, ctx: Context) -> _Made | None:
-    attr = func.attr.value
-    if attr == "to":
-        first = argument(node, "dtype", 0)
-        if first is None or len(node.args) != 1 or not _is_dtype(first.value, ctx):
-            return None
-        return _made(func.value, ctx)
-    if attr in _RANDOM_METHODS:
-        if any(a.keyword is not None and a.keyword.value == "generator" for a in node.args):
-            return None
-        made = _made(func.value, ctx)
-        if made is not None:
-            made.random = True
-        return made
-    if attr not in _METHODS or any(ctx.sem.value(a.value).kind in _TENSORS for a in node.args):
-        return None
-    return _made(func.value, ctx)
-
-
-_TENSORS = (Kind.TENSOR, Kind.PARAMETER, Kind.BATCH)
-
-
-def _is_dtype(node: cst.BaseExpression, ctx: Context) -> bool:
-    name = ctx.sem.qualified(node) or ""
-    if name.startswith("torch.") and name.count(".") == 1:
-        return True
-    return isinstance(node, cst.Attribute) and node.attr.value == "dtype"
-
-
-def _through(node: cst.Call, ctx: Context) -> _Made | None:
-    """`torch.triu(made, …)`: a function that only rearranges its first argument."""
-    if not node.args or node.args[0].star or node.args[0].keyword is not None:
-        return None
-    if any(a.star or ctx.sem.value(a.value).kind in _TENSORS for a in node.args[1:]):
-        return None
-    return _made(node.args[0].value, ctx)
-
-
-def _arithmetic(node: cst.BinaryOperation, ctx: Context) -> _Made | None:
-    sides = []
-    for side in (node.left, node.right):
-        made = _made(side, ctx)
-        if made is None and ctx.sem.value(side).kind is Kind.NUMBER:
-            made = _Made()
-        if made is None:
-            return None
-        sides.append(made)
-    left, right = sides
-    return _Made(
-        left.factories + right.factories,
-        left.exact and right.exact and isinstance(node.operator, _EXACT_OPERATORS),
-        left.random or right.random,
-        left.legacy or right.legacy,
-        left.scalar or right.scalar,
-    )
-
-
-def _plain_index(node: cst.BaseSlice) -> bool:
-    """`[None]`, `[:, None]`, `[0]`: indexing that needs no tensor."""
-    if isinstance(node, cst.Index):
-        return literal(node.value) is not ...
-    return isinstance(node, cst.Slice) and all(
-        p is None or literal(p) is not ... for p in (node.lower, node.upper, node.step)
-    )
-
-
-def _reproducible(made: _Made, node: cst.CSTNode, ctx: Context) -> bool:
+def _reproducible(made: Fresh, node: cst.CSTNode, ctx: Context) -> bool:
     """Random numbers drawn on the CPU right under a seed are meant to be the same on every device."""
     if not made.random:
         return False
@@ -371,7 +212,7 @@ def _named(move: _Move, name: cst.Name, ctx: Context) -> Iterator[Finding]:
     maker = _maker(block.body[:place], name.value, move, ctx)
     if maker is None or not isinstance(maker.body[0], cst.Assign):
         return
-    made = _made(maker.body[0].value, ctx)
+    made = freshly_made(maker.body[0].value, ctx.sem)
     if made is None or not made.factories or made.scalar or _reproducible(made, move.call, ctx):
         return
     mentions = [n for n in find(here, cst.Name) if n.value == name.value and n is not name]

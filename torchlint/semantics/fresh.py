@@ -1,0 +1,173 @@
+"""Tensors that are made from nothing but factories and numbers, so that they could as well be made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import libcst as cst
+
+from torchlint.semantics.kinds import Kind
+from torchlint.source import argument, literal, walk
+
+if TYPE_CHECKING:
+    from torchlint.semantics.model import Semantics
+
+_EXACT = frozenset("zeros ones full eye empty arange range tril_indices triu_indices".split())
+_ROUNDED = frozenset(
+    "linspace logspace hann_window hamming_window blackman_window bartlett_window kaiser_window".split()
+)
+_RANDOM = frozenset("rand randn randint randperm normal".split())
+_LEGACY = frozenset(f"{n}Tensor" for n in ("", "Float", "Double", "Half", "Long", "Int", "Short", "Byte", "Bool"))
+# Keywords under which `device=` would mean something else than a later move.
+_SPECIAL = frozenset(("device", "generator", "out", "pin_memory", "requires_grad", "layout"))
+# Methods and functions of one tensor that give the same bits on every device.
+_METHODS = frozenset(
+    """long int short byte bool float double half bfloat16 type unsqueeze unsqueeze_ squeeze view reshape repeat expand
+    permute transpose t contiguous flatten triu tril triu_ tril_ fill_ zero_ mul add sub mul_ add_ sub_ clone
+    repeat_interleave diag roll flip""".split()
+)
+_FUNCTIONS = frozenset("triu tril unsqueeze squeeze reshape permute transpose flatten diag flip roll t".split())
+_RANDOM_METHODS = frozenset("uniform_ normal_ random_ bernoulli_ exponential_".split())
+_EXACT_OPERATORS = (cst.Add, cst.Subtract, cst.Multiply)
+_TENSORS = (Kind.TENSOR, Kind.PARAMETER, Kind.BATCH)
+
+
+@dataclass
+class Fresh:
+    """An expression that computes with nothing but freshly made CPU tensors and numbers."""
+
+    factories: list[cst.Call] = field(default_factory=list)
+    exact: bool = True  # the same bits on every device
+    random: bool = False
+    legacy: bool = False  # holds a constructor that takes no device
+    scalar: bool = False  # a number of the host: the copy stays, only a tensor is saved
+
+
+def freshly_made(node: cst.BaseExpression, sem: Semantics) -> Fresh | None:
+    """How the expression is made, if from nothing but CPU factories and numbers."""
+    if isinstance(node, cst.Call):
+        name = sem.qualified(node.func) or ""
+        module, _, last = name.rpartition(".")
+        if module == "torch":
+            return _factory(node, last, sem) if last not in _FUNCTIONS else _through(node, sem)
+        if isinstance(node.func, cst.Attribute):
+            return _method(node, node.func, sem)
+    elif isinstance(node, cst.BinaryOperation):
+        return _arithmetic(node, sem)
+    elif isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Minus):
+        return freshly_made(node.expression, sem)
+    elif isinstance(node, cst.Subscript) and all(_plain_index(e.slice) for e in node.slice):
+        return freshly_made(node.value, sem)
+    return None
+
+
+def _factory(node: cst.Call, last: str, sem: Semantics) -> Fresh | None:
+    if any(a.star == "**" or (a.keyword is not None and a.keyword.value in _SPECIAL) for a in node.args):
+        return None
+    if last in _EXACT:
+        return Fresh([node], exact=not (last in ("arange", "range") and _has_fraction(node)))
+    if last in _ROUNDED:
+        return Fresh([node], exact=False)
+    if last in _RANDOM:
+        if last == "normal" and argument(node, "size", 2) is None:
+            return None
+        return Fresh([node], random=True)
+    if last == "tensor" and node.args and _is_constant(node.args[0].value):
+        return Fresh([node], scalar=True)
+    if last in _LEGACY and all(_is_size(a.value, sem) for a in node.args if not a.star):
+        return Fresh([node], legacy=True)
+    return None
+
+
+def _has_fraction(node: cst.Call) -> bool:
+    return any(isinstance(n, (cst.Float, cst.Divide)) for a in node.args for n in _with_operators(a.value))
+
+
+def _with_operators(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    for n in walk(node):
+        yield n
+        if isinstance(n, cst.BinaryOperation):
+            yield n.operator
+
+
+def _is_constant(node: cst.BaseExpression) -> bool:
+    """A literal number, or an empty list: what is copied is no data."""
+    if isinstance(node, cst.List):
+        return not node.elements
+    return isinstance(literal(node), (bool, int, float))
+
+
+def _is_size(node: cst.BaseExpression, sem: Semantics) -> bool:
+    """Whether an argument of an old constructor is a size; a list or an array would be the data itself."""
+    if isinstance(node, cst.List):
+        return not node.elements
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute) and node.func.attr.value == "size":
+        return True  # numpy's and Python's sizes are no methods
+    if isinstance(node, cst.Attribute) and node.attr.value == "shape":
+        return True
+    return sem.value(node).kind is Kind.NUMBER
+
+
+def _method(node: cst.Call, func: cst.Attribute, sem: Semantics) -> Fresh | None:
+    attr = func.attr.value
+    if attr == "to":
+        first = argument(node, "dtype", 0)
+        if first is None or len(node.args) != 1 or not _is_dtype(first.value, sem):
+            return None
+        return freshly_made(func.value, sem)
+    if attr in _RANDOM_METHODS:
+        if any(a.keyword is not None and a.keyword.value == "generator" for a in node.args):
+            return None
+        made = freshly_made(func.value, sem)
+        if made is not None:
+            made.random = True
+        return made
+    if attr not in _METHODS or any(sem.value(a.value).kind in _TENSORS for a in node.args):
+        return None
+    return freshly_made(func.value, sem)
+
+
+def _is_dtype(node: cst.BaseExpression, sem: Semantics) -> bool:
+    name = sem.qualified(node) or ""
+    if name.startswith("torch.") and name.count(".") == 1:
+        return True
+    return isinstance(node, cst.Attribute) and node.attr.value == "dtype"
+
+
+def _through(node: cst.Call, sem: Semantics) -> Fresh | None:
+    """`torch.triu(made, …)`: a function that only rearranges its first argument."""
+    if not node.args or node.args[0].star or node.args[0].keyword is not None:
+        return None
+    if any(a.star or sem.value(a.value).kind in _TENSORS for a in node.args[1:]):
+        return None
+    return freshly_made(node.args[0].value, sem)
+
+
+def _arithmetic(node: cst.BinaryOperation, sem: Semantics) -> Fresh | None:
+    sides = []
+    for side in (node.left, node.right):
+        made = freshly_made(side, sem)
+        if made is None and sem.value(side).kind is Kind.NUMBER:
+            made = Fresh()
+        if made is None:
+            return None
+        sides.append(made)
+    left, right = sides
+    return Fresh(
+        left.factories + right.factories,
+        left.exact and right.exact and isinstance(node.operator, _EXACT_OPERATORS),
+        left.random or right.random,
+        left.legacy or right.legacy,
+        left.scalar or right.scalar,
+    )
+
+
+def _plain_index(node: cst.BaseSlice) -> bool:
+    """`[None]`, `[:, None]`, `[0]`: indexing that needs no tensor."""
+    if isinstance(node, cst.Index):
+        return literal(node.value) is not ...
+    return isinstance(node, cst.Slice) and all(
+        p is None or literal(p) is not ... for p in (node.lower, node.upper, node.step)
+    )
