@@ -44,7 +44,7 @@ class Fix:
 class Question:
     """A question about the rest of the project. A finding falls if any of its questions is answered with yes.
 
-    `ask` names one of `semantics.project.ANSWERS`; `subject` is a qualified name as the asking file sees it
+    `ask` names one of `semantics.answers.ANSWERS`; `subject` is a qualified name as the asking file sees it
     (`utils.reset_grad`, `.engine.train`, `~.Trainer.step` for a definition of the asking file itself).
     """
 

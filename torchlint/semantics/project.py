@@ -1,4 +1,4 @@
-"""The project around a file: answers the questions that one file alone cannot decide.
+"""The project around a file: finds what `answers` needs for the questions that one file alone cannot decide.
 
 Files are read when a question reaches them, never before: a run without questions costs nothing here. Imports are
 followed inside the checked files; what lies outside (installed packages) is answered by each question's own default.
@@ -13,32 +13,17 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from torchlint.diagnostic import Diagnostic, Question
+from torchlint.diagnostic import Question
 from torchlint.discover import DOCUMENTS
-from torchlint.semantics import knowledge
-from torchlint.semantics.consumers import fed_into
-from torchlint.semantics.datasets import reads_items
+from torchlint.semantics.answers import ANSWERS
 from torchlint.semantics.effects import Effect, Event
-from torchlint.semantics.grad import body_disables
-from torchlint.semantics.kinds import Graph, Kind
 from torchlint.semantics.lossflow import LossInput
 from torchlint.semantics.made import Scope
 from torchlint.semantics.model import Semantics
-from torchlint.semantics.modes import always_off, call_sites, mode_at
+from torchlint.semantics.modes import call_sites
 from torchlint.semantics.names import OWN, Class, Function
 
-_DEPTH = 4
-_OFF_WORDS = re.compile(r"no_?grad|inference|eval_mode|smart_inference|without_grad|disable_grad", re.IGNORECASE)
-_GRADIENT_WORDS = re.compile(
-    r"zero_?grad|backward|train_step|training_step|optimi[sz]e|step_and|update_param", re.IGNORECASE
-)
-_CUDA = re.compile(
-    r"\.cuda\(|[\"']cuda|\.to\(\s*(self\.|args\.|opt\.|cfg\.|config\.)?(device|dev|gpu)|non_blocking|local_rank|\.to\(rank"
-)
-_RENDEZVOUS = re.compile(r"MASTER_(ADDR|PORT)|init_method[\"']?\s*[=:]\s*(?![\"']env://)")
-_FRAMEWORKS = re.compile(
-    r"^(pytorch_lightning|lightning|lightning_fabric|ignite|fastai|composer|skorch|catalyst|transformers|trl)\."
-)
+_HELD_CHARACTERS = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +34,6 @@ class Definition:
     sem: Semantics
     function: Function | None = None
     cls: Class | None = None
-
-
-_HELD_CHARACTERS = 2_000_000
 
 
 class Project:
@@ -272,192 +254,3 @@ class Project:
             if function.cls is not None and function.name == last:
                 result += [s for s in sem.call_sites(function) if s.function is caller]
         return result
-
-
-def link(diagnostics: Iterable[Diagnostic], project: Project) -> list[Diagnostic]:
-    """The diagnostics whose questions were all answered with no."""
-    return [d for d in diagnostics if not any(project.answer(d.path, q) for q in d.unless)]
-
-
-# -- answers
-# --------------------------------------------------------------------------------------------------------------
-
-
-def _does(effect: Effect) -> Callable[[Project, str, str], bool]:
-    """Does the callable, or anything of the project that it calls, have that effect? Unknown ones: judged by name."""
-
-    def answer(project: Project, path: str, subject: str) -> bool:
-        return _has_effect(project, path, subject, effect, 0)
-
-    return answer
-
-
-def _has_effect(project: Project, path: str, subject: str, effect: Effect, depth: int) -> bool:
-    found = project.find(path, subject)
-    if found is None:
-        return bool(_GRADIENT_WORDS.search(subject.rpartition(".")[2]))
-    functions = [found.function] if found.function is not None else []
-    if found.cls is not None:
-        functions = [m for n in ("__init__", "__call__", "forward") if (m := found.sem.names.method(found.cls, n))]
-    for function in functions:
-        for event in found.sem.events(function):
-            if event.effect is effect:
-                return True
-            if event.effect is Effect.CALL and depth < _DEPTH and not event.target.startswith("?"):
-                if project.module_path(found.path, event.target) is not None:
-                    if _has_effect(project, found.path, event.target, effect, depth + 1):
-                        return True
-    return False
-
-
-def _disables_grad(project: Project, path: str, subject: str) -> bool:
-    found = project.find(path, subject)
-    if found is None:
-        return bool(_OFF_WORDS.search(subject.rpartition(".")[2]))
-    evaluator = found.sem.evaluator
-    functions = [found.function] if found.function is not None else []
-    if found.cls is not None:
-        functions = [m for n in ("__enter__", "__call__", "__init__") if (m := found.sem.names.method(found.cls, n))]
-    return any(f is not None and body_disables(evaluator, f) for f in functions)
-
-
-def _callers_disable_grad(project: Project, path: str, subject: str) -> bool:
-    return _callers_off(project, path, subject, 0)
-
-
-def _callers_off(project: Project, path: str, subject: str, depth: int) -> bool:
-    sites = project.callers(path, subject)
-    if not sites:
-        return False
-    for sem, site in sites:
-        if site.grad.off or always_off(sem, site.function):
-            continue
-        if any(project.answer(sem.file.path, q) for q in site.grad.unless):
-            continue
-        if (
-            site.function.qualname
-            and depth < _DEPTH
-            and _callers_off(project, os.path.abspath(sem.file.path), site.function.own, depth + 1)
-        ):
-            continue
-        return False
-    return True
-
-
-def _callers_set_eval(project: Project, path: str, subject: str) -> bool:
-    """Whether any caller puts a module into eval mode before the call."""
-    for sem, site in project.callers(path, subject):
-        mode, _ = mode_at(sem, site.function, site.but(subject=""))
-        if mode in ("eval", "mixed"):
-            return True
-    return False
-
-
-def _framework_class(project: Project, path: str, subject: str) -> bool:
-    found = project.find(path, subject)
-    if found is None or found.cls is None:
-        return bool(knowledge.FRAMEWORK_BASES.search(subject) or _FRAMEWORKS.match(subject))
-    return any(
-        project.answer(found.path, Question("framework-class", r)) for r in found.sem.names.roots(found.cls) if r
-    )
-
-
-def _returns_number(project: Project, path: str, subject: str) -> bool:
-    """Whether the callable gives a Python number or a tensor without graph. Unknown callables: yes."""
-    found = project.find(path, subject)
-    if found is None or found.function is None:
-        return True
-    value = found.sem.summary(found.function).returns
-    return (
-        value.kind in (Kind.NUMBER, Kind.NDARRAY, Kind.STRING, Kind.NONE, Kind.UNKNOWN)
-        or value.graph is not Graph.ATTACHED
-    )
-
-
-def _calls_set_epoch(project: Project, path: str, subject: str) -> bool:
-    return any(".set_epoch(" in project.text(p) for p in project.neighbours(path))
-
-
-def _sets_precision(project: Project, path: str, subject: str) -> bool:
-    """Whether anything in the project chooses a precision: autocast, half, float64, TF32, a framework that does."""
-    return any(knowledge.PRECISION_WORDS.search(project.text(p)) for p in project.neighbours(path))
-
-
-def _mentions_cudnn(project: Project, path: str, subject: str) -> bool:
-    """Whether anything in the project says how cuDNN is to choose."""
-    return any("cudnn" in project.text(p) for p in project.neighbours(path))
-
-
-def _sets_rendezvous(project: Project, path: str, subject: str) -> bool:
-    """Whether anything in the project says where processes meet."""
-    return any(_RENDEZVOUS.search(project.text(p)) for p in project.neighbours(path))
-
-
-def _no_cuda_use(project: Project, path: str, subject: str) -> bool:
-    """Whether nobody who calls the function works with CUDA (no caller found counts as nobody)."""
-    own = subject.removeprefix(OWN)
-    last = own.rpartition(".")[2]
-    if last == "__init__":
-        last = own.split(".")[-2]
-    pattern = re.compile(rf"\b{re.escape(last)}\b")
-    for other in project.neighbours(path):
-        if other != path and pattern.search(project.text(other)) and _CUDA.search(project.text(other)):
-            return False
-    return True
-
-
-def _not_trained(project: Project, path: str, subject: str) -> bool:
-    """Whether no file that uses the name runs backward."""
-    last = subject.removeprefix(OWN).rpartition(".")[2]
-    pattern = re.compile(rf"\b{re.escape(last)}\b")
-    for other in project.neighbours(path):
-        text = project.text(other)
-        if pattern.search(text) and ".backward(" in text:
-            return False
-    return True
-
-
-def _not_fed_into(*losses: str) -> Callable[[Project, str, str], bool]:
-    """Is no such loss of the project given the output of the activation (`~.Net@row`)?"""
-
-    def answer(project: Project, path: str, subject: str) -> bool:
-        return not fed_into(project, path, subject, losses)
-
-    return answer
-
-
-def _items_in_memory(project: Project, path: str, subject: str) -> bool:
-    """Whether a dataset class is not known to read or decode a file for each item. Unknown classes: yes."""
-    found = project.find(path, subject)
-    if found is None or found.cls is None:
-        return not subject.startswith("torchvision.datasets.")
-    if reads_items(found.sem, found.cls):
-        return False
-    roots = [r for r in found.sem.names.roots(found.cls) if not knowledge.DATASET_BASES.match(r)]
-    return all(project.answer(found.path, Question("items-in-memory", root)) for root in roots)
-
-
-ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
-    "zeroes-gradients": _does(Effect.ZERO_GRAD),
-    "runs-backward": _does(Effect.BACKWARD),
-    "steps-optimizer": _does(Effect.STEP),
-    "sets-train-mode": _does(Effect.TRAIN),
-    "sets-eval-mode": _does(Effect.EVAL),
-    "disables-grad": _disables_grad,
-    "callers-disable-grad": _callers_disable_grad,
-    "callers-set-eval": _callers_set_eval,
-    "framework-class": _framework_class,
-    "returns-number": _returns_number,
-    "calls-set-epoch": _calls_set_epoch,
-    "sets-precision": _sets_precision,
-    "mentions-cudnn": _mentions_cudnn,
-    "sets-rendezvous": _sets_rendezvous,
-    "no-cuda-use": _no_cuda_use,
-    "not-trained": _not_trained,
-    "items-in-memory": _items_in_memory,
-    "output-not-in-cross-entropy": _not_fed_into("cross_entropy", "nll"),
-    "output-not-in-bce-with-logits": _not_fed_into("bce_with_logits"),
-    "output-not-in-bce": _not_fed_into("bce"),
-}
-
-__all__ = ["ANSWERS", "Definition", "Project", "link"]
