@@ -84,6 +84,14 @@ def test_a_file_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pyt
     assert "took longer" in str(got[str(tmp_path / "f040.py")])
 
 
+def test_a_large_file_is_given_up_in_a_small_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "SECONDS_PER_FILE", 1.0)
+    sized = [(pool.LARGE if p.endswith("f040.py") else 1, p) for p in files(tmp_path, 41)]
+    got = dict(pool.each(sized, _endless, (), 1))
+    assert len(got) == 41
+    assert "took longer" in str(got[str(tmp_path / "f040.py")])
+
+
 def test_one_unreadable_file_does_not_stop_the_rest(tmp_path: Path) -> None:
     paths = files(tmp_path, 3)
     gone = str(tmp_path / "gone.py")

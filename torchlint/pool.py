@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 FEW = 50  # below this many files, starting processes costs more than it saves
 STACK = 512 * 1024 * 1024  # address space, not memory: libcst's parser recurses on the C stack
 RECURSION = 10_000
+LARGE = 300_000  # bytes; such a file (one in 500) may take long or end its process, so it gets one of its own
 SECONDS_PER_FILE = 300.0
 _BATCH_BYTES = 48_000
 _KEPT_BYTES = 100_000  # of source, whose trees may wait to be collected
@@ -40,12 +41,16 @@ def each(
     files: Sequence[tuple[int, str]], make: Make, arguments: tuple[Any, ...], jobs: int
 ) -> Iterator[tuple[str, Any | Lost]]:
     """`make(*arguments)(path)` for every (size, path), as they complete. Results are data that marshal takes."""
-    ordered = [path for _, path in sorted(files, key=lambda f: (-f[0], f[1]))]
     jobs = min(jobs or cores(), max(1, len(files) // 8))
-    if len(files) < FEW or jobs == 1:
-        yield from _here(ordered, make, arguments)
-    else:
+    if len(files) >= FEW and jobs > 1:
         yield from _Crew(files, make, arguments, jobs)
+        return
+    large = [f for f in files if f[0] >= LARGE]
+    if large:
+        yield from _Crew(large, make, arguments, 1)
+    ordered = [path for size, path in sorted(files, key=lambda f: (-f[0], f[1])) if size < LARGE]
+    if ordered:
+        yield from _here(ordered, make, arguments)
 
 
 def with_deep_stack(function: Callable[[], None]) -> None:
