@@ -222,3 +222,35 @@ def test_together_with_a_baseline(repository: Path, capsys: Output) -> None:
     (repository / "b.py").write_text(HEAD + OLD + NEW + "z = torch.range(0, 5)\n")
     capsys.readouterr()
     assert found(capsys, ".", "--baseline", "base.json") == ["b.py:5"]
+
+
+def test_only_changed_lines_are_fixed(repository: Path, capsys: Output) -> None:
+    again = "z = torch.range(0, 5)\n"
+    (repository / "src" / "a.py").write_text("import os\n" + HEAD + OLD + NEW + again + "# end\n" * 30)
+    (repository / "b.py").write_text(HEAD + OLD + "\n")
+    assert main(["fix", ".", "--diff-base", "main", "--apply", "--unsafe"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "Fixed 2 findings in 1 file.\n"
+    assert err == "2 findings on lines not changed since main hidden\n"
+    text = (repository / "src" / "a.py").read_text()
+    assert OLD in text
+    assert text.count("torch.arange(") == 2
+    assert (repository / "b.py").read_text() == HEAD + OLD + "\n"
+    commit(repository)
+    assert main(["fix", ".", "--diff-base", "HEAD"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Nothing to fix." in err
+    assert main(["fix", ".", "--diff-base", "no-such", "--apply"]) == 2
+    assert "git knows no commit 'no-such'" in capsys.readouterr().err
+    assert main(["fix", "-", "--baseline", "b.json"]) == 2
+
+
+def test_what_a_baseline_accepts_is_not_fixed(repository: Path, capsys: Output) -> None:
+    assert main(["check", ".", "--write-baseline", "base.json", "-q"]) == 0
+    (repository / "b.py").write_text("import os\n" + HEAD + OLD + NEW)
+    assert main(["fix", ".", "--baseline", "base.json", "--unsafe", "--apply", "-q"]) == 0
+    assert OLD in (repository / "b.py").read_text()
+    assert NEW not in (repository / "b.py").read_text()
+    assert OLD in (repository / "src" / "a.py").read_text()
+    capsys.readouterr()

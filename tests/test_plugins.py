@@ -164,3 +164,13 @@ def test_a_new_rule_of_a_team(project: Path, capsys: Output) -> None:
             new_rule("another", project, project / "tools/lint", code)
     assert main(["new-rule", "another"]) == 2
     assert "--rules tools/lint" in capsys.readouterr().err
+
+
+def test_the_cases_of_a_folder(project: Path, capsys: Output) -> None:
+    new_rule("gone-name", project, project / "tools" / "lint", "ACME003")
+    assert main(["verify", "--rules", "tools/lint"]) == 2
+    assert "none of these rules has cases to run" in capsys.readouterr().err
+    assert main(["verify", "--rules", "tools/lnt"]) == 2
+    assert "tools/lnt: no such folder" in capsys.readouterr().err
+    assert main(["verify", "--rules", "tools/lint", "ACME9"]) == 2
+    assert "ACME9" in capsys.readouterr().err

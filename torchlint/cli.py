@@ -341,6 +341,15 @@ def _diff(arguments: Arguments, session: Session) -> int:
 
 
 def _fix(arguments: Arguments) -> int:
+    from torchlint.session import SetupError
+
+    try:
+        return _fix_what_is_wanted(arguments)
+    except SetupError as error:
+        return _trouble(str(error))
+
+
+def _fix_what_is_wanted(arguments: Arguments) -> int:
     session = _open(arguments)
     if isinstance(session, int):
         return session
@@ -349,6 +358,9 @@ def _fix(arguments: Arguments) -> int:
     if arguments.flag("--show-files"):
         return session.finish(_say("".join(f"{harmless(path)}\n" for path in session.files)))
     session.check()
+    narrowing = session.narrow()
+    if narrowing is not None and not arguments.flag("--quiet"):
+        sys.stderr.write(narrowing.told())
     if session.stdin is not None:
         return session.finish(_fix_stdin(arguments, session))
     if not arguments.flag("--apply"):

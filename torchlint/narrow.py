@@ -122,10 +122,10 @@ def _refuse(arguments: Arguments) -> None:
         if not arguments.text(name):
             raise NarrowError(f"{name} needs a name")
         for other in ("--diff", "--add-ignore", "--show-files"):
-            if arguments.flag(other):
+            if arguments.flag(other) and (other != "--diff" or arguments.verb == "check"):
                 raise NarrowError(f"{name} cannot be used with {other}")
     if len(given) > 1 and "--write-baseline" in given:
         others = " and ".join(name for name in given if name != "--write-baseline")
         raise NarrowError(f"--write-baseline takes all findings: leave out {others}")
-    if "--diff-base" in given and "-" in arguments.paths:
-        raise NarrowError("--diff-base reads files, not standard input")
+    if "-" in arguments.paths and ("--diff-base" in given or arguments.verb == "fix"):
+        raise NarrowError(f"{given[0]} reads files, not standard input")

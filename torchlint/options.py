@@ -67,6 +67,8 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
                 "only fixes proven by running your code; `-- COMMAND...` comes last "
                 "(also --min-verdict, --steps, --seed, --json, --html)",
             ),
+            "--baseline": Option("FILE", "only findings that are not in this file"),
+            "--diff-base": Option("REF", "only findings on lines changed since HEAD left REF (needs git)"),
             "--exit-zero": Option("", "exit 0 even if findings are left"),
             "--stdin-filename": Option("NAME", "fix standard input (PATH is -) to standard output"),
             **SELECTION,
@@ -81,6 +83,7 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
             "--size": Option("N", "instead of the cases' own sizes"),
             "--json": Option("FILE", "write the verdicts as JSON"),
             "--html": Option("FILE", "write a self-contained report"),
+            "--rules": Option("DIR", "the rules in this folder, by the cases in DIR/fixtures; runs their code"),
             "--run": Option("", "compare whole runs of the command after `--` with and without fixes"),
         },
     ),
@@ -118,9 +121,13 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
     "server": (
         "",
         "be a language server for editors, over standard input and output (needs torchlint[server])",
-        {"--stdio": Option("", "the only way there is; some editors ask for it")},
+        {"--stdio": Option("", "the only way there is; some editors ask for it"), "--rules": SELECTION["--rules"]},
     ),
-    "doctor": ("[PATH]", "show versions, cache, torch, sandbox and extras, and what is broken", {}),
+    "doctor": (
+        "[PATH]",
+        "show versions, cache, torch, sandbox and extras, and what is broken",
+        {"--rules": SELECTION["--rules"]},
+    ),
     "completion": ("bash|zsh|fish", "print a completion script for a shell", {}),
     "new-rule": (
         "NAME",

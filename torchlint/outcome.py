@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torchlint.suppress import Suppression
 
 Asked = tuple[str, Question]  # the asking file, absolute, and what it wants to know
+Wanted = frozenset[tuple[Any, ...]]  # the findings that alone are to be fixed, by place and by line
 
 
 @dataclass
@@ -94,3 +95,22 @@ def settle(outcomes: Mapping[str, cache.Outcome], answers: Answers, selection: S
             found = shown(path, found, [cache.unpack_suppression(s) for s in suppressions], answers, selection)
         result += found
     return result
+
+
+def wanted(found: Sequence[Diagnostic], source: Callable[[str], str]) -> Wanted:
+    """These findings, to be known again."""
+    return frozenset(key for d in found for key in (_place(d), _line(d, source(d.path))))
+
+
+def is_wanted(d: Diagnostic, text: str, original: str, only: Wanted) -> bool:
+    """Whether a finding is one of those, by its place or, once a fix has moved the lines, by its own line."""
+    return (_place(d) if text == original else _line(d, text)) in only
+
+
+def _place(d: Diagnostic) -> tuple[Any, ...]:
+    return os.path.abspath(d.path), d.code, d.message, d.cell, d.row, d.column
+
+
+def _line(d: Diagnostic, text: str) -> tuple[Any, ...]:
+    start = text.rfind("\n", 0, d.start) + 1
+    return os.path.abspath(d.path), d.code, d.message, text[start:].partition("\n")[0].strip()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torchlint import cache, pool
 from torchlint.diagnostic import Diagnostic, Severity
 from torchlint.discover import DOCUMENTS
-from torchlint.outcome import Answers, Asked, Selection, questions, settle, shown
+from torchlint.outcome import Answers, Asked, Selection, Wanted, is_wanted, questions, settle, shown
 
 if TYPE_CHECKING:
     from torchlint.config import Config
@@ -342,8 +342,13 @@ def link(asked: set[Asked], project: Sequence[str], config: Config, sources: Dis
     return yes
 
 
-def fixer(config: Config, selection: Selection, unsafe: bool, answers: Answers) -> Callable[[str], Any]:
-    """Made once per worker: path → ("ok", old digest, new text, what was fixed, notes) or ("unreadable", why)."""
+def fixer(
+    config: Config, selection: Selection, unsafe: bool, answers: Answers, only: Wanted | None
+) -> Callable[[str], Any]:
+    """Made once per worker: path → ("ok", old digest, new text, what was fixed, notes) or ("unreadable", why).
+
+    `only` are the findings to be fixed, None for all.
+    """
     from torchlint.encoding import Undecodable
 
     rules = load_chosen(frozenset(selection.active))
@@ -356,7 +361,7 @@ def fixer(config: Config, selection: Selection, unsafe: bool, answers: Answers) 
         except Undecodable as error:
             return ("unreadable", f"{path}: {error.message}")
         try:
-            done = _fixed(path, source, rules, config, selection, unsafe, answers)
+            done = _fixed(path, source, rules, config, selection, unsafe, answers, only)
         except Exception as error:  # ours, not the file's: the others are fixed all the same
             told = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             return ("unreadable", f"{path}: not fixed: torchlint failed on it ({told}); please report this")
@@ -384,12 +389,14 @@ def _fixed(
     selection: Selection,
     unsafe: bool,
     answers: Answers,
+    only: Wanted | None = None,
 ) -> Fixed:
     from torchlint.fix import fix_text
 
     def resolve(text: str, found: list[Diagnostic]) -> list[Diagnostic]:
         # A fix may bring up a question that was not asked: what hangs on it waits for the next run.
-        return shown(path, answers.decided(found), _suppressions(path, text, config), answers, selection)
+        left = shown(path, answers.decided(found), _suppressions(path, text, config), answers, selection)
+        return left if only is None else [d for d in left if is_wanted(d, text, source.text, only)]
 
     content = cache.digest(source.data)
     if not source.exact:
@@ -415,7 +422,12 @@ def fix_source(
 
 
 def fix(
-    result: Result, config: Config, selection: Selection, unsafe: bool, progress: Progress | None = None
+    result: Result,
+    config: Config,
+    selection: Selection,
+    unsafe: bool,
+    progress: Progress | None = None,
+    only: Wanted | None = None,
 ) -> tuple[list[Fixed], list[str]]:
     """The fixed texts of the files in which a check found something to fix, and lines about what went wrong."""
     from torchlint.diagnostic import Applicability
@@ -430,7 +442,7 @@ def fix(
             todo.append((os.path.getsize(path), path))
         else:
             problems.append(f"{path}: not fixed: it is gone since it was checked")
-    arguments = (config, selection, unsafe, result.answers)
+    arguments = (config, selection, unsafe, result.answers, only)
     for done, (path, got) in enumerate(pool.each(todo, fixer, arguments, config.jobs) if todo else ()):
         if progress is not None:
             progress(done + 1, len(todo))

@@ -15,12 +15,14 @@ from torchlint.diagnostic import Applicability, Diagnostic
 from torchlint.discover import discover
 from torchlint.locate import ConfigError, Located, between, locate
 from torchlint.options import Arguments
+from torchlint.outcome import Wanted, wanted
 from torchlint.telling import tell
 from torchlint.toml import BrokenToml
 from torchlint.write import write
 
 if TYPE_CHECKING:
     from torchlint.encoding import Source
+    from torchlint.narrow import Narrowing
     from torchlint.rule import Rule
 
 TROUBLE = 2
@@ -100,6 +102,18 @@ def _with_options(config: Config, arguments: Arguments) -> Config:
     )
 
 
+def _narrowing(arguments: Arguments) -> Narrowing | None:
+    """What `--baseline` and `--diff-base` of a fix ask for. Raises SetupError."""
+    if not any(arguments.flag(name) for name in ("--baseline", "--diff-base")):
+        return None
+    from torchlint.narrow import NarrowError, Narrowing
+
+    try:
+        return Narrowing(arguments)
+    except NarrowError as error:
+        raise SetupError(str(error)) from error
+
+
 class Session:
     """Holds what the steps of one command share.
 
@@ -113,6 +127,8 @@ class Session:
         self.stdin: Source | None = None
         self._arguments = arguments
         self._sources: dict[str, str] = {}
+        if arguments.verb == "fix":
+            _narrowing(arguments)  # what cannot be used is said before anything is read
         from_stdin = arguments.paths == ["-"]
         paths = [arguments.text("--stdin-filename") or "<stdin>"] if from_stdin else arguments.paths
         try:
@@ -145,6 +161,7 @@ class Session:
         self._owners = {path: project for project in self.projects for path in project.files}
         self._everything: list[str] | None = None
         self.result = run.Result()
+        self._wanted: Wanted | None = None
 
     def _divide(self, main: Project, marked: set[str], rules: list[Rule]) -> None:
         """Give the files below a folder with settings of its own to a project of their own."""
@@ -216,6 +233,22 @@ class Session:
         self.problems += self.result.problems
         return self.result.diagnostics
 
+    def narrow(self) -> Narrowing | None:
+        """Leave out what `--baseline` and `--diff-base` leave out: the rest alone is fixed. Raises SetupError."""
+        narrowing = _narrowing(self._arguments)
+        if narrowing is None:
+            return None
+        found = self.result.diagnostics
+        try:
+            left = narrowing(found, self.files, self.active, self.source, not self.problems)
+        except ValueError as error:
+            raise SetupError(str(error)) from error
+        self.result.diagnostics = left
+        for project in self.projects:
+            project.result.diagnostics = [d for d in left if self.project_of(d.path) is project]
+        self._wanted = wanted(left, self.source)
+        return narrowing
+
     def _asked(self) -> list[str]:
         """The files that open questions are asked of: those of every project of the run."""
         if self._everything is None:
@@ -233,7 +266,7 @@ class Session:
             for one in self.projects:
                 if one.broken:
                     continue  # said when the settings were read: nothing is fixed under settings that cannot be
-                more, problems = run.fix(one.result, one.config, one.selection, unsafe, Bar("fixing"))
+                more, problems = run.fix(one.result, one.config, one.selection, unsafe, Bar("fixing"), self._wanted)
                 fixed += more
                 self.problems += problems
             fixed.sort(key=lambda one: one.path)
@@ -266,6 +299,7 @@ class Session:
             mine = sorted(again & set(project.files))
             left += run.check(mine, project.config, project.selection, self._asked).diagnostics if mine else []
         self.result.diagnostics = sorted(left, key=lambda d: d.sort_key)
+        self.narrow()
         return self.result.diagnostics
 
     def add_ignores(self) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from torchlint.catalogue import load
+from torchlint.plugins import Asked, BadFolder
 from torchlint.rule import Rule, UnknownRule, select
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ def parser() -> argparse.ArgumentParser:
         "and without the fixes, step by step; nothing is written.",
     )
     result.add_argument("rules", nargs="*", metavar="RULE", help="codes, names or prefixes; default: all with a fix")
+    result.add_argument(
+        "--rules", dest="folders", action="append", default=[], metavar="DIR",
+        help="the rules in this folder, by the cases in DIR/fixtures; runs their code",
+    )  # fmt: skip
     result.add_argument("--device", choices=("cpu", "cuda", "auto"), default="cpu")
     result.add_argument("--size", type=_size, action="append", metavar="N", help="instead of the cases' own sizes")
     result.add_argument("--json", type=Path, metavar="FILE", help="write the verdicts as JSON")
@@ -72,10 +77,19 @@ def main(argv: Sequence[str]) -> int:
         print("torchlint verify runs code and needs torch: pip install 'torchlint[verify]'", file=sys.stderr)
         return 2
     try:
-        rules = list(select(load(), options.rules or ["ALL"]))
-    except UnknownRule as error:
+        with Asked(options.folders):
+            return _verify(options)
+    except (UnknownRule, BadFolder) as error:
         print(error, file=sys.stderr)
         return 2
+
+
+def _verify(options: argparse.Namespace) -> int:
+    """Raises UnknownRule."""
+    rules = list(select(load(), options.rules or ["ALL"]))
+    own = [Path(folder).absolute() / "fixtures" for folder in options.folders]
+    if own and not options.rules:  # the folder's rules are meant
+        rules = [rule for rule in rules if any((folder / _fixture(rule)).is_dir() for folder in own)]
     from torchlint.verify.cases import resolve_device
 
     device = resolve_device(options.device)
@@ -84,7 +98,8 @@ def main(argv: Sequence[str]) -> int:
         return 2
     results: dict[str, list[CaseVerdict]] = {}
     for rule in rules:
-        verdicts = verify(rule, device, options.size)
+        home = next((folder / _fixture(rule) for folder in own if (folder / _fixture(rule)).is_dir()), None)
+        verdicts = verify(rule, device, options.size, home)
         if verdicts:
             results[f"{rule.code} {rule.name}"] = verdicts
             print(_progress(rule, verdicts), file=sys.stderr, flush=True)
@@ -105,7 +120,7 @@ def verify(
     from torchlint.verify.ranks import verify_ranks
     from torchlint.verify.verdict import Behaviour, BehaviourVerdict, CaseVerdict
 
-    folder = folder or fixtures_folder() / rule.name.replace("-", "_")
+    folder = folder or fixtures_folder() / _fixture(rule)
     if not (folder / "run.py").is_file():
         return []
     try:
@@ -118,6 +133,10 @@ def verify(
         reason = f"the cases cannot be run: {type(error).__name__}: {error}"
         verdict = BehaviourVerdict(Behaviour.NOT_VERIFIABLE, reason)
         return [CaseVerdict("run.py", verdict, failures=(str(verdict),))]
+
+
+def _fixture(rule: Rule) -> str:
+    return rule.name.replace("-", "_")
 
 
 def _offered(rule: Rule, text: str) -> str:

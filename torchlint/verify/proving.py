@@ -68,7 +68,8 @@ def compare_runs(argv: Sequence[str]) -> int:
 
 
 def _main(argv: Sequence[str], usage: str, *, whole: bool) -> int:
-    from torchlint.options import UsageError
+    from torchlint.options import UsageError, parse
+    from torchlint.plugins import Asked
     from torchlint.session import SetupError
 
     own, command = _split(list(argv))
@@ -87,7 +88,8 @@ def _main(argv: Sequence[str], usage: str, *, whole: bool) -> int:
         words, settings = _options(own, usage)
         if whole:
             words = words or ["."]
-        return _Proving(words, command, settings, whole=whole).run()
+        with Asked(parse(["fix", *words]).many("--rules")):
+            return _Proving(words, command, settings, whole=whole).run()
     except (UsageError, SetupError, ValueError) as error:
         return _trouble(str(error))
 
@@ -157,6 +159,9 @@ class _Proving:
         started = time.monotonic()
         self.session = Session(parse(["fix", "--verify=run", *self.words]))
         self.session.check()
+        narrowing = self.session.narrow()
+        if narrowing is not None:
+            sys.stderr.write(narrowing.told())
         # What a run proves need not be called safe beforehand.
         made = [one for one in self.session.fix(True) if one.applied]
         self.fixed = [one for one in made if not one.path.endswith((".ipynb", *DOCUMENTS))]
