@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from torchlint import magics
 from torchlint.catalogue import load
+from torchlint.semantics import flow
 
 try:
     from re import _parser as parser  # type: ignore[attr-defined]
@@ -76,3 +78,44 @@ def test_triggers_are_linear(regex: str) -> None:
             for _ in compiled.finditer(text):
                 pass
             assert time.process_time() - began < SECONDS, f"{regex} on {pump + more!r} repeated"
+
+
+NAMES = {name: value for name, value in vars(flow).items() if isinstance(value, re.Pattern)}
+LINES = {name: value for name, value in vars(magics).items() if isinstance(value, re.Pattern)}
+
+
+def seconds(work: Any) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_judged_in_linear_time(name: str) -> None:
+    compiled = NAMES[name]
+    for pump in ("zero", "grad", "grad_zero_", "_step", "train_", "a", "_", "lr_"):
+        text = (pump * LENGTH)[:LENGTH]
+        assert seconds(lambda text=text: list(compiled.finditer(text))) < SECONDS, pump
+        assert seconds(lambda text=text: flow.clears(text)) < SECONDS, pump
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_lines_of_a_cell_are_judged_in_linear_time(name: str) -> None:
+    compiled = LINES[name]
+    for pump in (*ALPHABET, "?", "%", "*", "a*", "a.", "a[1]", "[1]", "a,", "\\\\", "? ", "?;", "pip ", '""""', "\n"):
+        for head in ("", "a", "?", "a?", "=", "a[", "%%a", "%time", '"'):
+            text = head + (pump * LENGTH)[:LENGTH] + "\0"
+            # As magics.py uses it: asked at one place; what is searched for, wherever it may stand.
+            assert seconds(lambda text=text: compiled.match(text)) < SECONDS, head + pump
+            if name in ("_MAY_HOLD", "_NEWLINE", "_TOKEN"):
+                assert seconds(lambda text=text: list(compiled.finditer(text))) < SECONDS, head + pump
+
+
+@pytest.mark.parametrize("text", ["zero_grad", "resetGradients", "grads_to_none", "zero_the_grads", "clear_grad"])
+def test_what_clears_is_known_by_its_name(text: str) -> None:
+    assert flow.clears(text)
+
+
+@pytest.mark.parametrize("text", ["grad", "zero", "gradient_step", "free_memory", "gra_none"])
+def test_what_does_not_clear_is_known_by_its_name(text: str) -> None:
+    assert not flow.clears(text)

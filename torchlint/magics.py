@@ -21,12 +21,12 @@ _RUNS_HERE = frozenset(
 )  # fmt: skip
 _CELL_MAGIC = re.compile(r"%%(\w+)[^\r\n]*(?:\r\n|\n|\r)?")
 _MAY_HOLD = re.compile(
-    r"^[ \t]*[%!?,;/]|=[ \t]*[!%]|\?[ \t]*;?[ \t]*\r?$|^[ \t]*(?:pip|conda|mamba|cd|ls|ll|cat|cp|mv|rm|mkdir)",
+    r"^[ \t]*[%!?,;/]|=[ \t]*[!%]|\?[ \t]*(?:;[ \t]*)?\r?$|^[ \t]*(?:pip|conda|mamba|cd|ls|ll|cat|cp|mv|rm|mkdir)",
     re.MULTILINE,
 )
 _ESCAPE = re.compile(r"[ \t]*(?=[%!?]|[,;/][A-Za-z_])")
 _ASSIGNED = re.compile(r"[ \t]*[A-Za-z_][\w.\[\]'\", \t*]*=[ \t]*(?=[!%]\S)")
-_HELP = re.compile(r"[ \t]*(?=%{0,2}(?!\d)[\w*]+(?:\.[\w*]+|\[-?\d+\])*\?{1,2}[ \t]*;?[ \t]*$)")
+_HELP = re.compile(r"[ \t]*(?=%{0,2}(?!\d)[\w*]+(?:\.[\w*]+|\[-?\d+\])*\?{1,2}[ \t]*(?:;[ \t]*)?$)")
 # Commands that IPython runs without % where no variable has their name.
 _AUTOMAGIC = re.compile(r"[ \t]*(?=(?:pip3?|conda|mamba|cd|ls|ll|cat|cp|mv|rm|mkdir|rmdir)[ \t]+[-\w./~\"'$])")
 _TIMED = re.compile(r"%time[ \t]+(?=[^\s-])")

@@ -21,10 +21,8 @@ from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import OWN
 from torchlint.source import dotted, find, literal, walk
 
-CLEARING = re.compile(
-    r"(zero|clear|reset|empty|clean|flush|discard|none|null|free|wipe)\w*grad|grad\w*(zero|clear|reset|none|clean)",
-    re.I,
-)
+_CLEARED = re.compile(r"zero|clear|reset|empty|clean|flush|discard|none|null|free|wipe")
+_CLEARED_AFTER = re.compile(r"zero|clear|reset|none|clean")
 _HANDLING = re.compile(
     r"grad|optim|backward|backprop|hook|callback|closure|fire_event|learn|(^|_)train(_|$)|(^|_)(train|fit|do|run|one|closure)_?step|^step"
     r"|update_(param|weight|model|net)",
@@ -200,6 +198,17 @@ def _is_autograd(node: cst.Attribute) -> bool:
     return (dotted(node.value) or "").rpartition(".")[2] in ("autograd", "func", "functional", "jax")
 
 
+def clears(name: str) -> bool:
+    """Whether a name is spelled like what clears gradients: `zero_grad`, `resetGradients`, `grads_to_none`."""
+    name = name.lower()
+    at = name.find("grad")
+    if at < 0:
+        return False
+    cleared = _CLEARED.search(name)
+    before = cleared is not None and name.find("grad", cleared.end()) >= 0
+    return before or _CLEARED_AFTER.search(name, at + 4) is not None
+
+
 def mentions_clearing(events: Sequence[Event], node: cst.CSTNode) -> bool:
     """Whether some name that is no recognised clear is spelled like one: `zero_grad=True`, `opt.clear_gradients()`."""
     known = {id(call_of(e)) for e in events if e.effect is Effect.ZERO_GRAD}
@@ -208,7 +217,7 @@ def mentions_clearing(events: Sequence[Event], node: cst.CSTNode) -> bool:
         for n in walk(body):
             if isinstance(n, cst.Call) and id(n) in known and isinstance(n.func, cst.Attribute):
                 skipped.add(id(n.func.attr))
-            elif isinstance(n, cst.Name) and id(n) not in skipped and CLEARING.search(n.value):
+            elif isinstance(n, cst.Name) and id(n) not in skipped and clears(n.value):
                 return True
     return False
 
@@ -236,7 +245,7 @@ def strangers(sem: Semantics, events: Iterable[Event], ask: str, named: frozense
         if event.effect is not Effect.CALL or _inert(event):
             continue
         last = event.target.rpartition(".")[2]
-        harmless = bool(_HARMLESS.search(last)) and not CLEARING.search(last)
+        harmless = bool(_HARMLESS.search(last)) and not clears(last)
         if not event.target.startswith("?"):
             question = Question(ask, event.target)
             if question not in questions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -131,12 +130,12 @@ def _training_loop(function: Function, loop: Loop, events: list[Event], loops: t
     )
 
 
-_ENGINES = re.compile(r"(^|\.)ignite\.engine\.(\w+\.)*Engine$|^ignite\.engine\.Engine$")
-
-
 def _is_framework_step(sem: Semantics, function: Function) -> bool:
     """Whether the function is handed to an engine that calls it once per batch (Ignite's `Engine(update)`)."""
-    return any(_ENGINES.search(name) for name, _ in sem.evaluator.callbacks.get(function, ()))
+    return any(
+        name.endswith(".Engine") and ".ignite.engine." in f".{name}"
+        for name, _ in sem.evaluator.callbacks.get(function, ())
+    )
 
 
 # -- guards -----------------------------------------------------------------------------------------------------------
