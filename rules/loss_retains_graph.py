@@ -93,7 +93,7 @@ RULE = Rule(
 
 _NUMBERS = frozenset(("item", "tolist"))
 _SHOWS = re.compile(
-    r"(^|\.)(print|write|info|log\w*|add_scalars?|dump|dumps|plot|set_postfix)$|^(numpy|pandas|statistics|math)\."
+    r"(^|\.)(print|str|format|write|info|log\w*|add_scalars?|dump|dumps|plot|set_postfix)$|^(numpy|pandas|statistics|math)\."
 )
 
 
