@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
+import shutil
+import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from torchlint.verify import channel, tamper  # noqa: E402
+from torchlint.verify import channel, tamper, userrun  # noqa: E402
 from torchlint.verify.observe import DigestLeaf, Observation, TensorLeaf  # noqa: E402
+from torchlint.verify.sandbox import memory_budget, run_forked  # noqa: E402
 from torchlint.verify.shadow import Limits  # noqa: E402
 from torchlint.verify.userrun import gather, planned, verify_run  # noqa: E402
 from torchlint.verify.verdict import Behaviour  # noqa: E402
@@ -81,6 +86,95 @@ def test_a_program_that_replaces_its_judge_proves_nothing(tmp_path: Path, name: 
     assert not found.verdict.equivalent
     assert says in str(found.verdict)
     assert found.verdict.kind is (Behaviour.DIFFERENT if name == "nothing" else Behaviour.NOT_VERIFIABLE)
+
+
+FORKS = """\
+import os, time
+for _ in range(60):
+    if os.fork() == 0:
+        os.setsid()
+        for _ in range(300):
+            time.sleep(1)
+        os._exit(0)
+time.sleep(300)
+"""
+WAITS = """\
+import time
+time.sleep(300)
+"""
+
+
+@pytest.mark.parametrize("what", ["processes", "the disk"])
+def test_a_program_that_takes_the_machine_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """The limits are lowered: neither a fork bomb nor a full disk is let loose on the machine that runs the tests."""
+    path = tmp_path / "train.py"
+    program = PROGRAM.format(attack=FORKS if what == "processes" else WAITS)
+    path.write_text(program)
+    if what == "processes":
+        monkeypatch.setattr(userrun, "MOST_PROCESSES", 40)
+    else:
+        looks = iter([100 << 30])
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": next(looks, 100 << 20)}))
+    started = time.monotonic()
+    run = verify_run(
+        {str(path): (program, program.replace(*WRONG))}, [sys.executable, "train.py"],
+        timeout=120, cwd=str(tmp_path), shown=False,
+    )  # fmt: skip
+    assert time.monotonic() - started < 60
+    (found,) = run.functions
+    assert found.verdict.kind is Behaviour.NOT_VERIFIABLE
+    said = "more than 40 processes at once" if what == "processes" else "less than 512 MiB were left on the disk"
+    assert said in str(found.verdict)
+    assert _left(tmp_path) == []
+
+
+def _left(folder: Path) -> list[str]:
+    """What still runs in a folder, a moment later."""
+    end = time.monotonic() + 10
+    while True:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if Path(os.readlink(process / "cwd")).is_relative_to(folder):
+                    found.append(process.name)
+        if not found or time.monotonic() > end:
+            return found
+        time.sleep(0.1)
+
+
+SECRETS = """\
+import socket
+def reach():
+    with socket.create_connection(("127.0.0.1", {port}), timeout=5) as there:
+        there.sendall(b"secret")
+"""
+
+
+def test_compared_calls_reach_no_listener_outside(tmp_path: Path) -> None:
+    """The command itself may talk to a machine; what is compared sees a loopback of its own, so nothing arrives."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        attack = SECRETS.format(port=server.getsockname()[1])
+        outcome = run_forked(lambda _: exec(attack + "reach()\n", {}), seconds=20)
+        isolation = run_forked(str, seconds=20).value
+        if "no network" not in isolation.partition("; not available")[0]:
+            pytest.skip("no network namespace is to be had here, and the report says so")
+        assert "OSError" in str(outcome.reason) or "ConnectionRefused" in str(outcome.reason)
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def test_what_a_compared_call_may_fill_is_bounded() -> None:
+    def memory(_: object) -> int:
+        return len(bytearray(1 << 45))
+
+    def disk(_: object) -> None:
+        with open("big.bin", "wb") as file:
+            file.seek(5 << 30)
+            file.write(b"x")
+
+    assert run_forked(memory, seconds=20, memory=memory_budget()).reason == "out of memory"
+    assert run_forked(disk, seconds=20).reason in ("killed by SIGXFSZ", "OSError: [Errno 27] File too large")
 
 
 @pytest.mark.parametrize(

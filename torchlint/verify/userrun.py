@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,6 +25,9 @@ INJECT = Path(__file__).with_name("inject")
 _PYTHON = re.compile(r"python(\d+(\.\d+)?)?(\.exe)?")
 _ORDER = list(Behaviour)
 _MARK = "TORCHLINT_VERIFY_RUN"  # in the environment of all that a run starts
+MOST_PROCESSES = 2000  # of one run at once: beyond what loaders of many ranks start, and below what a machine bears
+LEFT_ON_DISK = 512 << 20  # bytes that a run must leave free where it writes
+_LOOK_EVERY = 1.0  # seconds; a look takes a few milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +174,9 @@ def execute(
     except OSError as error:
         return f"the command cannot be started: {error.strerror}: {command[0]}", False
     try:
-        code = process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        return f"timeout after {timeout:g} s", os.path.exists(enclosed)
+        code = _watched(process, timeout, plan_path)
+    except _Ended as why:
+        return str(why), os.path.exists(enclosed)
     finally:
         _end_all(process, plan_path)
         if stdout is not None:
@@ -185,16 +190,59 @@ def execute(
     return how + (f": {said[-1].strip()[:200]}" if said else ""), os.path.exists(enclosed)
 
 
-def _end_all(process: subprocess.Popen[bytes], mark: str) -> None:
-    """End the command and everything that it started and left behind, in whatever session that is by now."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+class _Ended(Exception):
+    """Why a run was not left to its own end."""
+
+
+def _watched(process: subprocess.Popen[bytes], timeout: float, mark: str) -> int:
+    """The command's exit code. Raises _Ended when it takes too long, starts too much or fills the disk."""
+    disk = os.path.dirname(mark)
+    least = min(LEFT_ON_DISK, shutil.disk_usage(disk).free // 2)
+    end = time.monotonic() + timeout
+    while True:
+        left = end - time.monotonic()
+        try:
+            return process.wait(max(0.0, min(_LOOK_EVERY, left)))
+        except subprocess.TimeoutExpired:
+            if left <= _LOOK_EVERY:
+                raise _Ended(f"timeout after {timeout:g} s") from None
+        if len(_started(mark)) > MOST_PROCESSES:
+            raise _Ended(f"ended: more than {MOST_PROCESSES} processes at once")
+        if shutil.disk_usage(disk).free < least:
+            raise _Ended(f"ended: less than {least >> 20} MiB were left on the disk")
+
+
+def _started(mark: str) -> set[int]:
+    """The processes that carry a run's mark."""
     wanted = f"{_MARK}={mark}".encode()
+    found = set()
     for entry in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if wanted in entry.read_bytes().split(b"\0"):
-                os.kill(int(entry.parent.name), signal.SIGKILL)
+                found.add(int(entry.parent.name))
+    return found
+
+
+def _end_all(process: subprocess.Popen[bytes], mark: str) -> None:
+    """End the command and everything that it started and left behind, in whatever session that is by now.
+
+    What makes new processes faster than they can be ended is stopped first, until no new one comes.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    stopped: set[int] = set()
+    for _ in range(100):
+        new = _started(mark) - stopped
+        if not new:
+            break
+        for pid in new:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGSTOP)
+        stopped |= new
+    for pid in _started(mark):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _joined(path: str, function: Edited, seen: Sequence[Mapping[str, Any]], ended: str) -> FunctionVerdict:
