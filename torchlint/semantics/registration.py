@@ -165,7 +165,7 @@ def _is_trained(sem: Semantics, node: cst.BaseExpression, depth: int = 0) -> boo
 
 _BY_HAND = re.compile(
     r"\b(add_module|register_module|setattr|__setattr__|_modules|__dict__"
-    r"|requires_grad\w*|freeze\w*|frozen|teachers?|stop_gradient)\b|\.parameters\(|\.eval\(\)"
+    r"|requires_grad\w*|freeze\w*(?!\w|=False)|frozen|teachers?|stop_gradient)\b|\.parameters\(|\.eval\(\)"
     r"|def (parameters|named_parameters|modules|named_modules|children|_apply|state_dict|train|to|cuda)\b",
     re.I,
 )
