@@ -65,21 +65,21 @@ def _loud(plan: Plan, rules: Sequence[Rule], settings: Config) -> Sequence[Rule]
 
 def _apply(file: File, rules: Sequence[Rule], settings: Config, loud: set[str] | None = None) -> Iterable[Diagnostic]:
     """With `loud` the file is a skeleton: rules that find something or need more than it has are noted and let be."""
+    sem = Semantics(file, settings.grad_disabling, settings.loader_names)
+    try:
+        yield from _judged(sem, rules, settings, loud)
+    finally:
+        sem.forget()
+
+
+def _judged(sem: Semantics, rules: Sequence[Rule], settings: Config, loud: set[str] | None) -> Iterable[Diagnostic]:
+    file = sem.file
     by_node: list[tuple[type, _Call]] = []
     by_object: dict[type, list[_Call]] = {}
-    sem: Semantics | None = None
     crashed: dict[str, Diagnostic] = {}
-    subscribed = [r for r in rules if r.looks]
-    if not subscribed:
-        return
-    try:
-        sem = Semantics(file, settings.grad_disabling, settings.loader_names)
-    except RecursionError:
-        raise
-    except Exception as error:
-        yield crash(file.path, "torchlint's model of this file", None, error)
-        return
-    for rule in subscribed:
+    for rule in rules:
+        if not rule.looks:
+            continue
         own = {**settings.rules.get(rule.code, {}), **settings.rules.get(rule.name, {})}
         options = {**rule.options, **own}
         context = Context(file, sem, options, settings.target_device, settings.torch_version)

@@ -19,6 +19,7 @@ from torchlint.trouble import syntax_error
 
 if TYPE_CHECKING:
     from torchlint.config import Config
+    from torchlint.prefilter import Plan
     from torchlint.rule import Rule
     from torchlint.source import File
 
@@ -73,18 +74,29 @@ def _check_prose(path: str, text: str, rules: Sequence[Rule], settings: Config) 
 def _check_whole(path: str, text: str, rules: Sequence[Rule], settings: Config, tree: File | None) -> list[Diagnostic]:
     scan = Scan(text)
     active = [r for r in rules if r.looks and r.may_find(scan)] if prefilter.concerns(text) else []
-    if tree is None:
-        parsed = syntax.parsed(text)
-        if isinstance(parsed, syntax.Trouble):
-            return [syntax_error(path, text, parsed, rules)] if _selected(rules, "TL001") else []
-        if not active:
-            return []
-        plan = prefilter.Layout(path, scan, parsed).plan(_seeds(tuple(active))) if parsed is not None else None
-        if parsed is not None and plan is None:
-            return []
+    if tree is not None:
+        return _found(path, text, rules, active, settings, tree)
+    parsed = syntax.parsed(text)
+    if isinstance(parsed, syntax.Trouble):
+        return [syntax_error(path, text, parsed, rules)] if _selected(rules, "TL001") else []
+    if not active:
+        return []
+    if parsed is None:
+        return _found(path, text, rules, active, settings, None)
+    layout = prefilter.Layout(path, scan, parsed)
+    try:
+        plan = layout.plan(_seeds(tuple(active)))
+        return _found(path, text, rules, active, settings, plan) if plan is not None else []
+    finally:
+        layout.forget()
+
+
+def _found(
+    path: str, text: str, rules: Sequence[Rule], active: Sequence[Rule], settings: Config, given: File | Plan | None
+) -> list[Diagnostic]:
     from torchlint.apply import findings  # libcst and the semantics: most files need neither
 
-    found = findings(path, text, tree or plan, active, settings)
+    found = findings(path, text, given, active, settings)
     return [syntax_error(path, text, found, rules)] if isinstance(found, syntax.Trouble) else found
 
 

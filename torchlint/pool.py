@@ -20,7 +20,7 @@ RECURSION = 10_000
 LARGE = 300_000  # bytes; such a file (one in 500) may take long or end its process, so it gets one of its own
 SECONDS_PER_FILE = 300.0
 _BATCH_BYTES = 48_000
-_KEPT_BYTES = 100_000  # of source, whose trees may wait to be collected
+_KEPT_BYTES = 1_000_000  # of source, whose trees may wait to be collected
 CRASHED = "crashed the parser"
 
 Make = Callable[..., Callable[[str], Any]]

@@ -80,6 +80,11 @@ class Stretches:
         self._starts = [u.row for u in units]
         self._codes: dict[int, Code] = {}
 
+    def forget(self) -> None:
+        """Let go of what refers to itself in circles."""
+        self._codes.clear()
+        self._whole.__dict__.clear()
+
     def at(self, rows: Iterable[int]) -> set[int]:
         """The stretches in which these 0-based rows lie."""
         found: set[int] = set()
@@ -175,6 +180,10 @@ class Layout:
             return Plan(self, [])
         kept = _close(self._stretches, self._names, sorted(chosen), self._families)
         return Plan(self, [unit for i, unit in enumerate(units) if i not in kept])
+
+    def forget(self) -> None:
+        """Let go of all that was worked out, so that it is freed at once. Nothing may be asked afterwards."""
+        self._stretches.forget()
 
     @cached_property
     def _names(self) -> list[_Names]:

@@ -142,6 +142,11 @@ class File:
         read = _LOST.sub("", text)
         return cls(path, text, cst.parse_module(read), read)
 
+    def forget(self) -> None:
+        """Drop what was worked out of the tree; asked again, it is worked out anew."""
+        for name in ("index", "parents", "_at"):
+            self.__dict__.pop(name, None)
+
     @cached_property
     def lines(self) -> Lines:
         return Lines(self.text)
@@ -421,8 +426,10 @@ def literal(node: cst.CSTNode | None) -> Any:
             quotes = 3 if text[:3] in ('"""', "'''") else 1
             return text[quotes:-quotes]
         return node.evaluated_value
-    if isinstance(node, (cst.Integer, cst.Float)):
-        return node.evaluated_value
+    if isinstance(node, cst.Integer):
+        return int(node.value, 0)
+    if isinstance(node, cst.Float):
+        return float(node.value)
     if isinstance(node, cst.Name):
         return {"True": True, "False": False, "None": None}.get(node.value, ...)
     if isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Minus):

@@ -47,6 +47,23 @@ class Semantics:
         evaluator.run()
         return evaluator
 
+    def forget(self) -> None:
+        """Let go of all that was worked out, which refers to itself in circles: it is freed at once, without a search.
+
+        Nothing may be asked afterwards.
+        """
+        made = self.__dict__
+        whole, names, evaluator = made.get("whole"), made.get("names"), made.get("evaluator")
+        self.file.forget()
+        made.clear()
+        if whole is not None and whole is not self:
+            whole.forget()
+        if evaluator is not None:
+            evaluator.__dict__.clear()
+        if names is not None:
+            for cls in names.classes.values():
+                cls.methods.clear()
+
     # -- questions ----------------------------------------------------------------------------------------------------
 
     def value(self, node: cst.CSTNode) -> Value:

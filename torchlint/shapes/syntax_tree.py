@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 # Class → (fields with one node, fields with lists of nodes).
 _fields: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {}
@@ -85,33 +85,24 @@ def root(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def bindings(nodes: Iterable[ast.AST]) -> dict[str, list[ast.AST | None]]:
+Bindings = dict[str, list["ast.AST | None"]]
+
+
+def bindings(nodes: Iterable[ast.AST]) -> Bindings:
     """Name → what these nodes bind it to: an expression, an `ast.arg` with its annotation, None for anything else."""
-    found: dict[str, list[ast.AST | None]] = {}
-
-    def bind(target: ast.AST, value: ast.AST | None) -> None:
-        if isinstance(target, ast.Name):
-            found.setdefault(target.id, []).append(value)
-        elif isinstance(target, (ast.Tuple, ast.List)):
-            parts = value.elts if isinstance(value, (ast.Tuple, ast.List)) else None
-            same = parts is not None and len(parts) == len(target.elts)
-            for i, part in enumerate(target.elts):
-                bind(part, parts[i] if same and parts is not None else None)
-        elif isinstance(target, ast.Starred):
-            bind(target.value, None)
-
+    found: Bindings = {}
     for node in nodes:
         if isinstance(node, ast.Assign):
             for target in node.targets:
-                bind(target, node.value)
+                _bind(found, target, node.value)
         elif isinstance(node, (ast.AugAssign, ast.NamedExpr)) or (
             isinstance(node, ast.AnnAssign) and node.value is not None
         ):
-            bind(node.target, node.value)
+            _bind(found, node.target, node.value)
         elif isinstance(node, (ast.For, ast.AsyncFor, ast.comprehension)):
-            _bind_items(node.target, node.iter, bind)
+            _bind_items(found, node.target, node.iter)
         elif isinstance(node, ast.withitem) and node.optional_vars is not None:
-            bind(node.optional_vars, None)
+            _bind(found, node.optional_vars, None)
         elif isinstance(node, ast.arg):
             found.setdefault(node.arg, []).append(node)
         elif isinstance(node, (ast.Global, ast.Nonlocal)):
@@ -120,13 +111,25 @@ def bindings(nodes: Iterable[ast.AST]) -> dict[str, list[ast.AST | None]]:
     return found
 
 
-def _bind_items(target: ast.expr, source: ast.expr, bind: Callable[[ast.AST, ast.AST | None], None]) -> None:
+def _bind(found: Bindings, target: ast.AST, value: ast.AST | None) -> None:
+    if isinstance(target, ast.Name):
+        found.setdefault(target.id, []).append(value)
+    elif isinstance(target, (ast.Tuple, ast.List)):
+        parts = value.elts if isinstance(value, (ast.Tuple, ast.List)) else None
+        same = parts is not None and len(parts) == len(target.elts)
+        for i, part in enumerate(target.elts):
+            _bind(found, part, parts[i] if same and parts is not None else None)
+    elif isinstance(target, ast.Starred):
+        _bind(found, target.value, None)
+
+
+def _bind_items(found: Bindings, target: ast.expr, source: ast.expr) -> None:
     """A loop's target: the counters of `range` and `enumerate` are numbers, all else cannot be told."""
     name = source.func.id if isinstance(source, ast.Call) and isinstance(source.func, ast.Name) else ""
     if name in ("range", "trange"):
-        bind(target, ast.Constant(0))
+        _bind(found, target, ast.Constant(0))
     elif name == "enumerate" and isinstance(target, ast.Tuple) and len(target.elts) == 2:
-        bind(target.elts[0], ast.Constant(0))
-        bind(target.elts[1], None)
+        _bind(found, target.elts[0], ast.Constant(0))
+        _bind(found, target.elts[1], None)
     else:
-        bind(target, None)
+        _bind(found, target, None)
