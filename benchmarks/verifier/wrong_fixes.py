@@ -1,10 +1,12 @@
 """Wrong fixes that the verifier must refuse. `FIRST` shaped the comparator; `LATER` was written after it was frozen.
 
-Run `python benchmarks/verifier/wrong_fixes.py` from the repository root; it writes wrong_fixes.json beside itself.
+Run `python benchmarks/verifier/wrong_fixes.py` from the repository root; it writes wrong_fixes.json beside itself. With
+names of groups (`first`, `later`, `second`, `limits`) it runs these alone and writes wrong_fixes_<names>.json.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 import torch
@@ -279,10 +281,18 @@ LIMITS = (
 
 def main() -> int:
     from suite import judge_pair, write
+    from wrong_fixes_second import LIMITS as MORE_LIMITS
+    from wrong_fixes_second import ODD
 
+    groups = {
+        "first": FIRST, "later": LATER, "second": [Wrong(*row) for row in ODD],
+        "limits": [*LIMITS, *(Wrong(*row) for row in MORE_LIMITS)],
+    }  # fmt: skip
+    chosen = sys.argv[1:] or list(groups)
     result: dict[str, Any] = {}
     passed = []
-    for group, wrongs in (("first", FIRST), ("later", LATER), ("limits", LIMITS)):
+    for group in chosen:
+        wrongs = groups[group]
         rows = []
         for wrong in wrongs:
             verdict = judge_pair(
@@ -295,7 +305,7 @@ def main() -> int:
         refused = sum(row["refused"] for row in rows)
         print(f"{group}: {refused} of {len(rows)} refused")
         result[group] = {"refused": refused, "of": len(rows), "rows": rows}
-    write("wrong_fixes", result)
+    write("_".join(["wrong_fixes", *sys.argv[1:]]), result)
     return 1 if passed else 0
 
 

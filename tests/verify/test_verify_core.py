@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import textwrap
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
+from torchlint.verify import aftermath  # noqa: E402
 from torchlint.verify.boundary import variants  # noqa: E402
 from torchlint.verify.compare import Comparison, Level, Yardstick, compare  # noqa: E402
 from torchlint.verify.judge import (  # noqa: E402
@@ -23,9 +28,10 @@ from torchlint.verify.judge import (  # noqa: E402
 )
 from torchlint.verify.lines import edited_lines, evidence_lines, traced  # noqa: E402
 from torchlint.verify.measure import Runnable, footprint, time_pairs  # noqa: E402
-from torchlint.verify.observe import global_flags, nudge, observe, seed_all, to_double  # noqa: E402
+from torchlint.verify.observe import nudge, observe, to_double  # noqa: E402
 from torchlint.verify.remap import remapped  # noqa: E402
 from torchlint.verify.stats import Ratio, paired_ratio  # noqa: E402
+from torchlint.verify.surroundings import global_flags, seed_all  # noqa: E402
 from torchlint.verify.verdict import (  # noqa: E402
     Behaviour,
     CostVerdict,
@@ -127,7 +133,7 @@ def test_the_first_difference_is_what_a_caller_meets_first() -> None:
 
     kinds = [d.kind for d in level(lambda x: x * 2, after, rows).differences]
     assert kinds[0] == "dtype"
-    assert kinds[-1] == "stdout"
+    assert kinds.index("value") < kinds.index("stdout")
 
 
 @pytest.mark.parametrize(
@@ -298,3 +304,54 @@ def test_cuda_code_runs_on_the_cpu_and_is_counted() -> None:
     assert mode.counters["syncs"] == 3
     assert mode.counters["host→device copies"] == 3 + 2 + 2
     assert mode.counters["blocking copies"] == 4
+
+
+def test_what_a_call_leaves_behind_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log lines, threads, files, the environment, defaults, switches, and what was written and put back."""
+    monkeypatch.setattr(aftermath, "_scratch", str(tmp_path))
+    ended = threading.Event()
+
+    def keeps(x: torch.Tensor, kept: list[torch.Tensor] = []) -> torch.Tensor:  # noqa: B006 (the point)
+        kept.append(x)
+        return x * 2
+
+    def leaves(x: torch.Tensor) -> torch.Tensor:
+        logging.getLogger("train").warning("loss %.1f", 2.5)
+        threading.Thread(target=ended.wait, daemon=True).start()
+        (tmp_path / "epoch12.pt").write_bytes(b"weights")
+        os.environ["TORCHLINT_TEST"] = "1"
+        torch.set_printoptions(precision=2)
+        x.mul_(2)
+        x.div_(2)
+        return x * 2
+
+    try:
+        found = {d.where: d for d in level(lambda x: x * 2, leaves, rows).differences}
+    finally:
+        ended.set()
+    assert found["log"].kind == "log"
+    assert found["threads left running"].after == "1"
+    assert found["files written"].after == "epoch#.pt"
+    assert found["environment"].after.startswith("TORCHLINT_TEST ")
+    assert "TORCHLINT_TEST" not in os.environ
+    assert "flag print options" in found
+    assert "arg['x']@written to" in found
+    own = observe(keeps, rows(), function=keeps).leaves
+    assert own["defaults[0].len"] == 1
+
+
+def test_what_is_handed_out_is_seen() -> None:
+    """The type of a container, values that are drawn later, memory that two results share, what a function keeps."""
+
+    def where(before: Callable[..., Any], after: Callable[..., Any]) -> str:
+        return level(before, after, rows).differences[0].where
+
+    def subtract(m: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda y: y - m
+
+    assert where(lambda x: [x + 1], lambda x: (x + 1,)) == "return.type"
+    assert where(lambda x: (r.sum() for r in x), lambda x: (r.mean() for r in x)) == "return.items[0]"
+    assert where(
+        lambda x: [torch.zeros(3) for _ in range(2)], lambda x: list(torch.zeros(1, 3).expand(2, 3).unbind())
+    ).startswith("return[1]@is the memory of")
+    assert where(lambda x: subtract(x.mean(0)), lambda x: subtract(x.sum(0))) == "return.m"

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from torchlint.verify.observe import to_double, walk_state
+from torchlint.verify.observe import to_double
+from torchlint.verify.walk import walk_state
 
 Inputs = dict[str, Any]
 Change = Callable[[Inputs], bool]
@@ -90,10 +91,24 @@ def _requires_grad(inputs: Inputs) -> bool:
     return changed
 
 
+def _hooked(inputs: Inputs) -> bool:
+    """Hooks on every module with parameters, which say whether it was called as a module."""
+    modules = [m for value in _objects(inputs) if isinstance(value, torch.nn.Module) for m in value.modules()]
+    modules = [m for m in modules if any(True for _ in m.parameters())]
+    for module in modules:
+        module.register_forward_pre_hook(_called)
+    return bool(modules)
+
+
+def _called(module: torch.nn.Module, _: Any) -> None:
+    module.__dict__["was called"] = True
+
+
 CHANGES: Mapping[str, Change] = {
     "NaN": _each(_first(float("nan"))),
     "inf": _each(_first(float("inf"))),
     "zeros": _each(torch.zeros_like),
+    "halves": _each(lambda t: t.round() + 0.5),
     "×1e4": _each(lambda t: t * 1e4),
     "×1e-20": _each(lambda t: t * 1e-20),
     "equal rows": _each(lambda t: t[:1].repeat(t.shape[0], *[1] * (t.dim() - 1)) if t.dim() else None),
@@ -102,6 +117,7 @@ CHANGES: Mapping[str, Change] = {
     "float64": _double,
     "bfloat16": _each(lambda t: t.bfloat16()),
     "requires_grad": _requires_grad,
+    "hooks": _hooked,
 }
 
 

@@ -25,9 +25,9 @@ from torchlint.verify.judge import (
 )
 from torchlint.verify.lines import edited_lines, evidence_lines, traced
 from torchlint.verify.measure import Runnable, footprint, quiet, time_pairs
-from torchlint.verify.observe import seed_all
 from torchlint.verify.remap import remapped
 from torchlint.verify.sandbox import Isolation, memory_budget, run_forked
+from torchlint.verify.surroundings import seed_all
 from torchlint.verify.trial import Program, Trial
 from torchlint.verify.verdict import (
     Behaviour,
@@ -222,8 +222,6 @@ class _Verification:
             self.notes.append(f"memory and counters not measured: {'after' if b.raised else 'before'} the fix the call "
                               f"raises {b.raised or a.raised}")  # fmt: skip
             return MemoryVerdict(Trend.NOT_MEASURED), {}
-        if a.raised or b.raised:
-            return MemoryVerdict(Trend.NOT_MEASURED), {}  # half a call has no footprint
         counters = {name: (count, b.counters[name]) for name, count in a.counters.items()}
         return judge_memory((a.peak, b.peak), (a.saved, b.saved)), counters
 

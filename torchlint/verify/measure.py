@@ -23,8 +23,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from torchlint.verify.observe import global_flags, restore_flags, walk_state
 from torchlint.verify.stats import Ratio, paired_ratio
+from torchlint.verify.surroundings import global_flags, restore_flags
+from torchlint.verify.walk import walk_state
 
 BLOCK_SECONDS = 0.004
 ROUNDS = (15, 31, 61, 121)  # more only while the interval is not settled

@@ -6,14 +6,13 @@ deep inside a model is seen as well as a changed return value. Tensors are copie
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import hashlib
+import inspect
 import io
+import itertools
 import math
 import random
 import sys
-import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,12 +20,11 @@ from typing import Any
 
 import torch
 
-MAX_DEPTH = 12
-MAX_LEAVES = 20_000
+from torchlint.verify import aftermath
+from torchlint.verify.surroundings import digest, global_flags, restore_flags, rng_state
+from torchlint.verify.walk import GENERATORS, PLAIN, is_array, pointer, walk_state
 
-_PLAIN = (int, float, complex, str, bytes, bool, type(None))
-_OPAQUE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.CodeType)
-_MODULE_INTERNALS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")
+_MOST_DRAWN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,95 +60,14 @@ class Observation:
     result: Any = None  # what the call returned, until the next call has been judged against it
 
 
-# -- walking state ----------------------------------------------------------------------------------------------------
-
-
-def walk_state(root: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """(path, value) of every tensor, array, plain value and random generator reachable from `root`, each once."""
-    seen: set[int] = set()
-    keep: list[Any] = []
-    count = 0
-
-    def visit(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
-        nonlocal count
-        if isinstance(value, (*_PLAIN, torch.dtype, torch.device, torch.Size, range, slice)):
-            yield path, value
-            return
-        if id(value) in seen or depth > MAX_DEPTH or count > MAX_LEAVES:
-            return
-        seen.add(id(value))
-        keep.append(value)
-        count += 1
-        if isinstance(value, torch.Tensor) or _is_array(value):
-            yield path, value
-            if isinstance(value, torch.Tensor) and value.is_leaf and value.grad is not None:
-                yield from visit(value.grad, f"{path}.grad", depth + 1)
-        elif isinstance(value, (torch.Generator, random.Random)) or type(value).__name__ in (
-            "RandomState",
-            "Generator",
-        ):
-            yield path, value
-        elif isinstance(value, _OPAQUE):
-            yield path, f"<{getattr(value, '__qualname__', type(value).__name__)}>"
-        else:
-            for name, child in _children(value):
-                yield from visit(child, f"{path}{name}", depth + 1)
-
-    yield from visit(root, path, 0)
-
-
-def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, torch.nn.Module):
-        yield ".training", value.training
-        for table in (value._parameters, value._buffers, value._modules):
-            for name, child in table.items():
-                yield f".{name}", child
-        for name, child in vars(value).items():
-            if "hook" in name:
-                if isinstance(child, Mapping) and child:
-                    yield f".{name}.len", len(child)
-            elif name not in _MODULE_INTERNALS:
-                yield f".{name}", child
-    elif isinstance(value, torch.optim.Optimizer):
-        for g, group in enumerate(value.param_groups):
-            for key, setting in group.items():
-                if key != "params":
-                    yield f".group{g}.{key}", setting
-            for p, parameter in enumerate(group["params"]):
-                yield f".group{g}.param{p}", parameter
-                for key, state in value.state.get(parameter, {}).items():
-                    yield f".group{g}.state{p}.{key}", state
-    elif isinstance(value, Mapping):
-        for key in list(value):
-            yield f"[{key!r}]" if isinstance(key, _PLAIN) else f"[{type(key).__name__}]", value[key]
-        yield ".keys", repr([k if isinstance(k, _PLAIN) else type(k).__name__ for k in value])
-    elif isinstance(value, (list, tuple, collections.deque)):
-        yield ".len", len(value)
-        for i, item in enumerate(value):
-            yield f"[{i}]", item
-    elif isinstance(value, (set, frozenset)):
-        yield ".items", repr(sorted(map(repr, value)))
-    else:
-        yield ".type", type(value).__name__
-        for name, child in (getattr(value, "__dict__", None) or {}).items():
-            yield f".{name}", child
-        for cls in type(value).__mro__:
-            slots = getattr(cls, "__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                if hasattr(value, name) and not name.startswith("__"):
-                    yield f".{name}", getattr(value, name)
-
-
-def _is_array(value: Any) -> bool:
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.ndarray)
+# -- copies -----------------------------------------------------------------------------------------------------------
 
 
 def leaf(value: Any) -> Any:
     """A comparable copy of one walked value."""
     if isinstance(value, torch.Tensor):
         return _tensor_leaf(value)
-    if _is_array(value):
+    if is_array(value):
         if value.dtype.kind in "biufc":
             tensor = torch.from_numpy(value.copy())
             return TensorLeaf(
@@ -165,12 +82,12 @@ def leaf(value: Any) -> Any:
             )
         return repr(value.tolist())
     if isinstance(value, torch.Generator):
-        return _digest(value.get_state().numpy().tobytes())
+        return digest(value.get_state().numpy().tobytes())
     if isinstance(value, random.Random):
-        return _digest(repr(value.getstate()).encode())
-    if type(value).__name__ in ("RandomState", "Generator"):
-        return _digest(repr(value).encode() + repr(getattr(value, "bit_generator", value)).encode())
-    if isinstance(value, _PLAIN):
+        return digest(repr(value.getstate()).encode())
+    if type(value).__name__ in GENERATORS:
+        return digest(repr(value).encode() + repr(getattr(value, "bit_generator", value)).encode())
+    if isinstance(value, PLAIN):
         return value
     return repr(value)
 
@@ -190,7 +107,7 @@ def _digest_leaf(leaf: TensorLeaf) -> DigestLeaf:
         value = value.masked_fill(value.isnan(), math.nan)  # all NaNs are one
     data = value.contiguous().flatten().view(torch.uint8).numpy().tobytes() if value.numel() else b""
     facts = (leaf.shape, leaf.dtype, leaf.device, leaf.requires_grad, leaf.inference, leaf.container)
-    return DigestLeaf(_digest(data), facts)
+    return DigestLeaf(digest(data), facts)
 
 
 def _tensor_leaf(tensor: torch.Tensor) -> TensorLeaf:
@@ -216,122 +133,52 @@ def _tensor_leaf(tensor: torch.Tensor) -> TensorLeaf:
     )
 
 
-def _pointer(value: Any) -> int | None:
-    """The address of the memory behind a tensor or array, whatever view of it this is."""
-    if isinstance(value, torch.Tensor):
-        if value.layout != torch.strided or value.numel() == 0:
-            return None
-        return value.untyped_storage().data_ptr() or None
-    if _is_array(value) and value.size:
-        while value.base is not None and _is_array(value.base):
-            value = value.base
-        return int(value.__array_interface__["data"][0])
-    return None
-
-
-# -- global state -----------------------------------------------------------------------------------------------------
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=8).hexdigest()
-
-
-def rng_state() -> dict[str, str]:
-    """A digest per random generator of the process."""
-    state = {
-        "torch": _digest(torch.get_rng_state().numpy().tobytes()),
-        "python": _digest(repr(random.getstate()).encode()),
-    }
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        words = numpy.random.get_state(legacy=False)["state"]
-        state["numpy"] = _digest(words["key"].tobytes() + str(words["pos"]).encode())
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        for i in range(torch.cuda.device_count()):
-            state[f"cuda:{i}"] = _digest(torch.cuda.get_rng_state(i).numpy().tobytes())
-    return state
-
-
-def seed_all(seed: int) -> None:
-    """Seed every generator of the process."""
-    random.seed(seed)
-    torch.manual_seed(seed)
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(seed % 2**32)
-
-
-# Global switches that a fix could leave flipped: name → (read, write).
-_FLAGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-    "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "threads": (torch.get_num_threads, torch.set_num_threads),
-    "deterministic": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
-    "autocast cpu": (
-        lambda: torch.is_autocast_enabled("cpu"),
-        lambda on: torch.set_autocast_enabled("cpu", on),
-    ),
-    "autocast cuda": (
-        lambda: torch.is_autocast_enabled("cuda"),
-        lambda on: torch.set_autocast_enabled("cuda", on),
-    ),
-    "anomaly detection": (torch.is_anomaly_enabled, torch.set_anomaly_enabled),
-    "matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
-    "cudnn benchmark": (
-        lambda: torch.backends.cudnn.benchmark,
-        lambda on: setattr(torch.backends.cudnn, "benchmark", on),
-    ),
-    "cudnn deterministic": (
-        lambda: torch.backends.cudnn.deterministic,
-        lambda on: setattr(torch.backends.cudnn, "deterministic", on),
-    ),
-}
-
-
-def global_flags() -> dict[str, Any]:
-    flags = {name: read() for name, (read, _) in _FLAGS.items()}
-    flags["inference mode"] = torch.is_inference_mode_enabled()
-    return flags
-
-
-def restore_flags(flags: Mapping[str, Any]) -> None:
-    """Put back what a call left flipped, so that the next call starts from the same state."""
-    for name, (read, write) in _FLAGS.items():
-        if name in flags and read() != flags[name]:
-            write(flags[name])
-
-
 # -- one call ---------------------------------------------------------------------------------------------------------
 
 
+class _Drawn:
+    """What an iterator that was returned yields: the values that are made when somebody asks."""
+
+    def __init__(self, iterator: Any) -> None:
+        self.of = type(iterator).__name__
+        self.items = list(itertools.islice(iterator, _MOST_DRAWN))
+
+
 def observe(
-    entry: Callable[..., Any], inputs: Mapping[str, Any], /, *, backward: bool = True, earlier: Any = None
+    entry: Callable[..., Any],
+    inputs: Mapping[str, Any],
+    /,
+    *,
+    backward: bool = True,
+    earlier: Any = None,
+    function: Any = None,
 ) -> Observation:
     """Call `entry(**inputs)` and record everything that a caller could notice. The caller's flags are restored.
 
     With `backward`, the returned tensors that carry a graph are differentiated with fixed random weights and the
     gradients that arrive at the arguments are part of the record. `earlier` is what an earlier call returned: memory
-    that is handed out twice is noted.
+    that is handed out twice is noted. `function` is what `entry` really calls, for what it keeps in its defaults.
     """
     flags = global_flags()
     # Strong references: memory of an argument must not be reused for a result while sharing is being judged.
-    inputs_before = [(path, value) for path, value in walk_state(dict(inputs), "arg") if _pointer(value)]
+    known = [(path, value) for path, value in walk_state(dict(inputs), "arg") if isinstance(value, torch.Tensor)
+             or pointer(value)]  # fmt: skip
+    versions = {path: _version(value) for path, value in known}
     owners: dict[int, str] = {}
-    for path, value in inputs_before:
-        owners.setdefault(_pointer(value) or 0, path)
-
+    for path, value in known:
+        owners.setdefault(pointer(value) or 0, path)
     for _, value in walk_state(earlier, "earlier"):
-        pointer = _pointer(value)
-        if pointer is not None:
-            owners.setdefault(pointer, "an earlier result")
+        owners.setdefault(pointer(value) or 0, "an earlier result")
 
     result: Any = None
     error: BaseException | None = None
     stdout = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(stdout):
+    with warnings.catch_warnings(), contextlib.redirect_stdout(stdout), aftermath.watching() as left:
         warnings.simplefilter("ignore")
         try:
             result = entry(**inputs)
+            if isinstance(result, Iterator) and not isinstance(result, io.IOBase):
+                result = _Drawn(result)
         except (Exception, SystemExit) as caught:
             error = caught
 
@@ -348,25 +195,54 @@ def observe(
     after = global_flags()
     restore_flags(flags)
 
-    returned = list(walk_state(result, "return"))
+    returned = list(walk_state(result, "return", functions=True))
+    given_out: dict[int, str] = {}
     for path, value in returned:
         leaves[path] = leaf(value)
-        pointer = _pointer(value)
-        if pointer is not None:
-            leaves[f"{path}@shares memory with"] = owners.get(pointer, "nothing")
-    for path, value in walk_state(dict(inputs), "arg"):
-        leaves[path] = leaf(value)
-        pointer = _pointer(value)
-        if pointer is not None and owners.get(pointer, path) != path:
-            leaves[f"{path}@shares memory with"] = owners[pointer]
-    for name, digest in rng.items():
-        leaves[f"random state of {name}"] = digest
+        if pointer(value) is not None:
+            leaves[f"{path}@shares memory with"] = owners.get(pointer(value) or 0, "nothing")
+            start = value.data_ptr() if isinstance(value, torch.Tensor) else value.__array_interface__["data"][0]
+            if given_out.setdefault(start, path) != path:
+                leaves[f"{path}@is the memory of"] = given_out[start]
+    _arguments(leaves, inputs, dict(known), versions, owners)
+    if inspect.isfunction(function := inspect.unwrap(function) if function is not None else None):
+        for path, value in walk_state((function.__defaults__, function.__kwdefaults__), "defaults"):
+            leaves[path] = leaf(value)
+    for name, words in rng.items():
+        leaves[f"random state of {name}"] = words
     for name, value in after.items():
         leaves[f"flag {name}"] = repr(value)
     leaves["stdout"] = stdout.getvalue()
+    leaves.update(left.leaves)
+    leaves["threads left running"] = left.threads_left()
     if backward and error is None:
         _differentiate([v for _, v in returned if isinstance(v, torch.Tensor)], inputs, leaves)
     return record
+
+
+def _arguments(
+    leaves: dict[str, Any], inputs: Mapping[str, Any], known: Mapping[str, Any], versions: Mapping[str, int | None],
+    owners: Mapping[int, str],
+) -> None:  # fmt: skip
+    """What became of the arguments: values, memory, and whether they are still what the caller holds."""
+    for path, value in walk_state(dict(inputs), "arg"):
+        leaves[path] = leaf(value)
+        at = pointer(value)
+        if at is not None and owners.get(at, path) != path:
+            leaves[f"{path}@shares memory with"] = owners[at]
+        if isinstance(value, torch.nn.Parameter) and path in known and known[path] is not value:
+            leaves[f"{path}@is another object"] = True  # an optimizer would go on with the old one
+        elif path in known and known[path] is value and versions[path] != _version(value) and _is_data(path):
+            leaves[f"{path}@written to"] = True  # autograd notices, also where the old values are put back
+
+
+def _version(value: Any) -> int | None:
+    return value._version if isinstance(value, torch.Tensor) and not value.is_inference() else None
+
+
+def _is_data(path: str) -> bool:
+    """Not what optimizers and backward keep: which kernel they write it with is their business."""
+    return ".grad" not in path and ".state" not in path
 
 
 def _differentiate(outputs: list[torch.Tensor], inputs: Mapping[str, Any], leaves: dict[str, Any]) -> None:
@@ -416,7 +292,7 @@ def nudge(inputs: Mapping[str, Any], seed: int) -> None:
         moved = torch.nextafter(data, toward) if data.dtype != torch.float16 else _nextafter_half(data, up)
         data.copy_(torch.where(data == data.round(), data, moved))
     for _, value in walk_state(dict(inputs), "arg"):
-        if _is_array(value) and value.dtype.kind == "f" and value.flags.writeable:
+        if is_array(value) and value.dtype.kind == "f" and value.flags.writeable:
             numpy = sys.modules["numpy"]
             upward = (torch.rand(value.shape, generator=generator) < 0.5).numpy()
             shifted = numpy.nextafter(value, numpy.where(upward, numpy.inf, -numpy.inf).astype(value.dtype))

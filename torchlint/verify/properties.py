@@ -17,7 +17,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from torchlint.verify.observe import walk_state
+from torchlint.verify.walk import walk_state
 
 Entry = Callable[..., Any]
 Property = Callable[[Entry, dict[str, Any]], "str | None"]

@@ -38,7 +38,8 @@ class Recorder:
         self, out: str, *, keep: int, steps: int, most: int, seed: int, nudge: int | None,
         lines: set[str], hints: Sequence[Sequence[str]],
     ) -> None:  # fmt: skip
-        from torchlint.verify.observe import Observation, seed_all
+        from torchlint.verify.observe import Observation
+        from torchlint.verify.surroundings import seed_all
 
         self.keep, self.steps, self.most = keep, steps, most
         self.nudge, self.lines = nudge, lines
@@ -124,7 +125,8 @@ class Recorder:
     def _note_forward(self, module: torch.nn.Module, output: Any) -> None:
         import torch
 
-        from torchlint.verify.observe import leaf, walk_state
+        from torchlint.verify.observe import leaf
+        from torchlint.verify.walk import walk_state
 
         self.forwards += 1
         name = f"forward {self.forwards} of {type(module).__name__}"
@@ -141,7 +143,8 @@ class Recorder:
                 self._tensors(optimizer, "gradient", lambda p: p.grad)
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        from torchlint.verify.observe import Observation, rng_state
+        from torchlint.verify.observe import Observation
+        from torchlint.verify.surroundings import rng_state
 
         if not self._own():
             return

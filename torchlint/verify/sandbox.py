@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torchlint.verify.aftermath import files_go_to
+
 # Landlock: the same numbers on every architecture; see landlock(7).
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _PATH_BENEATH = 1
@@ -186,6 +188,7 @@ def confine(scratch: str, *, seconds: float, memory: int | None, project: str | 
     active.append("rlimits")
     os.environ["TMPDIR"] = os.environ["TORCH_EXTENSIONS_DIR"] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = scratch
     tempfile.tempdir = scratch
+    files_go_to(scratch)
     return Isolation(tuple(active), tuple(missing))
 
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from torchlint.verify.verdict import BehaviourVerdict, Cost
 
 NUDGES = 3
-FAR = 0.05  # a relative deviation that is no question of rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +307,7 @@ class _Call:
 
         Where the two are far apart no nudge can bring them together, and none is run.
         """
-        from torchlint.verify.compare import Comparison, Yardstick, compare, deviation
+        from torchlint.verify.compare import FAR, Comparison, Yardstick, compare, deviation
         from torchlint.verify.observe import nudge
 
         wanted = frozenset(
@@ -353,8 +352,8 @@ class _Call:
         import torch
 
         from torchlint.verify.measure import quiet
-        from torchlint.verify.observe import walk_state
         from torchlint.verify.properties import survey
+        from torchlint.verify.walk import walk_state
 
         def twice(**_: Any) -> None:
             function(*self.args, **self.kwargs)
@@ -382,6 +381,9 @@ class _Call:
         from torchlint.verify.lines import traced
         from torchlint.verify.observe import digested, observe
 
+        def call(**_: Any) -> Any:
+            return function(*self.args, **self.kwargs)
+
         def work(isolation: Any) -> _Seen:
             self._begin()
             if prepare is not None:
@@ -389,9 +391,9 @@ class _Call:
             lines: set[int] = set()
             if trace:
                 with traced(_code_file(function)) as lines:
-                    record = observe(lambda **_: function(*self.args, **self.kwargs), self.inputs)
+                    record = observe(call, self.inputs, function=function)
             else:
-                record = observe(lambda **_: function(*self.args, **self.kwargs), self.inputs)
+                record = observe(call, self.inputs, function=function)
             return _Seen(digested(record, wanted), frozenset(lines), str(isolation))
 
         outcome = self._fork(work)
@@ -423,6 +425,8 @@ def _world(function: Any) -> dict[str, Any]:
     """Everything that a call could change besides its arguments: live models and optimizers, the module's own data."""
     import torch
 
+    from torchlint.verify.walk import cell_is_bound
+
     # By type and not by isinstance: that would ask proxies for their __class__, and wake what they stand for.
     objects = gc.get_objects()
     modules: list[Any] = [o for o in objects if issubclass(type(o), torch.nn.Module)]
@@ -438,16 +442,8 @@ def _world(function: Any) -> dict[str, Any]:
         name: value for name, value in list(space.items()) if isinstance(value, data) and not name.startswith("__")
     }
     cells = getattr(function, "__closure__", None) or ()
-    world["closure"] = [cell.cell_contents for cell in cells if _filled(cell)]
+    world["closure"] = [cell.cell_contents for cell in cells if cell_is_bound(cell)]
     return world
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 (raises where the variable is not bound yet)
-    except ValueError:
-        return False
-    return True
 
 
 def _code_file(function: Any) -> str:

@@ -15,7 +15,10 @@ import torch
 from torchlint.verify.boundary import UNUSABLE, variants
 from torchlint.verify.compare import Comparison, Level, Yardstick, compare
 from torchlint.verify.judge import Run
-from torchlint.verify.observe import Observation, leaf, nudge, observe, seed_all, to_double, walk_state
+from torchlint.verify.measure import quiet
+from torchlint.verify.observe import Observation, leaf, nudge, observe, to_double
+from torchlint.verify.surroundings import seed_all
+from torchlint.verify.walk import walk_state
 
 NUDGES = 3
 
@@ -38,7 +41,7 @@ class Program:
         self.activate()
         exec(compile(text, self.filename, "exec"), self.module.__dict__)
         self.earlier: Any = None
-        self._entry = functools.reduce(getattr, entry.split("."), self.module)
+        self.function: Any = functools.reduce(getattr, entry.split("."), self.module)
 
     def activate(self) -> None:
         """Pickling and dataclasses look a module up by its name: make this one the answer."""
@@ -46,8 +49,7 @@ class Program:
 
     def entry(self, /, **inputs: Any) -> Any:
         self.activate()
-        function: Any = self._entry
-        return function(**inputs)
+        return self.function(**inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,9 @@ class Trial:
         if prepare is not None:
             prepare(inputs)
         seed_all(seed + 1000)
-        record = observe(program.entry, inputs, backward=self.backward, earlier=program.earlier)
+        record = observe(
+            program.entry, inputs, backward=self.backward, earlier=program.earlier, function=program.function
+        )
         program.earlier, record.result = record.result, None
         return record
 
@@ -101,6 +105,20 @@ class Trial:
         for name, make in variants(lambda n: self.maker(seed, n)(), size):
             if make() is not None:
                 yield self.run(name, make, seed)
+        used = functools.partial(self._used, self.maker(seed, size), seed)
+        if used() is not None:
+            yield self.run("called before", used, seed)
+
+    def _used(self, make: Callable[[], Inputs], seed: int) -> Inputs | None:
+        """Inputs that the original was called with once: optimizers with a state, gradients, filled caches."""
+        inputs = make()
+        seed_all(seed + 2000)
+        try:
+            with quiet():
+                self.before.entry(**inputs)
+        except (Exception, SystemExit):
+            return None
+        return inputs
 
     def _yardstick(self, make: Maker, seed: int) -> Yardstick:
         nudged = tuple(self.observe(self.before, make, seed, functools.partial(nudge, seed=k)) for k in range(NUDGES))
