@@ -69,7 +69,7 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
     reported: set[cst.CSTNode] = set()
     for trained in sharding.trained_loaders(script) if wraps else ():
         for loader in sharding.loaders(script, trained):
-            if loader in reported or sharding.prepared(script, loader):
+            if loader in reported or sharding.prepared(script, loader) or sharding.undivided_branch(script, loader):
                 continue
             at = script.file.twin(loader, ctx.file)
             if at is not None and shuffles_everything(script, loader):

@@ -72,6 +72,8 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
         path = argument(call, "f", 1)
         if path is None or not everywhere(processes, call, function) or own_place(processes, path.value, function):
             continue
+        if in_lone_branch(processes, call, function):
+            continue
         at = processes.file.twin(call, ctx.file)
         if at is not None:
             yield Finding(
@@ -81,6 +83,21 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
                 "save in the process of rank 0 only",
                 first_only(processes, call, function),
             )
+
+
+def in_lone_branch(processes: Processes, call: cst.Call, function: Function) -> bool:
+    """Whether another branch of an `if` around the call saves in one process: this one runs alone."""
+    inner: cst.CSTNode = call
+    for outer in processes.file.ancestors(call):
+        if isinstance(outer, (cst.FunctionDef, cst.ClassDef)):
+            return False
+        if isinstance(outer, cst.If) and inner is not outer.test:
+            other = outer.orelse if inner is outer.body else outer.body
+            saves = {c for c, _ in processes.named("torch.save")} & set(find(other, cst.Call)) if other else set()
+            if any(only_some(processes, c, function) for c in saves):
+                return True
+        inner = outer
+    return False
 
 
 def everywhere(processes: Processes, call: cst.Call, function: Function) -> bool:

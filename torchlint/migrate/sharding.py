@@ -146,8 +146,43 @@ def sharded_by_hand(script: Script, loader: cst.Call) -> bool:
         for origin in script.origins(expr):
             if _SHARDS.search(script.file.code(origin)) or _is_iterable(script, origin):
                 return True
+            if isinstance(origin, cst.Subscript) and _indexed_by_parameter(script, origin):
+                return True
             queue += [n for n in walk(origin) if isinstance(n, (cst.Name, cst.Attribute)) and script.assigned(n)]
     return bool(_SHARDS.search(script.file.code(data.value)))
+
+
+def _indexed_by_parameter(script: Script, node: cst.Subscript) -> bool:
+    """Whether the items are picked by what the process's own function was given: `data[seeds]`."""
+    queue = [n for e in node.slice if isinstance(e.slice, cst.Index) for n in walk(e.slice) if isinstance(n, cst.Name)]
+    seen: set[cst.CSTNode] = set()
+    while queue:
+        name = queue.pop()
+        scope = script.scope(name)
+        if isinstance(scope, cst.FunctionDef) and any(
+            isinstance(n, cst.Param) and n.name.value == name.value for n in walk(scope.params)
+        ):
+            return True
+        for value, _ in script.assigned(name):
+            if value not in seen:
+                seen.add(value)
+                queue += [n for n in walk(value) if isinstance(n, cst.Name)]
+    return False
+
+
+def undivided_branch(script: Script, loader: cst.Call) -> bool:
+    """Whether the loader is made where another branch of the same `if` makes one with a sampler: for a lone process."""
+    inner: cst.CSTNode = loader
+    for outer in script.file.ancestors(loader):
+        if isinstance(outer, (cst.FunctionDef, cst.ClassDef)):
+            return False
+        if isinstance(outer, cst.If) and inner is not outer.test:
+            other = outer.orelse if inner is outer.body else outer.body
+            calls = (n for n in walk(other) if isinstance(n, cst.Call)) if other is not None else ()
+            if any("Sampler" in (dotted(c.func) or "") or argument(c, "sampler") is not None for c in calls):
+                return True
+        inner = outer
+    return False
 
 
 def _is_iterable(script: Script, origin: cst.BaseExpression) -> bool:
