@@ -61,7 +61,7 @@ RULE = Rule(
     "TL301",
     Category.DATA,
     Severity.WARNING,
-    triggers=(r"DataLoader\b", r"\.to\s*\(", r"\.cuda\s*\("),
+    triggers=(r"DataLoader\b", r"\.to\s*\(", r"\.cuda\s*\(", r"\.type\s*\("),
     requires=(r"\bDataLoader\s*\(|\bDataLoader\s+as\b|(?:=|\belse|\bor|\()\s*(?:\w+\.)*DataLoader\b",),
     since="0.1",
     fixes=(Applicability.SAFE,),

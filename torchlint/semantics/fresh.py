@@ -50,6 +50,8 @@ def freshly_made(node: cst.BaseExpression, sem: Semantics) -> Fresh | None:
     if isinstance(node, cst.Call):
         name = sem.qualified(node.func) or ""
         module, _, last = name.rpartition(".")
+        if name == "torch.autograd.Variable":
+            return freshly_made(node.args[0].value, sem) if _wraps_only(node) else None
         if module == "torch":
             return _factory(node, last, sem) if last not in _FUNCTIONS else _through(node, sem)
         if isinstance(node.func, cst.Attribute):
@@ -79,6 +81,21 @@ def _factory(node: cst.Call, last: str, sem: Semantics) -> Fresh | None:
     if last in _LEGACY and all(_is_size(a.value, sem) for a in node.args if not a.star):
         return Fresh([node], legacy=True)
     return None
+
+
+def _wraps_only(node: cst.Call) -> bool:
+    """`Variable(x)` of torch before 0.4, which is `x`; with `requires_grad=True` it is the leaf on the CPU."""
+    rest = node.args[1:]
+    return (
+        bool(node.args)
+        and all(a.keyword is not None and a.keyword.value in ("volatile", "requires_grad") and _off(a) for a in rest)
+        and not node.args[0].star
+        and node.args[0].keyword is None
+    )
+
+
+def _off(arg: cst.Arg) -> bool:
+    return literal(arg.value) is False or (arg.keyword is not None and arg.keyword.value == "volatile")
 
 
 def _has_fraction(node: cst.Call) -> bool:

@@ -281,6 +281,10 @@ def _moved(
         if root in held or root in computed:
             moves.setdefault(node, BatchMove(node, loader, direct and root in held, device))
         return
+    if (kind := _cast_to_cuda(sem, node)) is not None and isinstance(node.func, cst.Attribute):
+        if _root(node.func.value)[0] in held | computed:
+            moves.setdefault(node, BatchMove(node, loader, False, kind, helper=True))
+        return
     if sem.callee(node) is not None or sem.value(node.func).kind in (Kind.MODULE, Kind.LOSS_FN):
         return
     given = {_root(a.value)[0] for a in node.args}
@@ -288,6 +292,16 @@ def _moved(
         for arg in node.args:
             if not isinstance(literal(arg.value), (int, str)) and is_device(sem, arg.value):
                 moves.setdefault(node, BatchMove(node, loader, False, arg.value, helper=True))
+
+
+def _cast_to_cuda(sem: Semantics, node: cst.Call) -> cst.BaseExpression | None:
+    """The type in `x.type(Tensor)` of old code, where `Tensor` may be `torch.cuda.FloatTensor`."""
+    if not isinstance(node.func, cst.Attribute) or node.func.attr.value != "type" or not node.args:
+        return None
+    kind = node.args[0].value
+    named = (dotted(kind) or "").rpartition(".")[0] == "torch.cuda"
+    made = _assigned(sem, kind.value) if isinstance(kind, cst.Name) else iter(())
+    return kind if named or any(_names_cuda(sem, n) for n in made) else None
 
 
 def _follow_call(
