@@ -53,7 +53,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, EvalRegion, Event
-from torchlint.semantics.evaluation import EVALUATION_NAMES, framework_questions, goes_over_data
+from torchlint.semantics.evaluation import EVALUATION_NAMES, framework_questions, measures
 from torchlint.semantics.modes import handed_to, same_module, trained_here
 from torchlint.semantics.modules import minds_mode
 from torchlint.source import walk_scope
@@ -81,7 +81,7 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
         return
     events = ctx.sem.events(region.function)
     overridden = region.mode == "train" and _overridden(region, events, first)
-    if region.evidence == "no_grad" and not overridden and not goes_over_data(ctx.sem, region):
+    if region.evidence == "no_grad" and not overridden and not measures(ctx.sem, region):
         return  # a rollout, a teacher, a target: recording is off for other reasons than evaluation
     if region.mode == "train" and not overridden and not _forgotten(events, first):
         return

@@ -51,10 +51,11 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.edits import add_decorator, torch_name, wrap_in_with
 from torchlint.rule import Category, Context, Finding, Rule
-from torchlint.semantics import Effect, EvalRegion
+from torchlint.semantics import Effect, EvalRegion, Event, Function
 from torchlint.semantics.escapes import escaping
 from torchlint.semantics.evaluation import EVALUATION_NAMES, framework_questions, is_frozen
 from torchlint.semantics.modes import grad_mode
+from torchlint.semantics.tails import evaluating_tails
 from torchlint.source import walk_scope
 
 RULE = Rule(
@@ -71,20 +72,31 @@ RULE = Rule(
 @RULE.on
 def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
     mode = grad_mode(ctx.sem, region)
-    first = region.forwards[0]
-    if mode.off or is_frozen(ctx.sem, first.subject):
+    if mode.off or is_frozen(ctx.sem, region.forwards[0].subject):
         return
-    function = region.function
-    questions = (*mode.unless, *region.unless, *framework_questions(ctx.sem, function))
+    yield _finding(region.function, region.forwards[0], (*mode.unless, *region.unless), ctx, _fix(region, ctx))
+
+
+@RULE.on
+def behind_training(module: cst.Module, ctx: Context) -> Iterator[Finding]:
+    for function, forward in evaluating_tails(ctx.sem):
+        if not is_frozen(ctx.sem, forward.subject):
+            yield _finding(function, forward, (), ctx, _fix_tail(function, forward, ctx))
+
+
+def _finding(
+    function: Function, first: Event, unless: tuple[Question, ...], ctx: Context, fix: Fix | None = None
+) -> Finding:
+    questions = (*unless, *framework_questions(ctx.sem, function))
     if isinstance(function.node, cst.FunctionDef):
         questions += (Question("callers-disable-grad", function.own),)
     name = first.subject or "the model"
-    yield Finding(
+    return Finding(
         first.node,
         f"`{name}` is evaluated while autograd records",
         "each forward pass keeps its activations for a backward that never comes, which costs memory and time",
         "run it under `torch.no_grad()`",
-        _fix(region, ctx),
+        fix,
         questions,
     )
 
@@ -107,6 +119,27 @@ def _fix(region: EvalRegion, ctx: Context) -> Fix | None:
     if not isinstance(target.body, cst.IndentedBlock):
         return None
     return Fix((*imports, *wrap_in_with(file, [target], f"{name}()")), kind, f"wrap the loop in `with {name}():`")
+
+
+def _fix_tail(function: Function, first: Event, ctx: Context) -> Fix | None:
+    """From the statement of the first forward to that of the last one in its block."""
+    file = ctx.file
+    start = file.statement(first.node)
+    block = file.parent(start)
+    if not isinstance(start, cst.SimpleStatementLine) or not isinstance(block, (cst.IndentedBlock, cst.Module)):
+        return None
+    forwards = [e for e in ctx.sem.events(function) if e.effect is Effect.FORWARD and e.order >= first.order]
+    inside = [file.statement(e.node) for e in forwards]
+    places = [i for i, s in enumerate(block.body) if any(s is at for at in inside)]
+    statements = list(block.body[places[0] : places[-1] + 1])
+    if any(isinstance(n, (cst.FunctionDef, cst.Lambda)) for s in statements for n in walk_scope(s)):
+        return None
+    around = first.loops[-1] if first.loops else function.node
+    doubtful = not isinstance(around, cst.Module) and escaping(ctx.sem, function, around, doubtful=True)
+    behind = [n for n in doubtful or () if file.row(n) >= file.row(start)]
+    name, imports = torch_name(file, ctx.sem, "torch.no_grad", start)
+    kind = Applicability.UNSAFE if behind else Applicability.SAFE
+    return Fix((*imports, *wrap_in_with(file, statements, f"{name}()")), kind, f"evaluate in `with {name}():`")
 
 
 def _whole_function(region: EvalRegion, ctx: Context) -> cst.FunctionDef | None:

@@ -8,7 +8,7 @@ into eval mode, recording is off, or the function goes over data and only report
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import libcst as cst
@@ -22,7 +22,7 @@ from torchlint.semantics.loops import EvalRegion, Loop
 from torchlint.semantics.modes import last_mode, mode_after, mode_at
 from torchlint.semantics.names import Class, Function
 from torchlint.semantics.origins import is_module
-from torchlint.source import dotted, find, literal, walk_scope
+from torchlint.source import dotted, find, literal, walk, walk_scope
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -46,7 +46,7 @@ def eval_regions(sem: Semantics) -> Iterator[EvalRegion]:
     if _grad_off_globally(sem):
         return
     for function in sem.functions:
-        if not _may_evaluate(sem, function):
+        if not may_evaluate(sem, function):
             continue
         yield from _regions_of(sem, function)
 
@@ -59,7 +59,7 @@ def _regions_of(sem: Semantics, function: Function) -> Iterator[EvalRegion]:
     for event in events:
         if event.effect is not Effect.FORWARD or event.value.kind is not Kind.MODULE:
             continue
-        if event.via is not None and _is_region_itself(sem, event):
+        if event.via is not None and is_region_itself(sem, event):
             continue
         node: Loop | cst.FunctionDef | None = next(
             (loop for loop in event.loops if not any(h.within(loop) for h in hot)), None
@@ -76,7 +76,7 @@ def _regions_of(sem: Semantics, function: Function) -> Iterator[EvalRegion]:
             yield region
 
 
-def _is_region_itself(sem: Semantics, event: Event) -> bool:
+def is_region_itself(sem: Semantics, event: Event) -> bool:
     """Whether the callee that runs the model is judged on its own: it loops over data or sets the mode itself."""
     callee = event.via
     return (
@@ -98,7 +98,7 @@ def _judge(
     first = forwards[0]
     in_loop = not isinstance(node, cst.FunctionDef)
     inside = tuple(e for e in events if e.within(node)) if in_loop else tuple(events)
-    if _uses_gradients(sem, node, inside):
+    if uses_gradients(sem, node, inside):
         return None
     mode, unless = mode_at(sem, function, first)
     escapes = escaping(sem, function, node)
@@ -147,9 +147,12 @@ def _judge(
 def _runs_its_parts(sem: Semantics, function: Function, forward: Event) -> bool:
     """Whether a model runs a layer of its own: `predict` and `infer` are parts of a forward too, under its callers."""
     cls = owner(function)
-    if cls is None or not function.params or not is_module(sem.names, cls):
+    if cls is None or not function.params:
         return False
-    return forward.subject.startswith(f"{function.params[0]}.")
+    me = function.params[0]
+    if is_module(sem.names, cls):
+        return forward.subject.startswith(f"{me}.")
+    return "forward" in cls.methods and (forward.subject == me or forward.subject.startswith(f"{me}."))
 
 
 _IF_TRAINING = re.compile(r"\b(is_)?train(ing)?\b")
@@ -167,7 +170,7 @@ def _only_in_training(event: Event) -> bool:
     return False
 
 
-def _may_evaluate(sem: Semantics, function: Function) -> bool:
+def may_evaluate(sem: Semantics, function: Function) -> bool:
     if function.name in _NEVER:
         return False
     node = function.node
@@ -232,7 +235,7 @@ def _grad_off_globally(sem: Semantics) -> bool:
     return False
 
 
-def _uses_gradients(sem: Semantics, node: cst.CSTNode, inside: tuple[Event, ...]) -> bool:
+def uses_gradients(sem: Semantics, node: cst.CSTNode, inside: tuple[Event, ...]) -> bool:
     """Whether the region asks for gradients: attacks, explanations, guidance, forces."""
     for event in inside:
         if event.effect in (Effect.BACKWARD, Effect.GRAD):
@@ -304,12 +307,26 @@ def _on_made_up_data(sem: Semantics, forwards: list[Event]) -> bool:
     return True
 
 
+_NUMBERS = frozenset(("item", "argmax", "numpy", "tolist", "topk"))
+
+
 def _reports(sem: Semantics, loop: cst.For | cst.While | cst.FunctionDef) -> bool:
     """Whether the code turns results into numbers: item, argmax, max, numpy, comparisons."""
     for n in walk_scope(loop.body):
         if isinstance(n, cst.Call) and isinstance(n.func, cst.Attribute):
-            if n.func.attr.value in ("item", "argmax", "numpy", "tolist", "topk"):
+            if n.func.attr.value in _NUMBERS:
                 return True
+    return False
+
+
+def reports_numbers(node: cst.CSTNode, begun: Callable[[cst.CSTNode], bool]) -> bool:
+    """Whether what stands behind the beginning of an evaluation gives numbers, or has names of metrics."""
+    for n in walk_scope(node):
+        if isinstance(n, cst.Call) and isinstance(n.func, cst.Attribute) and n.func.attr.value in _NUMBERS:
+            if begun(n):
+                return True
+        elif isinstance(n, cst.Name) and _MEASURE.search(n.value.lower()) and begun(n):
+            return True
     return False
 
 
@@ -358,8 +375,23 @@ def framework_questions(sem: Semantics, function: Function) -> tuple[Question, .
     return tuple(Question("framework-class", r) for r in roots)
 
 
-def goes_over_data(sem: Semantics, region: EvalRegion) -> bool:
-    """Whether the region's loop runs over a loader or data set, or its function is named for evaluation."""
+_MEASURE = re.compile(
+    r"(^|_)(acc\w*|correct|hits?|metrics?|scores?|loss\w*|errors?|iou|miou|f1|auc|dice|psnr|ssim|bleu|wer|mse|mae|rmse)(_|\d|$)"
+)
+
+
+def measures(sem: Semantics, region: EvalRegion) -> bool:
+    """Whether the region computes a metric over data: its function is named so, or a loop over data reports numbers.
+
+    A pass over data that fills a memory bank or keeps features for later does neither.
+    """
     if may_evaluate_name(region.function.name):
         return True
-    return isinstance(region.node, cst.For) and _over_data(sem, region.node)
+    loop = region.node
+    if not isinstance(loop, cst.For) or not _over_data(sem, loop):
+        return False
+    return _reports(sem, loop) or any(
+        (isinstance(n, cst.ComparisonTarget) and isinstance(n.operator, cst.Equal))
+        or (isinstance(n, cst.Name) and _MEASURE.search(n.value.lower()))
+        for n in walk(loop.body)
+    )

@@ -30,7 +30,8 @@ def mode_at(sem: Semantics, function: Function, event: Event) -> tuple[str, tupl
 
     Looked for in the function above the event, then at all places in the file that call the function.
     """
-    found = last_mode(sem.events(function), event) or _mode_of_wrapped(sem.events(function), event)
+    events = sem.events(function)
+    found = last_mode(events, event) or _mode_of_wrapped(events, event) or _mode_of_alias(sem, function, event)
     if found:
         return found, ()
     return _mode_from_callers(sem, function, event.subject, set()), ()
@@ -56,6 +57,17 @@ def _mode_of_wrapped(events: list[Event], event: Event) -> str:
         return ""
     parts = [dotted(arg.value) for arg in made.args]
     return next((mode for part in parts if part and (mode := last_mode(events, event.but(subject=part)))), "")
+
+
+def _mode_of_alias(sem: Semantics, function: Function, event: Event) -> str:
+    """The mode that was set of a parameter which callers bind to the event's own, global module: `val(net)` runs it."""
+    if event.subject.partition(".")[0] in function.local:
+        return ""
+    for site in call_sites(sem, function):
+        for name in function.params:
+            if _subject_at(function, site, name) == event.subject:
+                return last_mode(sem.events(function), event.but(subject=name))
+    return ""
 
 
 def _mode_from_callers(sem: Semantics, function: Function, subject: str, seen: set[str]) -> str:

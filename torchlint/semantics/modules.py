@@ -57,6 +57,11 @@ def _takes_modules(sem: Semantics, cls: Class) -> bool:
     return False
 
 
+# Libraries whose calls in a Module make no layers of it.
+_NO_LAYERS = frozenset(
+    """torch math numpy super sklearn scipy pandas itertools collections functools operator random os sys re copy time
+    logging warnings typing einops matplotlib tqdm""".split()
+)
 _HOLDERS = ("torch.nn.ModuleList", "torch.nn.ModuleDict", "torch.nn.Sequential")
 
 
@@ -73,5 +78,5 @@ def _call_minds(sem: Semantics, call: cst.Call, depth: int) -> bool:
         value = sem.value(call)
         return value.kind is Kind.MODULE and minds_mode(sem, value, depth + 1)
     if name.startswith("torch.nn.functional.") or not name.startswith("torch.nn."):
-        return "dropout" in name or not name.startswith(("torch.", "math.", "numpy.", "super"))
+        return "dropout" in name or name.partition(".")[0] not in _NO_LAYERS
     return bool(_MINDS.search(name)) or not _STATELESS.match(name)

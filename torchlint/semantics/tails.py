@@ -1,0 +1,72 @@
+"""Evaluations behind training in one stretch of code: `loss.backward(); step(); model.eval(); model(x_val)`.
+
+Full-batch training (graph nets, small data) evaluates in the turn that trained, without a loop or function of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import libcst as cst
+
+from torchlint.semantics.effects import Effect, Event
+from torchlint.semantics.escapes import escaping
+from torchlint.semantics.evaluation import (
+    DIFFERENTIATES,
+    is_region_itself,
+    may_evaluate,
+    reports_numbers,
+    uses_gradients,
+)
+from torchlint.semantics.kinds import Kind
+from torchlint.semantics.modes import same_module
+from torchlint.semantics.names import Function
+
+if TYPE_CHECKING:
+    from torchlint.semantics.model import Semantics
+
+
+def evaluating_tails(sem: Semantics) -> Iterator[tuple[Function, Event]]:
+    """The first forward pass of each such evaluation, with its function."""
+    for function in sem.functions:
+        events = sem.events(function)
+        hot = [e for e in events if e.effect in DIFFERENTIATES]
+        if not hot or not may_evaluate(sem, function):
+            continue
+        seen: set[tuple[object, ...]] = set()
+        for event in events:
+            if event.effect is not Effect.FORWARD or event.value.kind is not Kind.MODULE or event.grad.off:
+                continue
+            if (event.loops, event.subject) in seen or not _is_tail(sem, function, event, events, hot):
+                continue
+            seen.add((event.loops, event.subject))
+            yield function, event
+
+
+def _is_tail(sem: Semantics, function: Function, event: Event, events: list[Event], hot: list[Event]) -> bool:
+    if event.via is not None and is_region_itself(sem, event):
+        return False
+    depth = len(event.loops)
+    near = [h for h in hot if h.loops[:depth] == event.loops]
+    if not near or any(h.order > event.order for h in near):
+        return False
+    last = max(h.order for h in near)
+    begun = next((e for e in reversed(events) if last < e.order < event.order and _sets_mode(e, event)), None)
+    if begun is None or begun.effect is not Effect.EVAL or begun.loops != event.loops or begun.via is not None:
+        return False
+    around = event.loops[-1] if depth else function.node
+    row = sem.file.row(begun.node)
+
+    def behind(node: cst.CSTNode) -> bool:
+        return sem.file.row(node) >= row
+
+    body = around if isinstance(around, cst.Module) else around.body
+    inside = tuple(e for e in events if e.order > last)
+    if uses_gradients(sem, around, inside) or not reports_numbers(body, behind):
+        return False
+    return isinstance(around, cst.Module) or not any(behind(n) for n in escaping(sem, function, around))
+
+
+def _sets_mode(mode: Event, event: Event) -> bool:
+    return mode.effect in (Effect.EVAL, Effect.TRAIN) and same_module(mode.subject, event.subject)
