@@ -97,3 +97,28 @@ class Event:
 
     def but(self, **changes: object) -> Event:
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+# Effects whose order is what training rules judge, and how many of them one call replays before only new ones count.
+_IN_ORDER = frozenset((Effect.ZERO_GRAD, Effect.BACKWARD, Effect.GRAD, Effect.STEP))
+_MAX_SEQUENCE = 64
+
+
+class Replay:
+    """What a call replays of its callee: what is alike once, but clearing, differentiating and stepping in order."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[object, ...]] = set()
+        self._sequence: list[tuple[object, ...]] = []
+
+    def adds(self, event: Event, subject: str) -> bool:
+        """Whether the event, of this subject at the call, says anything new."""
+        key = (event.effect, subject, event.guarded, bool(event.loops), event.target, event.grad.off)
+        ordered = event.effect in _IN_ORDER
+        if key in self._seen:
+            if not ordered or key == self._sequence[-1] or len(self._sequence) >= _MAX_SEQUENCE:
+                return False
+        self._seen.add(key)
+        if ordered:
+            self._sequence.append(key)
+        return True

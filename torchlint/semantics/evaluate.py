@@ -15,7 +15,7 @@ from torchlint.semantics import expressions, knowledge
 from torchlint.semantics.assigned import attribute_assigned
 from torchlint.semantics.blocks import always, leaves, unwrap_iteration
 from torchlint.semantics.dispatch import HANDLERS
-from torchlint.semantics.effects import Effect, Event, GradMode, Guard
+from torchlint.semantics.effects import Effect, Event, GradMode, Guard, Replay
 from torchlint.semantics.expressions import arithmetic, element_of, other, slice_value
 from torchlint.semantics.frames import Frame, Summary
 from torchlint.semantics.grad import decorated, disables, method_disables
@@ -28,9 +28,6 @@ from torchlint.source import dotted, literal, walk
 BATCH = knowledge.BATCH
 NUMBER = Value(Kind.NUMBER)
 _MAX_DEPTH = 24
-# Effects whose order is what training rules judge, and how many of them one call replays before only new ones count.
-_IN_ORDER = frozenset((Effect.ZERO_GRAD, Effect.BACKWARD, Effect.GRAD, Effect.STEP))
-_MAX_SEQUENCE = 64
 
 
 class Evaluator:
@@ -396,23 +393,15 @@ class Evaluator:
         frame.summary.events.append(event)
 
     def inline(self, callee: Function, call: cst.Call, frame: Frame, bound: dict[str, str]) -> None:
-        """Replay the effects of one of the file's own functions at the place where it is called.
-
-        What is alike is replayed once, but the order of clearing, differentiating and stepping is kept.
-        """
-        seen: set[tuple[object, ...]] = set()
-        sequence: list[tuple[object, ...]] = []
+        """Replay the effects of one of the file's own functions at the place where it is called."""
+        replay = Replay()
         for event in list(self.summary(callee).events):
             if event.effect in (Effect.SYNC, Effect.TRANSFER, Effect.PRINT):
                 continue
             root, dot, rest = event.subject.partition(".")
             subject = bound[root] + dot + rest if root in bound else event.subject
-            key = (event.effect, subject, event.guarded, bool(event.loops), event.target, event.grad.off)
-            if key in seen and (event.effect not in _IN_ORDER or key == sequence[-1] or len(sequence) >= _MAX_SEQUENCE):
+            if not replay.adds(event, subject):
                 continue
-            seen.add(key)
-            if event.effect in _IN_ORDER:
-                sequence.append(key)
             self._emit_event(
                 event.but(
                     node=call,
