@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -63,5 +62,5 @@ def judge_pair(
 
 def write(name: str, result: dict[str, Any]) -> None:
     """The result file, with what it was measured on."""
-    document = {"machine": machine_facts("cpu"), "date": time.strftime("%Y-%m-%d"), **result}
+    document = {"machine": machine_facts("cpu"), **result}
     (HERE / f"{name}.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

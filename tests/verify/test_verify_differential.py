@@ -32,6 +32,11 @@ for step in range(6):
 torch.save(model.state_dict(), "model.pt")
 """
 CLEAR = "    optimizer.zero_grad()\n"
+STUCK = SCRIPT.replace("for step", "model.eval()\nfor step")
+SCHEDULE = "scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)\nfor step"
+EARLY = SCRIPT.replace("for step", SCHEDULE).replace("    x, y", "    scheduler.step()\n    x, y")
+LATE = SCRIPT.replace("for step", SCHEDULE).replace("    print(step", "    scheduler.step()\n    print(step")
+PRINTS = SCRIPT.replace("    if step", "    print(loss)\n    if step")
 
 
 def run(tmp_path: Path, before: str, after: str, timeout: float = 100) -> Differential:
@@ -54,6 +59,10 @@ def run(tmp_path: Path, before: str, after: str, timeout: float = 100) -> Differ
          Behaviour.BITWISE, ""),
         (SCRIPT, SCRIPT.replace(CLEAR, ""), Behaviour.DIFFERENT, "step 2: gradient 0.0"),
         (SCRIPT.replace(CLEAR, ""), SCRIPT, Behaviour.INTENDED, "3 of 4 steps"),
+        (STUCK, STUCK.replace("for step", "model.train()\nfor step"), Behaviour.INTENDED, "4 of 4 training steps run"),
+        (EARLY, LATE, Behaviour.INTENDED, "1 scheduler steps come before"),
+        (LATE, EARLY, Behaviour.DIFFERENT, "step 1"),
+        (PRINTS, PRINTS.replace("print(loss)", "print(loss.detach())"), Behaviour.BITWISE, ""),
         (SCRIPT, SCRIPT.replace("softmax(model(x), dim=1))", "softmax(model(x), dim=1) + 1e-6)"),
          Behaviour.DIFFERENT, "step 1: loss 1"),
         (SCRIPT, SCRIPT.replace("never", "no"), Behaviour.NOT_VERIFIABLE, "edited line never executed"),
@@ -78,5 +87,14 @@ def test_files_that_the_command_never_enters(tmp_path: Path) -> None:
         (tmp_path / name).write_text(text)
     texts = {str(tmp_path / name): text for name, text in files.items()}
     assert Runs([sys.executable, "train.py"], cwd=str(tmp_path)).idle(texts) == {str(tmp_path / "other.py")}
+    # What the original does is run once for the edits of all files; the first run above is one of them.
+    runs = Runs([sys.executable, "train.py"], steps=3, cwd=str(tmp_path))
+    runs.texts = texts
+    runs.idle(texts)
+    for name, (old, new) in {"used.py": ("pass", "return"), "train.py": ("lr=0.1)", "lr=0.1, foreach=False)")}.items():
+        before = files[name]
+        judged = runs.judge({str(tmp_path / name): (before, before.replace(old, new))})
+        assert judged.verdict.kind is (Behaviour.NOT_VERIFIABLE if name == "used.py" else Behaviour.BITWISE)
+    assert runs.count == 1 + 1 + 2  # a traced and a plain one of the original, one of each edit
     # Where the run fails nothing is known.
     assert not Runs([sys.executable, "-c", "import used; raise KeyError"], cwd=str(tmp_path)).idle(texts)

@@ -13,10 +13,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from torchlint.verify.sandbox import landlock_version  # noqa: E402
-from torchlint.verify.shadow import Limits  # noqa: E402
+from torchlint.verify.shadow import MADE_INSIDE, Limits  # noqa: E402
 from torchlint.verify.units import changed, compose  # noqa: E402
 from torchlint.verify.userrun import FunctionVerdict, UserRun, prepared, verify_run  # noqa: E402
 from torchlint.verify.verdict import Behaviour  # noqa: E402
+from torchlint.verify.weave import weave  # noqa: E402
 
 PROGRAM = """\
 import torch
@@ -50,7 +51,7 @@ def main():
     for i in range(4):
         trainer.step(torch.randn(6, 4), torch.randint(0, 3, (6,)))
         print(i, trainer.test(torch.randn(5, 4)))
-    torch.save(trainer.model.state_dict(), "last.pt")
+        torch.save(trainer.model.state_dict(), "last.pt")
 
 if __name__ == "__main__":
     main()
@@ -93,7 +94,56 @@ def test_functions_are_judged_one_by_one(tmp_path: Path) -> None:
         "Trainer.step": Behaviour.INTENDED,
         "Trainer.test": Behaviour.DIFFERENT,
     }
-    assert all(v.calls == 4 and v.verified == 2 for v in result.functions)
+    assert all(v.calls == v.verified == 2 for v in result.functions)  # then the program is ended
+
+
+def test_a_program_is_ended_when_nothing_is_asked_of_it_any_more(tmp_path: Path) -> None:
+    endless = PROGRAM.replace("range(4)", "range(10**9)")
+    assert endless != PROGRAM
+    started = time.monotonic()
+    result = run(tmp_path, SOFTMAX, program=endless, timeout=600)
+    assert (result.ended, only(result).verdict.kind, only(result).calls) == ("", Behaviour.BITWISE, 2)
+    assert time.monotonic() - started < 500
+    # One who catches everything is asked once.
+    stubborn = endless.replace(
+        "        trainer.step(",
+        "        try: rows(torch.ones(2, 2))\n        except BaseException: break\n        trainer.step(",
+    )
+    result = run(tmp_path, SOFTMAX, program=stubborn, timeout=600)
+    assert (result.ended, only(result).verdict.kind) == ("", Behaviour.BITWISE)
+
+
+MADE_INSIDE_PROGRAM = PROGRAM.replace("def main():", "def main(log=None):").replace(
+    "        print(", "        (log or []).append("
+)
+
+
+def test_a_model_that_lives_and_dies_in_the_call_is_not_compared_by_calls(tmp_path: Path) -> None:
+    """It returns nothing and prints nothing: that nothing differs from nothing is no proof."""
+    result = run(tmp_path, ("range(4)", "range(3)"), program=MADE_INSIDE_PROGRAM)
+    assert (only(result).verdict.kind, only(result).verdict.detail) == (Behaviour.NOT_VERIFIABLE, MADE_INSIDE)
+
+
+NET = """\
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        nn.init.constant(self.fc.bias, 1.0)
+
+
+"""
+
+
+def test_the_init_of_a_module_is_compared(tmp_path: Path) -> None:
+    program = PROGRAM.replace("class Trainer:", NET + "class Trainer:")
+    program = program.replace("    trainer = Trainer()", "    Net()\n    trainer = Trainer()")
+    right = run(tmp_path, ("nn.init.constant(", "nn.init.constant_("), program=program)
+    assert only(right).verdict.kind is Behaviour.BITWISE
+    wrong = run(
+        tmp_path, ("nn.init.constant(self.fc.bias, 1.0)", "nn.init.constant_(self.fc.bias, 2.0)"), program=program
+    )
+    assert only(wrong).verdict.kind is Behaviour.DIFFERENT
 
 
 def test_no_file_is_changed(tmp_path: Path) -> None:
@@ -198,3 +248,30 @@ def test_scripts_start_through_the_launcher(command: list[str], at: int | None) 
     else:
         assert new[at].endswith("launch.py")
         assert new[:at] + new[at + 1 :] == command
+
+
+WITH_IMPORT = """\
+import torch
+from torch.autograd import Variable
+import os
+
+
+def a(x):
+    return Variable(x) * 2
+
+
+def b(x):
+    return Variable(x) * 3
+"""
+
+
+def test_an_import_goes_with_the_last_function_that_used_it() -> None:
+    after = WITH_IMPORT.replace("Variable(x)", "x").replace("from torch.autograd import Variable\n", "")
+    assert changed(WITH_IMPORT, after) == {"a", "b"}
+    assert changed(WITH_IMPORT, WITH_IMPORT.replace("import os\n", "")) == {"<module>"}
+    one = WITH_IMPORT.replace("Variable(x) * 2", "x * 2")
+    assert compose(WITH_IMPORT, [(("a",), after)]) == one
+    assert compose(WITH_IMPORT, [(("a",), after), (("b",), after)]) == after
+    assert [f.name for f in weave(WITH_IMPORT, after, one).functions] == ["a", "a", "b"]
+    other = after.replace("import torch\n", "import torch\nfrom mine import Variable\n")
+    assert changed(WITH_IMPORT, other) == {"a", "b", "<module>"}  # the same name for something else

@@ -45,7 +45,7 @@ def start(plan_path: str) -> None:
                 *(shifted(lines, function.variant) for lines in evidence_lines(text, after)),
             ]
             shadows[path].append(Shadow(path, function, statements, _plan["out"], limits, key=_plan["key"]))
-    install(shadows)
+    install(shadows, stop=_plan.get("stop", False))
     _patch_loaders()
 
 

@@ -25,6 +25,7 @@ from torchlint.verify.verdict import Difference
 ENVELOPE_FACTOR = 4.0
 FAR = 0.05  # a relative deviation that is no question of rounding
 _KIND = re.compile(r"[ .\[]")
+_GRAPH = re.compile(r", (?:grad_fn=<\w+>|requires_grad=True)")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.\d*|\.\d+|\d+)(?:[eE][-+]?\d+)?")
 
 
@@ -287,12 +288,24 @@ def _text(result: Comparison, path: str, a: str, b: str, yardstick: Yardstick) -
         ):
             result.raise_to(Level.ENVELOPE)
             return
+    if without_graphs(a) == without_graphs(b):
+        result.differ(path, "requires_grad", *_first_apart(a, b))
+        return
     lines_a, lines_b = a.splitlines(), b.splitlines()
     for i, (line_a, line_b) in enumerate(zip(lines_a, lines_b)):
         if line_a != line_b:
             result.differ(f"{path} line {i + 1}", path, line_a, line_b)
             return
     result.differ(path, path, f"{len(lines_a)} lines", f"{len(lines_b)} lines")
+
+
+def without_graphs(text: str) -> str:
+    """Printed text without what a tensor's repr says of its graph: a value is the same number with and without it."""
+    return _GRAPH.sub("", text)
+
+
+def _first_apart(a: str, b: str) -> tuple[str, str]:
+    return next(((x, y) for x, y in zip(a.splitlines(), b.splitlines()) if x != y), (a, b))
 
 
 def _last_digit(text: str, index: int) -> float:

@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import difflib
 import os
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torchlint.verify.channel import Forged, items
-from torchlint.verify.compare import Comparison, Level, Yardstick, compare, deviation
-from torchlint.verify.judge import Run, judge_behaviour, judge_property, judge_speed
+from torchlint.verify.compare import Comparison, Level, Yardstick, compare, deviation, without_graphs
+from torchlint.verify.judge import Run, judge_behaviour, judge_property
 from torchlint.verify.lines import edited_lines, evidence_lines
 from torchlint.verify.observe import Observation
-from torchlint.verify.properties import misweighed, unbooked
+from torchlint.verify.properties import misweighed, skips_a_rate, stuck, unbooked
 from torchlint.verify.sandbox import scratch_directory
-from torchlint.verify.stats import paired_ratio, slope
+from torchlint.verify.stats import slope
 from torchlint.verify.userrun import execute
-from torchlint.verify.verdict import Behaviour, BehaviourVerdict, Cost, CostVerdict, Point
+from torchlint.verify.verdict import Behaviour, BehaviourVerdict, Point
 
 NUDGES = 3
 STEPS = 8  # divergence compounds: the early steps tell
 MOST_STEPS = 400  # how long to wait for an edited line that is only reached later
-FEWEST_PAIRS = 12  # of steps, for a claim on time
-_LONGEST_REPEAT = 60.0  # seconds of a run that is made again only for its time
 _LEAK = 32 * 1024  # bytes per step
 
 Texts = Mapping[str, str]
@@ -43,19 +40,19 @@ class Recorded:
     stopped: bool = False  # by us, after enough steps
     deviations: list[float] = field(default_factory=list)
     lines: set[str] = field(default_factory=set)
-    seconds: list[float] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)
     ended: str = ""
     enclosed: bool = False
-    wall: float = 0.0
     replaced: str | None = None  # why what was recorded cannot be believed
 
     scales: list[float] = field(default_factory=list)
+    late: list[bool] = field(default_factory=list)
+    early: int = 0
 
     @property
-    def broken(self) -> tuple[str | None, str | None]:
-        """How the gradient ledger, and the weights of the micro-batches' losses, are broken."""
-        return unbooked(self.deviations), misweighed(self.scales)
+    def broken(self) -> tuple[str | None, ...]:
+        """How the gradient ledger, the weights of the micro-batches' losses, the mode and the schedule are broken."""
+        return unbooked(self.deviations), misweighed(self.scales), stuck(self.late), skips_a_rate(self.early)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +62,7 @@ class Differential:
     sandbox: str = ""
     curve: tuple[Point, ...] = ()
     complete: bool = True  # whether every edited statement was executed
+    growth: tuple[int, int] | None = None  # bytes of the process per step before and after, where they differ
 
 
 @dataclass
@@ -75,25 +73,29 @@ class _Original:
     plain: Recorded
     steps: int
     nudged: list[Recorded] = field(default_factory=list)
-    repeated: Recorded | None = None
 
 
 class Runs:
-    """Runs one command with any texts; what it knows of a text before it keeps."""
+    """Runs one command with any texts; what it knows of a text before it keeps.
+
+    `texts` (path → text) are files as they are: runs of the original with them serve for the edits of all of them.
+    """
 
     def __init__(
         self, command: Sequence[str], *, steps: int = STEPS, seed: int = 0, timeout: float = 3600.0,
         cwd: str | None = None,
     ) -> None:  # fmt: skip
+        self.texts: dict[str, str] = {}
         self.command, self.steps, self.seed, self.timeout = command, steps, seed, timeout
         self.where = os.path.abspath(cwd or ".")
         self.count = 0  # how often the command was run
         self._known: dict[tuple[tuple[str, str], ...], _Original] = {}
+        self._traces: dict[tuple[tuple[str, str], ...], Recorded] = {}
 
     def judge(self, files: Mapping[str, tuple[str, str]]) -> Differential:
         """Judge all edits of `files` (path → text before, text after) together."""
-        old = {os.path.realpath(path): before for path, (before, _) in files.items()}
-        new = {os.path.realpath(path): after for path, (_, after) in files.items()}
+        old = self._with({path: before for path, (before, _) in files.items()})
+        new = self._with({path: after for path, (_, after) in files.items()})
         original = self._original(old, files)
         first = original.plain
         sandbox = "the runs change no file" if first.enclosed else "the runs were not sandboxed"
@@ -123,7 +125,11 @@ class Runs:
                     verdict = intended
                     break
         curve = _curve(first, fixed, original.nudged) if verdict.kind is Behaviour.DIFFERENT else ()
-        return Differential(verdict, first.steps, sandbox, curve, all(reached))
+        growth = _growth(original.traced, fixed) if verdict.equivalent else None
+        return Differential(verdict, first.steps, sandbox, curve, all(reached), growth)
+
+    def _with(self, texts: Texts) -> dict[str, str]:
+        return {os.path.realpath(path): text for path, text in {**self.texts, **texts}.items()}
 
     def idle(self, texts: Mapping[str, str]) -> frozenset[str]:
         """Those of the files (path → text) of which the command runs no line, by one run for all of them.
@@ -132,48 +138,34 @@ class Runs:
         """
         real = {path: os.path.realpath(path) for path in texts}
         hints = [[f"{real[path]}:{row}" for row in range(1, text.count("\n") + 2)] for path, text in texts.items()]
-        run = self._record({real[p]: t for p, t in texts.items()}, steps=self.steps, trace=True, hints=hints)
+        old = self._with(texts)
+        run = self._traces[_key(old)] = self._record(old, steps=self.steps, trace=True, hints=hints)
         if run.ended or run.replaced or not run.lines:
             return frozenset()
         reached = {line.rpartition(":")[0] for line in run.lines}
         return frozenset(path for path in texts if real[path] not in reached)
 
     def _original(self, old: Texts, files: Mapping[str, tuple[str, str]]) -> _Original:
-        key = tuple(sorted(old.items()))
-        if key not in self._known:
-            traced = self._record(old, steps=self.steps, trace=True, hints=_hints(files))
-            # A program that came to its own end before it was stopped is always run to its end.
-            steps = max(self.steps, traced.steps + (not traced.stopped))
+        key, hints = _key(old), _hints(files)
+        known = self._known.get(key)
+        traced = known.traced if known is not None else self._traces.get(key)
+        if traced is None or not self._shows(traced, hints):
+            traced = self._record(old, steps=self.steps, trace=True, hints=hints)
+        elif known is not None:
+            return known
+        # A program that came to its own end before it was stopped is always run to its end.
+        steps = max(self.steps, traced.steps + (not traced.stopped))
+        if known is None or known.steps != steps:
             plain = traced if _stillborn(traced) else self._record(old, steps=steps)
-            self._known[key] = _Original(traced, plain, steps)
+            known = _Original(traced, plain, steps)
+        self._known[key] = replace(known, traced=traced)
         return self._known[key]
 
-    def cost(self, files: Mapping[str, tuple[str, str]]) -> Cost:
-        """Time by the steps of two runs each way, so that neither side always comes first; growth of memory.
-
-        Where steps are few or runs are long, nothing is said of time.
-        """
-        old = {os.path.realpath(path): before for path, (before, _) in files.items()}
-        new = {os.path.realpath(path): after for path, (_, after) in files.items()}
-        original = self._original(old, files)
-        if original.plain.wall > _LONGEST_REPEAT:
-            return Cost(judge_speed(None, None))
-        b = self._record(new, steps=original.steps)
-        c = self._record(new, steps=original.steps)
-        original.repeated = original.repeated or self._record(old, steps=original.steps)
-        a, d = original.plain, original.repeated
-        # The first step of a run pays for what is only made once.
-        before, after, control = (
-            [s for run in pair for s in run.seconds[1:]] for pair in ((a, d), (b, c), (d, a))
-        )  # fmt: skip
-        speed: CostVerdict = judge_speed(None, None)
-        if FEWEST_PAIRS <= len(before) == len(after) == len(control):
-            speed = judge_speed(paired_ratio(before, after), paired_ratio(before, control))
-        counters = {}
-        growth = slope(a.resident[2:]), slope(b.resident[2:])
-        if growth[0] > _LEAK and not growth[0] / 2 < growth[1] < growth[0] * 2:
-            counters["RSS bytes per step"] = (max(0, round(growth[0])), max(0, round(growth[1])))
-        return Cost(speed, counters=counters)
+    @staticmethod
+    def _shows(traced: Recorded, hints: Sequence[Sequence[str]]) -> bool:
+        """Whether a run was long enough to have reached these lines, or went on as long as a run may."""
+        reached = all(set(hint) & traced.lines for hint in hints)
+        return reached or not traced.stopped or traced.steps >= MOST_STEPS
 
     def _record(
         self,
@@ -192,15 +184,13 @@ class Runs:
         self.count += 1
         with scratch_directory() as out:
             output = os.path.join(out, "stdout")
-            started = time.monotonic()
             plan["out"] = out
             result.ended, result.enclosed = execute(self.command, plan, out, self.timeout, self.where, output)
-            result.wall = time.monotonic() - started
             path = os.path.join(out, "record.pickle")
             if os.path.exists(path):
                 _read(path, result)
                 with open(output, encoding="utf-8", errors="replace") as text:
-                    end = Observation({"how it ended": result.ended, "stdout": text.read()})
+                    end = Observation({"how it ended": result.ended, "stdout": without_graphs(text.read())})
                 result.records.append(end)
         return result
 
@@ -216,6 +206,16 @@ def differential(
 ) -> Differential:
     """Judge all edits of `files` together by the first `steps` optimizer steps (more, if they come later)."""
     return Runs(command, steps=steps, seed=seed, timeout=timeout, cwd=cwd).judge(files)
+
+
+def _key(texts: Texts) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(texts.items()))
+
+
+def _growth(before: Recorded, after: Recorded) -> tuple[int, int] | None:
+    """How much the process grows by with each step, where the original leaks and the fix makes a difference."""
+    a, b = slope(before.resident[2:]), slope(after.resident[2:])
+    return (max(0, round(a)), max(0, round(b))) if a > _LEAK and not a / 2 < b < a * 2 else None
 
 
 def _stillborn(run: Recorded) -> str | None:
@@ -235,8 +235,8 @@ def _read(path: str, result: Recorded) -> None:
             seen: dict[str, Any] = item
             result.replaced = seen["replaced"]
             result.steps, result.stopped, result.lines = seen["steps"], seen["stopped"], set(seen["lines"])
-            result.deviations, result.seconds, result.resident = seen["deviations"], seen["seconds"], seen["resident"]
-            result.scales = seen["scales"]
+            result.deviations, result.scales, result.resident = seen["deviations"], seen["scales"], seen["resident"]
+            result.late, result.early = seen["late"], seen["early"]
     except (Forged, KeyError, TypeError):
         result.replaced = "the record of a run was not written by torchlint, or was changed since"
 

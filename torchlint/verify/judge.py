@@ -12,6 +12,9 @@ from torchlint.verify.verdict import Behaviour, BehaviourVerdict, CostVerdict, M
 MEMORY_THRESHOLD = 1.02  # bytes are exact; a smaller change is an artefact of the warm-up
 
 
+GRAPH = ("requires_grad", "inference")  # kinds of difference by which a result is the same number without its graph
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One comparison of the original and the fix on the same inputs. `label` says which (`n=7 seed=0`, `NaN`)."""
@@ -42,7 +45,9 @@ def judge_behaviour(
         return BehaviourVerdict(Behaviour.NOT_VERIFIABLE, f"crash in the original: {runs[0].original_raised}")
     for run in runs:
         if run.comparison.level is Level.DIFFERENT:
-            first = run.comparison.differences[0]
+            found = run.comparison.differences
+            # What is more than the presence of a graph tells more, wherever it stands.
+            first = next((d for d in found if d.kind not in GRAPH), found[0])
             return BehaviourVerdict(
                 Behaviour.DIFFERENT, f"{run.label}: {first}", differences=tuple(run.comparison.differences)
             )
@@ -117,7 +122,7 @@ def judge_memory(peak: tuple[int, int], saved: tuple[int, int]) -> MemoryVerdict
     return MemoryVerdict(Trend.SAME, peak, saved)
 
 
-_GPU_COUNTERS = ("syncs", "host→device copies", "device→host copies", "blocking copies", "device ops")
+_GPU_COUNTERS = ("syncs", "host→device copies", "device→host copies", "blocking copies", "device ops", "caches emptied")
 
 
 def unkept_claim(

@@ -84,10 +84,14 @@ def quiet() -> Iterator[None]:
 # -- time -------------------------------------------------------------------------------------------------------------
 
 
-class _Stopwatch:
-    """Times one variant in blocks of a fixed number of calls."""
+class _TooSlow(Exception):
+    """Too few rounds would fit into the time that is left."""
 
-    def __init__(self, runnable: Runnable, device: str) -> None:
+
+class _Stopwatch:
+    """Times one variant in blocks of a fixed number of calls. Raises _TooSlow after the second call if it is."""
+
+    def __init__(self, runnable: Runnable, device: str, deadline: float) -> None:
         self._runnable = runnable
         self._cuda = device.startswith("cuda") and torch.cuda.is_available()
         self._kept = None if runnable.fresh else runnable.make()
@@ -95,6 +99,8 @@ class _Stopwatch:
         self.block()  # warm-up: allocator, lazy initialisation, caches
         while True:
             wall = self.block()[0] * self.calls
+            if 3 * ROUNDS[0] * wall > deadline - time.perf_counter():
+                raise _TooSlow
             if wall >= BLOCK_SECONDS or self.calls >= _MOST_CALLS:
                 break
             self.calls = min(_MOST_CALLS, max(self.calls * 2, int(self.calls * BLOCK_SECONDS * 1.25 / max(wall, 1e-9))))
@@ -131,7 +137,10 @@ def time_pairs(
     None if the budget in seconds did not allow the smallest number of rounds: too little evidence is no evidence.
     """
     deadline = time.perf_counter() + budget
-    watches = [_Stopwatch(r, device) for r in (before, after, control)]
+    try:
+        watches = [_Stopwatch(r, device, deadline) for r in (before, after, control)]
+    except _TooSlow:
+        return None
     clock = 0 if torch.get_num_threads() > 1 or any(watch.waits for watch in watches) else 1
     times: list[list[float]] = [[], [], []]
     order = [0, 1, 2]

@@ -232,6 +232,27 @@ def unused(ledger: Ledger) -> str | None:
     return "gradients of the last micro-batches are never used by a step" if left > 0 else None
 
 
+def has_parameters(module: torch.nn.Module) -> bool:
+    """A module without parameters (a loss, an activation) has no mode that matters to training."""
+    return any(True for _ in module.parameters())
+
+
+def in_eval_mode(forwards: Sequence[tuple[bool, bool]]) -> bool:
+    """Whether the last recorded forward before a backward ran in eval mode; of (grad mode, training flag) pairs."""
+    recorded = [training for grad, training in forwards if grad]
+    return bool(recorded) and not recorded[-1]
+
+
+def stuck(late: Sequence[bool]) -> str | None:
+    """How training goes on in eval mode; by backward."""
+    return f"{sum(late)} of {len(late)} training steps run in eval mode" if any(late) else None
+
+
+def skips_a_rate(early: int) -> str | None:
+    """How a scheduler that steps ahead of the first optimizer step skips the first value of its schedule."""
+    return f"{early} scheduler steps come before the first optimizer step" if early else None
+
+
 def survey(entry: Entry, inputs: dict[str, Any]) -> dict[str, str | None]:
     """All that the fixes of training bugs restore, from one call: how each property is broken, None where it holds.
 
@@ -245,7 +266,7 @@ def survey(entry: Entry, inputs: dict[str, Any]) -> dict[str, str | None]:
 
     def enter(module: torch.nn.Module, *_: Any) -> None:
         nonlocal depth
-        if not depth:
+        if not depth and has_parameters(module):
             forwards.append((torch.is_grad_enabled(), module.training))
             if any(True for _ in module.children()):
                 evaluated.append(module.training)
@@ -256,8 +277,7 @@ def survey(entry: Entry, inputs: dict[str, Any]) -> dict[str, str | None]:
         depth -= 1
 
     def passed(_: torch.Tensor) -> None:
-        recorded = [training for grad, training in forwards if grad]
-        late.append(bool(recorded) and not recorded[-1])
+        late.append(in_eval_mode(forwards))
         forwards.clear()
 
     ledger.on_backward = passed
@@ -280,7 +300,7 @@ def survey(entry: Entry, inputs: dict[str, Any]) -> dict[str, str | None]:
             found["scale"] = found["ledger"] or misweighed(ledger.scales)
         found["tail"] = unused(ledger)
     if late:
-        found["train mode"] = f"{sum(late)} of {len(late)} training steps run in eval mode" if any(late) else None
+        found["train mode"] = stuck(late)
     elif evaluated:
         training = sum(evaluated)
         changed = sum(m.training != flag for m, flag in zip(modules, flags))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from torchlint.telling import tell
 from torchlint.verify.differential import Runs
-from torchlint.verify.search import Judged, Rules, Search, Step
-from torchlint.verify.shadow import CUDA_IS_UP, USED_UP, Limits
+from torchlint.verify.judge import GRAPH
+from torchlint.verify.search import Judged, Rules, Search
+from torchlint.verify.shadow import CUDA_IS_UP, MADE_INSIDE, USED_UP, Limits
 from torchlint.verify.units import MODULE, compose
 from torchlint.verify.userrun import FunctionVerdict, verify_run
-from torchlint.verify.verdict import Behaviour, BehaviourVerdict
+from torchlint.verify.verdict import Behaviour, BehaviourVerdict, Cost
 
 NOTHING = Judged(BehaviourVerdict(Behaviour.NOT_VERIFIABLE, "it changes nothing here by itself"))
 IDLE = Judged(BehaviourVerdict(Behaviour.NOT_VERIFIABLE, "the command runs no line of this file"))
@@ -36,6 +36,7 @@ class Prover:
 
     def solve(self, searches: Sequence[Search]) -> None:
         """Ask until no search has a question left."""
+        self.runs.texts = {search.path: self.text(search.path, frozenset()) for search in searches}
         while True:
             waiting = [search for search in searches if search.asks]
             if not waiting:
@@ -49,18 +50,6 @@ class Prover:
             idle = self._idle({search.path for search in by_run})
             for search in by_run:
                 search.tell(dict.fromkeys(search.asks, IDLE) if search.path in idle else self._by_run(search))
-
-        for search in searches:
-            search.accepted = [self._weighed(search, step) for step in search.accepted]
-
-    def _weighed(self, search: Search, step: Step) -> Step:
-        """An equivalent step that whole runs have proven, with what it costs: that takes runs of its own."""
-        judged = step.judged
-        if judged.unit != "steps" or not judged.verdict.equivalent:
-            return step
-        self._tell(f"measuring {', '.join(step.rules)} in {search.path} ({', '.join(search.names)})")
-        before, after = (self._part(search, rules) for rules in (step.base, step.base | set(step.rules)))
-        return replace(step, judged=replace(judged, cost=self.runs.cost({search.path: (before, after)})))
 
     def _needs_whole(self, search: Search) -> bool:
         several = len(search.names) > 1 or MODULE in search.names
@@ -142,8 +131,9 @@ class Prover:
             self._tell(f"comparing whole runs for {names} in {search.path} ({', '.join(search.names)})")
             judged = self.runs.judge({search.path: (before, self._part(search, rules))})
             self.sandbox[judged.sandbox] = None
+            cost = Cost(counters={"RSS bytes per step": judged.growth}) if judged.growth else None
             answers[rules] = Judged(
-                judged.verdict, judged.steps, judged.steps, "steps", None, judged.curve, judged.complete
+                judged.verdict, judged.steps, judged.steps, "steps", cost, judged.curve, judged.complete
             )
             if search.enough(answers):
                 break
@@ -165,8 +155,8 @@ def _judged(found: FunctionVerdict) -> Judged:
 
 def _out_of_reach(found: FunctionVerdict) -> bool:
     """Whether only tier 2 cannot tell: a whole run may."""
-    if found.function.unable or found.verdict.detail in (CUDA_IS_UP, USED_UP):
+    if found.function.unable or found.verdict.detail in (CUDA_IS_UP, USED_UP, MADE_INSIDE):
         return True
     # A result without its graph is the same number: whether anyone misses the graph shows in the run as a whole.
     differences = found.verdict.differences
-    return bool(differences) and all(d.kind in ("requires_grad", "inference") for d in differences)
+    return bool(differences) and all(d.kind in GRAPH for d in differences)

@@ -157,7 +157,7 @@ class _Proving:
         from torchlint.verify.shadow import Limits
 
         started = time.monotonic()
-        self.session = Session(parse(["fix", "--verify=run", *self.words]))
+        self.session = Session(parse(["fix", "--verify=run", "--no-cache", *self.words]))
         self.session.check()
         narrowing = self.session.narrow()
         if narrowing is not None:

@@ -44,7 +44,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     from torchlint.verify import agent
     from torchlint.verify.userrun import planned
 
-    session = Session(parse(["fix", "--verify=run", path]))
+    session = Session(parse(["fix", "--verify=run", "--no-cache", path]))
     session.check()
     made = [one for one in session.fix(True) if one.applied and not one.path.endswith((".ipynb", *DOCUMENTS))]
     files = {one.path: (session.source(one.path), one.text) for one in made}

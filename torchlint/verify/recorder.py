@@ -7,12 +7,10 @@ they are made, so that watching neither adds to the memory that the run is judge
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import pickle
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,13 +46,13 @@ class Recorder:
         self.file = open(os.path.join(out, "record.pickle"), "wb")  # noqa: SIM115 (closed when the program ends)
         self.made = self.forwards = self.depth = 0
         self.current = Observation()
-        self.seconds: list[float] = []
         self.resident: list[int] = []
         self.finished = self.stopped = False
-        self.unbilled = 0.0
+        self.modes: list[tuple[bool, bool]] = []  # grad mode and training flag of forwards since the last backward
+        self.late: list[bool] = []  # by backward, whether it trains a model in eval mode
+        self.early = 0  # scheduler steps ahead of the first optimizer step
         seed_all(seed)
         self._watch()
-        self.mark = time.thread_time()
         atexit.register(self.write)
 
     def _watch(self) -> None:
@@ -62,7 +60,7 @@ class Recorder:
         from torch.nn.modules import module
         from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-        from torchlint.verify.properties import Ledger, note_losses
+        from torchlint.verify.properties import Ledger, in_eval_mode, note_losses
 
         torch.set_num_threads(1)
         self.ledger = Ledger()
@@ -71,17 +69,12 @@ class Recorder:
 
         def watched_backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
             root = tensors if isinstance(tensors, torch.Tensor) else next(iter(tensors))
-
-            def billed() -> None:
-                started = time.thread_time()
-                backward(tensors, *args, **kwargs)
-                self.unbilled -= time.thread_time() - started
-
-            with self._off_the_clock():
-                value = float(root.detach().double().sum())
-                number = sum(path.startswith("loss") for path in self.current.leaves)
-                self.current.leaves[f"loss {number + 1}"] = value
-                self.ledger.around(billed, root)
+            value = float(root.detach().double().sum())
+            number = sum(path.startswith("loss") for path in self.current.leaves)
+            self.current.leaves[f"loss {number + 1}"] = value
+            self.late.append(in_eval_mode(self.modes))
+            self.modes.clear()
+            self.ledger.around(lambda: backward(tensors, *args, **kwargs), root)
 
         def watched_construct(optimizer: Any, *args: Any, **kwargs: Any) -> None:
             construct(optimizer, *args, **kwargs)
@@ -92,6 +85,15 @@ class Recorder:
                 parameters = [p for group in optimizer.param_groups for p in group["params"]]
                 nudge({"parameters": parameters}, self.nudge)
 
+        schedule: Any = torch.optim.lr_scheduler.LRScheduler
+        advance = schedule.step
+
+        def watched_advance(scheduler: Any, *args: Any, **kwargs: Any) -> None:
+            # The constructor makes a step of its own, which is none.
+            self.early += not self.made and getattr(scheduler, "_step_count", 0) > 0
+            advance(scheduler, *args, **kwargs)
+
+        schedule.step = watched_advance
         torch.autograd.backward = watched_backward
         setattr(torch.optim.Optimizer, "__init__", watched_construct)  # noqa: B010 (a method of torch's own)
         register_optimizer_step_pre_hook(self._before_step)
@@ -99,28 +101,24 @@ class Recorder:
         module.register_module_forward_pre_hook(self._enter)
         module.register_module_forward_hook(self._leave, always_call=True)
 
-    @contextlib.contextmanager
-    def _off_the_clock(self) -> Iterator[None]:
-        """What watching takes is no time of the program's."""
-        started = time.thread_time()
-        try:
-            yield
-        finally:
-            self.unbilled += time.thread_time() - started
-
     def _own(self) -> bool:
         """Workers inherit the hooks and must not record."""
         return os.getpid() == self.pid and not self.finished
 
-    def _enter(self, *_: Any) -> None:
+    def _enter(self, module: torch.nn.Module, *_: Any) -> None:
+        import torch
+
+        from torchlint.verify.properties import has_parameters
+
+        if not self.depth and has_parameters(module):
+            self.modes.append((torch.is_grad_enabled(), module.training))
         self.depth += 1
 
     def _leave(self, module: torch.nn.Module, args: Any, output: Any) -> None:
         self.depth -= 1
         if self.depth or not self._own() or self.forwards >= MOST_FORWARDS:
             return
-        with self._off_the_clock():
-            self._note_forward(module, output)
+        self._note_forward(module, output)
 
     def _note_forward(self, module: torch.nn.Module, output: Any) -> None:
         import torch
@@ -138,9 +136,8 @@ class Recorder:
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if self._own():
-            with self._off_the_clock():
-                self.ledger.settle(optimizer, args, kwargs)
-                self._tensors(optimizer, "gradient", lambda p: p.grad)
+            self.ledger.settle(optimizer, args, kwargs)
+            self._tensors(optimizer, "gradient", lambda p: p.grad)
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         from torchlint.verify.observe import Observation
@@ -148,7 +145,6 @@ class Recorder:
 
         if not self._own():
             return
-        self.seconds.append(time.thread_time() - self.mark - self.unbilled)
         self.resident.append(resident_bytes())
         self._tensors(optimizer, "parameter", lambda p: p)
         for name, digest in rng_state().items():
@@ -162,7 +158,6 @@ class Recorder:
             self.stopped = True
             self.write()
             raise Enough(0)
-        self.unbilled, self.mark = 0.0, time.thread_time()
 
     def _tensors(self, optimizer: Any, what: str, of: Any) -> None:
         from torchlint.verify.observe import leaf
@@ -186,7 +181,8 @@ class Recorder:
         seen = {
             "replaced": tamper.replaced(),
             "steps": self.made, "stopped": self.stopped, "deviations": self.ledger.steps, "scales": self.ledger.scales,
-            "lines": sorted(self.lines), "seconds": self.seconds, "resident": self.resident,
+            "late": self.late, "early": self.early,
+            "lines": sorted(self.lines), "resident": self.resident,
         }  # fmt: skip
         pickle.dump(seen, self.file)
         self.file.close()

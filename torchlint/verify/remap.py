@@ -44,7 +44,7 @@ def _is_cuda(device: Any) -> bool:
 
 
 class Remap(TorchFunctionMode):
-    """`counters` holds host→device and device→host copies, blocking copies, syncs and device operations."""
+    """`counters` holds host→device and device→host copies, blocking ones, syncs, device operations, caches emptied."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,6 +155,9 @@ def remapped() -> Iterator[Remap]:
     def synchronize(*_: Any) -> None:
         mode.counters["syncs"] += 1
 
+    def emptied(*_: Any) -> None:
+        mode.counters["caches emptied"] += 1
+
     def nothing(*_: Any, **__: Any) -> None:
         return None
 
@@ -166,7 +169,7 @@ def remapped() -> Iterator[Remap]:
         "device_count": lambda: 1,
         "current_device": zero,
         "synchronize": synchronize,
-        "empty_cache": nothing,
+        "empty_cache": emptied,
         "set_device": nothing,
         "manual_seed_all": nothing,
         "max_memory_allocated": zero,

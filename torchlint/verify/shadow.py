@@ -10,7 +10,6 @@ import atexit
 import builtins
 import contextlib
 import functools
-import gc
 import importlib
 import inspect
 import os
@@ -22,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from torchlint.verify import clock
+from torchlint.verify import clock, stopping
 from torchlint.verify.weave import HOOK, SHIFT, Edited
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from torchlint.verify.verdict import BehaviourVerdict, Cost
 
 NUDGES = 3
+SLOW = 30.0  # seconds: a function that takes so long is compared at two calls, not three
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +69,8 @@ class Shadow:
     pid: int = 0  # of the process that counted the calls
 
     def wants(self) -> bool:
-        return (
-            self.unable is None and len(self.runs) < self.limits.calls and self.spent < self.limits.total_seconds
-        )  # fmt: skip
+        most = min(2, self.limits.calls) if self.spent > SLOW else self.limits.calls
+        return self.unable is None and len(self.runs) < most and self.spent < self.limits.total_seconds
 
     def verdict(self) -> BehaviourVerdict:
         from torchlint.verify.judge import judge_behaviour, judge_property
@@ -116,8 +115,13 @@ class Shadow:
 _inside = False  # true in a shadow's children, and while one is being made
 
 
-def install(shadows: Mapping[str, list[Shadow]]) -> None:
-    """Provide the hook that woven modules call; `shadows` maps a path to its functions, in weaving order."""
+def install(shadows: Mapping[str, list[Shadow]], *, stop: bool = False) -> None:
+    """Provide the hook that woven modules call; `shadows` maps a path to its functions, in weaving order.
+
+    With `stop` the program ends, as by `sys.exit()`, when all that was asked of its calls is answered.
+    """
+    if stop:
+        stopping.expect(s for group in shadows.values() for s in group)
 
     def hook(numbers: list[int], original: Any, fixed: list[Any]) -> Any:
         path = os.path.realpath(inspect.currentframe().f_back.f_code.co_filename)  # type: ignore[union-attr]
@@ -153,6 +157,7 @@ def _wrap(shadows: Sequence[Shadow], original: Any, fixed: Sequence[Any]) -> Any
                 shadow.calls += 1
             if any(shadow.wants() for shadow in shadows):
                 _verify(shadows, original, fixed, args, kwargs)
+                stopping.stop_if_answered()
         return original(*args, **kwargs)
 
     return shadowed
@@ -207,6 +212,7 @@ def _unforkable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
 
 CUDA_IS_UP = "CUDA is initialised: a fork cannot use it"
 USED_UP = "an argument is an iterator that the children would use up"
+MADE_INSIDE = "what it trains or evaluates is made inside the call: nothing of it is seen from outside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,16 +222,19 @@ class _Seen:
     record: Observation
     lines: frozenset[int]
     sandbox: str
+    hidden: bool  # it used a model or an optimizer that it had made itself
 
 
 class _Call:
     """The comparison at one call; the runs of the original are shared by all variants."""
 
     def __init__(self, original: Any, args: tuple[Any, ...], kwargs: dict[str, Any], label: str) -> None:
+        from torchlint.verify.live import world
+
         self.original, self.label = original, label
         self.args, self.kwargs = args, kwargs
         self.random = random.getstate()  # CPython reseeds `random` in a forked child
-        self.inputs: dict[str, Any] = {"args": args, "kwargs": kwargs, **_world(original)}
+        self.inputs: dict[str, Any] = {"args": args, "kwargs": kwargs, **world(original)}
         self.clocks = clock.readings()
         self.limits = Limits()
         self.twins: tuple[_Seen | str, _Seen | str] | None = None
@@ -252,6 +261,10 @@ class _Call:
         if shadow.self_check is None or check.level is not Level.BITWISE:
             shadow.self_check = check
         fixed = self._child(function, trace=True)
+        if first.hidden or (isinstance(fixed, _Seen) and fixed.hidden):
+            shadow.unable = MADE_INSIDE
+            shadow.runs.clear()
+            return
         if isinstance(fixed, str):
             comparison = Comparison()
             comparison.differ("the fixed function", "end", "returns", fixed)
@@ -262,7 +275,7 @@ class _Call:
         if comparison.level is Level.DIFFERENT and check.level is Level.BITWISE:
             comparison = self._closely(first.record, fixed.record, function)
             if comparison.level is Level.DIFFERENT:
-                shadow.properties.append(self._properties(function))
+                shadow.properties += self._properties(function)
         shadow.runs.append(Run(self.label, comparison, first.record.exception))
         if shadow.cost is None and comparison.level is not Level.DIFFERENT and first.record.exception is None:
             shadow.cost = self._cost(function)
@@ -331,22 +344,34 @@ class _Call:
             return result
         return compare(records[0], records[1], Yardstick(tuple(records[2:])))
 
-    def _properties(self, function: Any) -> tuple[str | None, str | None]:
+    def _properties(self, function: Any) -> list[tuple[str | None, str | None]]:
         """A property that is broken before, with its state after, best one that holds then; (None, None) without any.
+
+        Nothing where the original has already trained its parameters to NaN and the mode of the model tells nothing
+        either: of such gradients no version has a property.
 
         Each version is called twice, with gradients cleared before: the state in which the original has left this
         process (stale gradients above all) must not count against the fix, and its own aftermath must.
         """
         if self.broken is None:
             self.broken = {name: how for name, how in self._survey(self.original).items() if how is not None}
+        spoiled = self._spoiled()
         if not self.broken:
-            return None, None
+            return [] if spoiled else [(None, None)]
         after = self._survey(function)
         for name, how in self.broken.items():
             if name in after and after[name] is None:
-                return how, None
+                return [(how, None)]
+        if spoiled:
+            return []
         name, how = next(iter(self.broken.items()))
-        return how, after.get(name) or "nothing is known of it after the fix"
+        return [(how, after.get(name) or "nothing is known of it after the fix")]
+
+    def _spoiled(self) -> bool:
+        import torch
+
+        models = [m for m in self.inputs.values() if isinstance(m, torch.nn.Module)]
+        return not all(bool(p.isfinite().all()) for m in models for p in m.parameters())
 
     def _survey(self, function: Any) -> dict[str, str | None]:
         import torch
@@ -378,6 +403,9 @@ class _Call:
         wanted: frozenset[str] = frozenset(),
         prepare: Callable[[dict[str, Any]], Any] | None = None,
     ) -> _Seen | str:
+        from contextlib import nullcontext
+
+        from torchlint.verify import live
         from torchlint.verify.lines import traced
         from torchlint.verify.observe import digested, observe
 
@@ -389,12 +417,9 @@ class _Call:
             if prepare is not None:
                 prepare(self.inputs)
             lines: set[int] = set()
-            if trace:
-                with traced(_code_file(function)) as lines:
-                    record = observe(call, self.inputs, function=function)
-            else:
+            with live.made_inside() as used, traced(_code_file(function)) if trace else nullcontext(lines) as lines:
                 record = observe(call, self.inputs, function=function)
-            return _Seen(digested(record, wanted), frozenset(lines), str(isolation))
+            return _Seen(digested(record, wanted), frozenset(lines), str(isolation), bool(used))
 
         outcome = self._fork(work)
         if outcome.reason is not None:
@@ -419,31 +444,6 @@ class _Call:
 
 
 _ABSENT = object()
-
-
-def _world(function: Any) -> dict[str, Any]:
-    """Everything that a call could change besides its arguments: live models and optimizers, the module's own data."""
-    import torch
-
-    from torchlint.verify.walk import cell_is_bound
-
-    # By type and not by isinstance: that would ask proxies for their __class__, and wake what they stand for.
-    objects = gc.get_objects()
-    modules: list[Any] = [o for o in objects if issubclass(type(o), torch.nn.Module)]
-    children = {id(c) for m in modules for c in m.children()}
-    world: dict[str, Any] = {}
-    for i, module in enumerate(m for m in modules if id(m) not in children):
-        world[f"model {i}"] = module
-    for i, optimizer in enumerate(o for o in objects if issubclass(type(o), torch.optim.Optimizer)):
-        world[f"optimizer {i}"] = optimizer
-    data = (torch.Tensor, int, float, str, list, dict, set)
-    space = getattr(function, "__globals__", {})
-    world["globals"] = {
-        name: value for name, value in list(space.items()) if isinstance(value, data) and not name.startswith("__")
-    }
-    cells = getattr(function, "__closure__", None) or ()
-    world["closure"] = [cell.cell_contents for cell in cells if cell_is_bound(cell)]
-    return world
 
 
 def _code_file(function: Any) -> str:

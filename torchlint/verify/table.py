@@ -13,8 +13,10 @@ SCHEMA_VERSION = 1
 
 
 def machine_facts(device: str) -> dict[str, Any]:
-    """What the numbers were measured on."""
+    """What the numbers were measured on, when, and how busy the machine is now."""
     import os
+    import time
+    from pathlib import Path
 
     import torch
 
@@ -25,10 +27,14 @@ def machine_facts(device: str) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": 1,
         "device": device,
+        "date": time.strftime("%Y-%m-%d"),
+        "load average": [round(load, 1) for load in os.getloadavg()],
     }
     if device.startswith("cuda"):
         facts["gpu"] = torch.cuda.get_device_name(0)
         facts["cuda"] = torch.version.cuda
+        driver = Path("/proc/driver/nvidia/version")
+        facts["driver"] = driver.read_text(encoding="utf-8").partition("\n")[0] if driver.is_file() else "unknown"
     return facts
 
 

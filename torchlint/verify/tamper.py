@@ -15,8 +15,8 @@ import sys
 from types import FunctionType
 from typing import Any
 
-_OURS = ("aftermath", "boundary", "clock", "compare", "judge", "lines", "measure", "observe", "properties", "sandbox",
-         "shadow", "stats", "surroundings", "verdict", "walk", "weave", "channel")  # fmt: skip
+_OURS = ("aftermath", "boundary", "clock", "compare", "judge", "lines", "live", "measure", "observe", "properties",
+         "sandbox", "shadow", "stats", "surroundings", "verdict", "walk", "weave", "channel")  # fmt: skip
 _TORCH = ("equal", "allclose", "isclose", "isnan", "isfinite", "is_tensor", "get_rng_state", "no_grad")
 _TENSOR = ("__eq__", "equal", "allclose", "detach", "cpu", "contiguous", "clone", "double", "numpy", "tolist", "item",
            "to", "view", "is_contiguous", "numel", "untyped_storage", "data_ptr")  # fmt: skip

@@ -51,6 +51,8 @@ def span(node: Definition) -> tuple[int, int]:
 def changed(before: str, after: str) -> set[str]:
     """The names of what a fix changes: functions, and `<module>` for anything else but new imports.
 
+    An import that goes because functions no longer use it is part of their change, and not one of its own.
+
     Raises SyntaxError where either text does not parse.
     """
     old, new = definitions(ast.parse(before)), definitions(ast.parse(after))
@@ -61,7 +63,10 @@ def changed(before: str, after: str) -> set[str]:
         return {MODULE}
     added = {id(statement) for statement in added_imports(ast.parse(before), rest)}
     rest.body = [statement for statement in rest.body if id(statement) not in added]
-    return names | ({MODULE} if ast.dump(rest) != ast.dump(ast.parse(before)) else set())
+    left = ast.parse(before)
+    gone = {id(statement) for statement in removed_imports(left, ast.parse(after))} if names else set()
+    left.body = [statement for statement in left.body if id(statement) not in gone]
+    return names | ({MODULE} if ast.dump(rest) != ast.dump(left) else set())
 
 
 def replaced(text: str, functions: Mapping[str, Sequence[str]]) -> str:
@@ -86,10 +91,11 @@ def compose(before: str, parts: Iterable[tuple[Iterable[str], str]]) -> str:
     """`before` with the named parts taken from other texts: (names, text) pairs of functions or `<module>`.
 
     What lies outside of functions is taken as a whole, so at most one pair may name it. Imports that a text adds come
-    along where the parts taken from it use them.
+    along where the parts taken from it use them; imports that it drops go where nothing uses them any more.
     """
     functions: dict[str, Sequence[str]] = {}
     needed: dict[str, None] = {}
+    dropped: set[str] = set()
     outside = before
     original = definitions(ast.parse(before))
     for names, text in parts:
@@ -100,6 +106,8 @@ def compose(before: str, parts: Iterable[tuple[Iterable[str], str]]) -> str:
             outside = text
         for name in names - {MODULE}:
             functions[name] = _lines(text, known[name])
+        if names - {MODULE}:
+            dropped.update(ast.dump(statement) for statement in removed_imports(ast.parse(before), tree))
         used = {n.id for name in names - {MODULE} for n in ast.walk(known[name]) if isinstance(n, ast.Name)}
         for statement in added_imports(ast.parse(before), tree):
             if used & set(_bound(statement)):
@@ -115,7 +123,21 @@ def compose(before: str, parts: Iterable[tuple[Iterable[str], str]]) -> str:
         at = import_line(ast.parse(result))
         lines[at:at] = [statement + _newline(before) for statement in missing]
         result = "".join(lines)
-    return result
+    return _without(result, dropped) if dropped else result
+
+
+def _without(text: str, imports: set[str]) -> str:
+    """The text without those of the imports (as dumps) that nothing in it uses."""
+    tree = ast.parse(text)
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    lines = text.splitlines(keepends=True)
+    for statement in reversed(tree.body):
+        if isinstance(statement, (ast.Import, ast.ImportFrom)) and ast.dump(statement) in imports:
+            rows = range(statement.lineno - 1, statement.end_lineno or statement.lineno)
+            shared = sum(s.lineno == statement.lineno for s in tree.body) > 1
+            if not used & set(_bound(statement)) and not shared:
+                del lines[rows.start : rows.stop]
+    return "".join(lines)
 
 
 def _newline(text: str) -> str:
@@ -125,6 +147,12 @@ def _newline(text: str) -> str:
 def added_imports(old: ast.Module, new: ast.Module) -> list[ast.Import | ast.ImportFrom]:
     known = {ast.dump(s) for s in old.body}
     return [s for s in new.body if isinstance(s, (ast.Import, ast.ImportFrom)) and ast.dump(s) not in known]
+
+
+def removed_imports(old: ast.Module, new: ast.Module) -> list[ast.Import | ast.ImportFrom]:
+    """The imports that are no longer there, but for those in whose place others bind the same names."""
+    bound = {name for statement in added_imports(old, new) for name in _bound(statement)}
+    return [statement for statement in added_imports(new, old) if not bound & set(_bound(statement))]
 
 
 def _bound(statement: ast.Import | ast.ImportFrom) -> list[str]:

@@ -93,9 +93,9 @@ def verify_run(
     result, plan = planned(files, limits)
     if plan["files"]:
         with scratch_directory() as out:
-            result.ended, enclosed = execute(
-                command, {**plan, "out": out}, out, timeout, os.path.abspath(cwd or "."), None if shown else os.devnull
-            )  # fmt: skip
+            plan |= {"out": out, "stop": True}
+            where, output = os.path.abspath(cwd or "."), None if shown else os.devnull
+            result.ended, enclosed = execute(command, plan, out, timeout, where, output)
             result.sandbox = "the run changes no file" if enclosed else "the run itself was not sandboxed"
             gather(result, out)
     return result
@@ -250,7 +250,8 @@ def _joined(path: str, function: Edited, seen: Sequence[Mapping[str, Any]], ende
     if function.unable:
         return FunctionVerdict(path, function, BehaviourVerdict(Behaviour.NOT_VERIFIABLE, function.unable))
     if not seen:
-        why = f"never called{f'; {ended}' if ended else ''}"
+        what = "no call was compared" if ended.startswith("timeout") else "never called"
+        why = f"{what}{f'; {ended}' if ended else ''}"
         return FunctionVerdict(path, function, BehaviourVerdict(Behaviour.NOT_VERIFIABLE, why))
     verdicts = [_verdict(s["verdict"]) for s in seen]
     worst = max(verdicts, key=lambda v: _ORDER.index(v.kind))

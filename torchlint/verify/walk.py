@@ -63,7 +63,7 @@ def walk_state(root: Any, path: str, *, functions: bool = False) -> Iterator[tup
 
 
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, torch.nn.Module):
+    if isinstance(value, torch.nn.Module) and "_modules" in vars(value):  # else its __init__ has not begun
         yield ".training", value.training
         for table in (value._parameters, value._buffers, value._modules):
             for name, child in table.items():

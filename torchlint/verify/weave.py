@@ -15,7 +15,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torchlint.verify.units import Definition, added_imports, span, stays_first
+from torchlint.verify.units import Definition, added_imports, removed_imports, span, stays_first
 
 SHIFT = 1_000_000
 HOOK = "_torchlint_shadow"
@@ -52,16 +52,20 @@ def weave(before: str, *variants: str) -> Weave:
     result = Weave()
     old = ast.parse(before)
     imports: dict[str, ast.stmt] = {}
+    texts = [ast.parse(text) for text in variants]
+    # An import that a variant no longer needs does no harm beside it.
+    removed = {ast.dump(s) for new in texts for s in removed_imports(old, new)} if variants else set()
+    kept = [s for s in old.body if ast.dump(s) not in removed]
     bodies = []
-    for text in variants:
-        new = ast.parse(text)
+    for new in texts:
         added = added_imports(old, new)
         imports.update((ast.dump(s), s) for s in added)
         ids = {id(s) for s in added}
-        bodies.append([s for s in new.body if id(s) not in ids])
-    body = _block(old.body, bodies, "", result)
+        bodies.append([s for s in new.body if id(s) not in ids and ast.dump(s) not in removed])
+    body = _block(kept, bodies, "", result)
     if result.reason is not None:
         return result
+    body = _put_back(body, old.body, removed)
     at = 0
     for at, statement in enumerate(body):
         if not stays_first(statement, at):
@@ -71,6 +75,17 @@ def weave(before: str, *variants: str) -> Weave:
         _put_on(statement, body[at].lineno if body else 1)
     old.body = [*body[:at], *first, *body[at:]]
     result.tree = ast.fix_missing_locations(old)
+    return result
+
+
+def _put_back(body: list[ast.stmt], old: Sequence[ast.stmt], removed: set[str]) -> list[ast.stmt]:
+    """The woven statements with the imports that were left aside, each where it was."""
+    result = list(body)
+    for index in reversed(range(len(old))):
+        if ast.dump(old[index]) in removed:
+            following = old[index + 1] if index + 1 < len(old) else None
+            at = next((i for i, s in enumerate(result) if s is following), len(result))
+            result.insert(at, old[index])
     return result
 
 

@@ -1,0 +1,135 @@
+"""The CUDA paths of the verifier without a GPU: cases through the remapping, the rest by a fake of torch.cuda."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torchlint.catalogue import load  # noqa: E402
+from torchlint.config import Config  # noqa: E402
+from torchlint.fix import fix_text  # noqa: E402
+from torchlint.verify.cases import load_cases, resolve_device, verify_rule  # noqa: E402
+from torchlint.verify.measure import Runnable, time_pairs  # noqa: E402
+from torchlint.verify.observe import observe  # noqa: E402
+from torchlint.verify.remap import remapped  # noqa: E402
+from torchlint.verify.shadow import CUDA_IS_UP, Limits  # noqa: E402
+from torchlint.verify.surroundings import rng_state  # noqa: E402
+from torchlint.verify.table import machine_facts  # noqa: E402
+from torchlint.verify.userrun import verify_run  # noqa: E402
+from torchlint.verify.verdict import Behaviour, Speed  # noqa: E402
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+
+
+@pytest.mark.parametrize("code", ["TL304", "TL401", "TL402", "TL404", "TL405"])
+def test_cases_run_on_cuda(code: str) -> None:
+    """Inputs are made on the device, time is measured there, and the counters are those of a device."""
+    rule = next(rule for rule in load() if rule.code == code)
+    folder = FIXTURES / rule.name.replace("-", "_")
+    before = (folder / "bad.py").read_text(encoding="utf-8")
+    after = fix_text(str(folder / "bad.py"), before, [rule], Config(), unsafe=True).text
+    with remapped():
+        verdicts = verify_rule(before, after, load_cases(folder), device="cuda", sizes=(5,), seeds=(0,))
+    assert verdicts
+    for verdict in verdicts:
+        assert verdict.holds, verdict.failures
+        assert verdict.evidence.device == "cuda"
+        # Only without a device is a claim left unmeasured.
+        assert all(cost.kind is not Speed.GPU_ONLY for cost in verdict.speed.values())
+    assert any(verdict.speed for verdict in verdicts)
+    assert any("blocking copies" in verdict.counters or "syncs" in verdict.counters for verdict in verdicts)
+
+
+def test_the_device_is_waited_for_around_each_block_and_the_wall_clock_used() -> None:
+    x = torch.randn(64, 64)
+    work = Runnable(lambda x: x @ x, lambda: {"x": x}, False)
+    with (
+        mock.patch.object(torch.cuda, "is_available", return_value=True),
+        mock.patch.object(torch.cuda, "synchronize") as wait,
+    ):
+        timing = time_pairs(work, work, work, device="cuda")
+    assert timing is not None
+    assert timing.clock == "wall"
+    assert wait.call_count >= 2 * 3 * 15
+
+
+def test_random_state_of_every_device_is_compared() -> None:
+    states = [torch.zeros(16, dtype=torch.uint8), torch.ones(16, dtype=torch.uint8)]
+
+    def draws(device: int) -> None:
+        states[device] = states[device] + 1
+
+    with mock.patch.multiple(
+        torch.cuda, is_initialized=lambda: True, device_count=lambda: 2, get_rng_state=lambda i: states[i]
+    ):
+        before = rng_state()
+        leaves = observe(draws, {"device": 1}).leaves
+    assert leaves["random state of cuda:0"] == before["cuda:0"]
+    assert leaves["random state of cuda:1"] != before["cuda:1"]
+
+
+def test_auto_is_cuda_where_there_is_one() -> None:
+    with mock.patch.object(torch.cuda, "is_available", return_value=True):
+        assert resolve_device("auto") == "cuda"
+    with mock.patch.object(torch.cuda, "is_available", return_value=False):
+        assert resolve_device("auto") == "cpu"
+
+
+def test_evidence_names_the_device() -> None:
+    with (
+        mock.patch.object(torch.cuda, "get_device_name", return_value="a device"),
+        mock.patch.object(torch.version, "cuda", "13.0"),
+    ):
+        facts = machine_facts("cuda")
+    assert (facts["gpu"], facts["cuda"]) == ("a device", "13.0")
+    assert facts["driver"]
+
+
+PROGRAM = """\
+import torch
+from torch import nn
+
+torch.cuda.is_initialized = lambda: True
+torch.cuda.device_count = lambda: 1
+torch.cuda.get_rng_state = lambda i: torch.zeros(4, dtype=torch.uint8)
+model = nn.Linear(4, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+
+def train(batches):
+    total = 0
+    for x in batches:
+        optimizer.zero_grad()
+        loss = torch.log(torch.softmax(model(x), dim=1)).neg().mean()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+    return total
+
+
+torch.manual_seed(0)
+print(train([torch.randn(6, 4) for _ in range(4)]))
+"""
+
+
+def test_a_process_that_has_started_cuda_is_not_forked_but_compared_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(PROGRAM)
+    after = PROGRAM.replace("torch.log(torch.softmax(", "(torch.log_softmax(")
+    command = [sys.executable, "train.py"]
+    run = verify_run({str(path): (PROGRAM, after)}, command, limits=Limits(2, 5, 0.1), timeout=100, cwd=str(tmp_path))
+    (found,) = run.functions
+    assert (found.verdict.kind, found.verdict.detail) == (Behaviour.NOT_VERIFIABLE, CUDA_IS_UP)
+    from torchlint.verify.proving import main
+
+    path.write_text(PROGRAM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        words = ["train.py", "--apply", "--unsafe", "--select=TL508", "--verify=run", "--no-cache", "--", *command]
+        assert main(words) == 0
+    assert "log_softmax" in path.read_text()
