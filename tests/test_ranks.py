@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from torchlint.verify.rank_agent import BATCH_NORM, Step, Trace  # noqa: E402
 from torchlint.verify.ranks import RAGGED, RanksFailed, _ragged, compare, distance, launch  # noqa: E402
+from torchlint.verify.sandbox import landlock_version  # noqa: E402
 from torchlint.verify.verdict import Behaviour  # noqa: E402
 
 ALONE = """
@@ -85,6 +86,34 @@ def test_a_script_without_steps_proves_nothing() -> None:
 def test_an_error_in_a_rank_is_said(tmp_path: Path) -> None:
     with pytest.raises(RanksFailed, match="2 processes: rank 1 ends with ValueError: no"):
         launch('import os\nif os.environ.get("RANK") == "1":\n    raise ValueError("no")\n', tmp_path / "runs", 2)
+
+
+@pytest.mark.parametrize("end", ["os.abort()", "os._exit(0)", "os.kill(os.getpid(), 9)"])
+def test_a_rank_that_is_gone_before_its_end_is_no_pass(tmp_path: Path, end: str) -> None:
+    """Nothing is tried again: a launch of which a rank has left no trace has failed."""
+    with pytest.raises(RanksFailed, match="rank 1 did not end in time, or crashed"):
+        launch(f'import os\nif os.environ.get("RANK") == "1":\n    {end}\n', tmp_path / "runs", 2)
+
+
+def test_an_original_that_fails_proves_nothing() -> None:
+    _, after = _scripts()
+    behaviour = compare("raise KeyError('gone')\n", after).behaviour
+    assert behaviour.kind is Behaviour.NOT_VERIFIABLE
+    assert "crash in the original: one process: rank 0 ends with KeyError" in behaviour.detail
+
+
+def test_ranks_are_shut_in_and_meet_on_a_loopback_of_their_own(tmp_path: Path) -> None:
+    result = compare(*_scripts())
+    assert result.behaviour.proven
+    if "no network" not in result.sandbox.partition("; not available")[0] or not landlock_version():
+        pytest.skip(f"this system has no such walls: {result.sandbox}")
+    outside = tmp_path / "outside"
+    inside = f"open({str(outside)!r}, 'w')"
+    behaviour = compare(ALONE.format(samples=16, layer="torch.nn.Tanh()"), f"{inside}\n").behaviour
+    assert "PermissionError" in behaviour.detail or "Read-only" in behaviour.detail
+    assert not outside.exists()
+    reach = "import socket\nsocket.create_connection(('192.0.2.1', 80), 5)\n"
+    assert "OSError: [Errno 101]" in compare(ALONE.format(samples=16, layer="torch.nn.Tanh()"), reach).behaviour.detail
 
 
 def _steps(*samples: int) -> list[Step]:

@@ -1,7 +1,7 @@
 """Wrong fixes that the verifier must refuse. `FIRST` shaped the comparator; `LATER` was written after it was frozen.
 
 Run `python benchmarks/verifier/wrong_fixes.py` from the repository root; it writes wrong_fixes.json beside itself. With
-names of groups (`first`, `later`, `second`, `limits`) it runs these alone and writes wrong_fixes_<names>.json.
+names of groups (`first`, `later`, `second`, `third`, `limits`) it runs these alone and writes wrong_fixes_<names>.json.
 """
 
 from __future__ import annotations
@@ -283,9 +283,11 @@ def main() -> int:
     from suite import judge_pair, write
     from wrong_fixes_second import LIMITS as MORE_LIMITS
     from wrong_fixes_second import ODD
+    from wrong_fixes_third import THIRD
 
     groups = {
         "first": FIRST, "later": LATER, "second": [Wrong(*row) for row in ODD],
+        "third": [Wrong(*row) for row in THIRD],
         "limits": [*LIMITS, *(Wrong(*row) for row in MORE_LIMITS)],
     }  # fmt: skip
     chosen = sys.argv[1:] or list(groups)

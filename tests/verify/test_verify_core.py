@@ -32,6 +32,7 @@ from torchlint.verify.observe import nudge, observe, to_double  # noqa: E402
 from torchlint.verify.remap import remapped  # noqa: E402
 from torchlint.verify.stats import Ratio, paired_ratio  # noqa: E402
 from torchlint.verify.surroundings import global_flags, seed_all  # noqa: E402
+from torchlint.verify.trial import Program, Trial  # noqa: E402
 from torchlint.verify.verdict import (  # noqa: E402
     Behaviour,
     CostVerdict,
@@ -166,6 +167,11 @@ OVERFLOW = Comparison(Level.DIFFERENT, [Difference("return", "overflow", "inf", 
         ({"runs": [Run("a", EQUAL)], "unable": "timeout"}, Behaviour.NOT_VERIFIABLE, False),
         ({"runs": [Run("a", EQUAL)], "variants": [Run("n=0", OTHER)]}, Behaviour.EXCEPT, False),
         ({"runs": [Run("a", EQUAL)], "variants": [Run("n=0", OTHER, "boom")]}, Behaviour.EXCEPT, True),
+        (
+            {"runs": [Run("a", EQUAL)], "variants": [Run("NaN", OTHER, "mine", deliberate=True)]},
+            Behaviour.EXCEPT,
+            False,
+        ),
         ({"runs": [Run("a", EQUAL)], "variants": [Run("×1e4", OVERFLOW)]}, Behaviour.EXCEPT, True),
         ({"runs": [Run("a", EQUAL)], "variants": [Run("inf", OVERFLOW, finite=False)]}, Behaviour.EXCEPT, False),
     ],
@@ -355,3 +361,49 @@ def test_what_is_handed_out_is_seen() -> None:
         lambda x: [torch.zeros(3) for _ in range(2)], lambda x: list(torch.zeros(1, 3).expand(2, 3).unbind())
     ).startswith("return[1]@is the memory of")
     assert where(lambda x: subtract(x.mean(0)), lambda x: subtract(x.sum(0))) == "return.m"
+
+
+CHECKED = """\
+def f(x):
+    if not x.isfinite().all():
+        raise FloatingPointError("diverged")
+    return x[:, :3]
+"""
+
+
+def module_inputs(seed: int, device: str, size: int) -> dict[str, Any]:
+    return {"model": nn.Sequential(nn.Linear(8, 4), nn.Dropout(0.5), nn.Linear(4, 2)), "x": torch.randn(size, 8),
+            "i": torch.arange(size), "parts": [1, 2]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "label"),
+    [
+        ("model(x)", "model.forward(x)", "hooks"),
+        ("F.dropout(x, 0.5, model.training)", "F.dropout(x, 0.5)", "eval mode"),
+        ("model(x)", "(model[0].train(), model(x))[1]", "partly frozen"),
+        ("x[i]", "x.index_select(0, i)", "negative integers"),
+        ("max(parts, default=0)", "max(parts)", "no items"),
+        ("x.round()", "(x + 0.5).floor() + 0.0 * x", "halves"),
+        ("parts.append(3) or len(parts)", "parts.append(3) or min(len(parts), 3)", "called before"),
+    ],
+)
+def test_each_variant_shows_what_ordinary_inputs_hide(before: str, after: str, label: str) -> None:
+    torch.set_num_threads(1)
+    head = "import torch\nimport torch.nn.functional as F\n\n\ndef f(model, x, i, parts):\n    return "
+    programs = [Program(head + text + "\n", "f", name="m", path="m.py", side="s") for text in (before, after)]
+    trial = Trial(*programs, module_inputs)
+    runs = {run.label: run for run in trial.boundary_runs(7, 0)}
+    assert runs[label].comparison.level is Level.DIFFERENT
+    verdict = judge_behaviour([trial.run("n=7", trial.maker(0, 7), 0)], list(runs.values()))
+    assert verdict.kind in (Behaviour.EXCEPT, Behaviour.DIFFERENT)
+    assert not verdict.proven
+
+
+def test_a_check_of_the_code_itself_is_no_excuse() -> None:
+    """An input on which torch raises may do anything after the fix; one that the code itself refuses may not."""
+    wrong = CHECKED.replace("    if not", "    if 0 and not")
+    programs = [Program(text, "f", name="m", path="m.py", side=side) for text, side in ((CHECKED, "a"), (wrong, "b"))]
+    runs = list(Trial(*programs, lambda seed, device, size: {"x": torch.randn(size, 8)}).boundary_runs(7, 0))
+    assert {run.label for run in runs if run.deliberate} == {"NaN", "inf"}
+    assert judge_behaviour([Run("a", EQUAL)], runs).plausible == ("NaN", "inf")

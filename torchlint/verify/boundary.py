@@ -100,6 +100,43 @@ def _hooked(inputs: Inputs) -> bool:
     return bool(modules)
 
 
+def _evaluating(inputs: Inputs) -> bool:
+    modules = [value for value in _objects(inputs) if isinstance(value, torch.nn.Module)]
+    for module in modules:
+        module.eval()
+    return bool(modules)
+
+
+def _partly_frozen(inputs: Inputs) -> bool:
+    """The first layer with parameters does not learn and is in eval mode, as in finetuning."""
+    for value in _objects(inputs):
+        for module in value.modules() if isinstance(value, torch.nn.Module) else ():
+            own = list(module.parameters(recurse=False))
+            if own and module is not value:
+                module.eval()
+                for parameter in own:
+                    parameter.requires_grad_(False)
+                return True
+    return False
+
+
+def _negative_integers(inputs: Inputs) -> bool:
+    """Whole numbers counted from the end: the same elements where they are indices, others where they are numbers."""
+    changed = False
+    for tensor in data_tensors(inputs):
+        if tensor.dtype in (torch.int64, torch.int32) and tensor.numel():
+            tensor.data = -1 - tensor.data
+            changed = True
+    return changed
+
+
+def _no_items(inputs: Inputs) -> bool:
+    lists = [value for value in inputs.values() if isinstance(value, list) and value]
+    for value in lists:
+        value.clear()
+    return bool(lists)
+
+
 def _called(module: torch.nn.Module, _: Any) -> None:
     module.__dict__["was called"] = True
 
@@ -118,6 +155,10 @@ CHANGES: Mapping[str, Change] = {
     "bfloat16": _each(lambda t: t.bfloat16()),
     "requires_grad": _requires_grad,
     "hooks": _hooked,
+    "eval mode": _evaluating,
+    "partly frozen": _partly_frozen,
+    "negative integers": _negative_integers,
+    "no items": _no_items,
 }
 
 

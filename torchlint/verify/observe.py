@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import io
 import itertools
+import linecache
 import math
 import random
 import sys
@@ -57,6 +58,7 @@ class Observation:
     notes: dict[str, Any] = field(default_factory=dict)
     exception: str | None = None
     traceback: str = ""
+    deliberate: bool = False  # whether the exception comes from a `raise` or `assert` of the code's own
     result: Any = None  # what the call returned, until the next call has been judged against it
 
 
@@ -174,15 +176,17 @@ def observe(
     error: BaseException | None = None
     stdout = io.StringIO()
     with warnings.catch_warnings(), contextlib.redirect_stdout(stdout), aftermath.watching() as left:
-        warnings.simplefilter("ignore")
+        warnings.filterwarnings("ignore", message="(?s).*")  # no other filter is equal to this one
+        own = warnings.filters[0]
         try:
             result = entry(**inputs)
             if isinstance(result, Iterator) and not isinstance(result, io.IOBase):
                 result = _Drawn(result)
         except (Exception, SystemExit) as caught:
             error = caught
+        silenced = list(itertools.takewhile(lambda one: one != own, warnings.filters))
 
-    record = Observation(result=result)
+    record = Observation(result=result, deliberate=_deliberate(error, function))
     leaves = record.leaves
     leaves["exception"] = None if error is None else type(error).__name__
     if error is not None:
@@ -213,11 +217,21 @@ def observe(
     for name, value in after.items():
         leaves[f"flag {name}"] = repr(value)
     leaves["stdout"] = stdout.getvalue()
-    leaves.update(left.leaves)
+    leaves.update(left.leaves, **{"warning filters": repr([(f[0], str(f[2])) for f in silenced])})
     leaves["threads left running"] = left.threads_left()
     if backward and error is None:
         _differentiate([v for _, v in returned if isinstance(v, torch.Tensor)], inputs, leaves)
     return record
+
+
+def _deliberate(error: BaseException | None, function: Any) -> bool:
+    last = error.__traceback__ if error is not None else None
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    code = getattr(inspect.unwrap(function), "__code__", None) if function is not None else None
+    if last is None or code is None or last.tb_frame.f_code.co_filename != code.co_filename:
+        return False
+    return linecache.getline(code.co_filename, last.tb_lineno).strip().startswith(("raise", "assert"))
 
 
 def _arguments(

@@ -118,6 +118,11 @@ def compare(before: str, after: str) -> Compared:
     with tempfile.TemporaryDirectory() as scratch:
         runs = _Runs(before, after, Path(scratch))
         try:
+            runs.original()
+        except RanksFailed as failure:
+            unable = BehaviourVerdict(Behaviour.NOT_VERIFIABLE, f"crash in the original: {failure}")
+            return Compared(unable, launches=runs.launches, sandbox=runs.sandbox)
+        try:
             behaviour, causes = _judged(runs)
             steps = len(runs.original().steps)
         except RanksFailed as failure:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import logging
+import os
 import random
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -44,6 +48,19 @@ def seed_all(seed: int) -> None:
 
 _CPU = torch.device("cpu")
 _SMALLEST, _ONE = 5e-324, 1.0
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return "."
+
+
+def _hear(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, handler)
+
 
 # Global switches that a fix could leave flipped: name → (read, write).
 _FLAGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
@@ -91,6 +108,10 @@ _FLAGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
         lambda old: sys.modules["numpy"].seterr(**old) if old else None,
     ),
     "garbage collection": (gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
+    "directory": (_directory, os.chdir),
+    "log off up to": (lambda: logging.root.manager.disable, logging.disable),
+    "log level": (lambda: logging.root.level, logging.root.setLevel),
+    "interrupt": (lambda: signal.getsignal(signal.SIGINT), _hear),
     "recursion limit": (sys.getrecursionlimit, sys.setrecursionlimit),
 }
 

@@ -90,7 +90,7 @@ class Trial:
         comparison = compare(a, b)
         if comparison.level is Level.DIFFERENT and a.exception is None and b.exception is None:
             comparison = compare(a, b, self._yardstick(make, seed))
-        return Run(label, comparison, a.exception, finite=label not in UNUSABLE)
+        return Run(label, comparison, a.exception, finite=label not in UNUSABLE, deliberate=a.deliberate)
 
     def self_check(self, make: Maker, seed: int) -> Comparison:
         """The original against itself; anything but bitwise agreement means that nothing can be proven.
