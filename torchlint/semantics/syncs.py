@@ -286,7 +286,17 @@ def _lets_through(sem: Semantics, guard: Guard, event: Event) -> bool:
     around = any(a is guard.node for a in sem.file.ancestors(event.node))
     if not guard.taken and not around:
         return True  # behind `if resumed: continue`: the turns that are skipped are the exception
-    return guard.taken and _EVERY_TURN.search(test) is not None
+    return (guard.taken and _EVERY_TURN.search(test) is not None) or _either_way(guard.node)
+
+
+def _either_way(node: cst.CSTNode) -> bool:
+    """Whether both branches of an `if` read a value: whichever is taken, the turn waits."""
+    if not isinstance(node, cst.If) or not isinstance(node.orelse, cst.Else):
+        return False
+    return all(
+        any(isinstance(c.func, cst.Attribute) and c.func.attr.value in ("item", "tolist") for c in find(arm, cst.Call))
+        for arm in (node.body, node.orelse.body)
+    )
 
 
 def _between(sem: Semantics, node: cst.CSTNode, outer: cst.CSTNode) -> Iterator[cst.CSTNode]:
@@ -341,6 +351,10 @@ def over_batches(sem: Semantics, loop: TrainingLoop) -> bool:
         if loader_value(sem, node.iter) is not None:
             return True
         targets = {n.value for n in walk(node.target) if isinstance(n, cst.Name)}
+        for assign in find(node.body, cst.Assign) if targets else ():
+            parts = [n for n in walk(assign.value) if isinstance(n, (cst.Name, cst.Call))]
+            if parts and all(isinstance(n, cst.Name) and n.value in targets for n in parts):
+                targets |= {n.value for t in assign.targets for n in walk(t) if isinstance(n, cst.Name)}
     for call in find(node.body, cst.Call):
         name = dotted(call.func) or ""
         if name.rpartition(".")[2] in _FETCHING:
