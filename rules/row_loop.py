@@ -52,6 +52,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Severity
 from torchlint.rule import Category, Context, Finding, Rule
+from torchlint.semantics.display import draws, few, in_text
 from torchlint.semantics.rows import row_loop, saves_memory
 from torchlint.source import dotted, literal
 from torchlint.vectorise.body import Body, StepKind, gives_number, read_body
@@ -75,7 +76,7 @@ WHY = "every turn launches small kernels of its own for independent work"
 def check(node: cst.For, ctx: Context) -> Iterator[Finding]:
     rows = row_loop(node, ctx.sem)
     body = read_body(rows, ctx.sem) if rows is not None else None
-    if rows is None or body is None or _in_pairs(node, ctx) or saves_memory(node, ctx.sem):
+    if rows is None or body is None or draws(node) or _in_pairs(node, ctx) or saves_memory(node, ctx.sem):
         return
     what = f"Python loop over the {'rows' if rows.axis == 0 else 'slices'} of `{ctx.file.code(rows.over)}`"
     yield Finding(node, what, WHY, _batched_form(body), row_fix(body, ctx.sem))
@@ -84,7 +85,7 @@ def check(node: cst.For, ctx: Context) -> Iterator[Finding]:
 @RULE.on
 def check_comprehension(node: cst.ListComp | cst.GeneratorExp, ctx: Context) -> Iterator[Finding]:
     inner = node.for_in
-    if inner.inner_for_in is not None or inner.ifs:
+    if inner.inner_for_in is not None or inner.ifs or few(inner.iter) or in_text(node, ctx.file):
         return
     rows = row_loop(inner, ctx.sem)
     if rows is None or not elements_are_work(node, rows, ctx.sem) or saves_memory(node, ctx.sem):

@@ -58,6 +58,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Function
+from torchlint.semantics.display import draws, in_text
 from torchlint.semantics.elements import ElementSync, element_syncs
 from torchlint.semantics.evaluation import may_evaluate_name
 from torchlint.semantics.syncs import GPU, measures, reached_every_turn
@@ -84,6 +85,8 @@ def check(function: cst.FunctionDef | cst.Module, context: Context) -> Iterator[
         return
     groups: dict[tuple[int, str], list[ElementSync]] = {}
     for sync in element_syncs(context.sem, own):
+        if draws(sync.loop) or in_text(sync.event.node, context.file):
+            continue
         groups.setdefault((id(sync.loop), context.file.code(sync.tensor)), []).append(sync)
     for (_, text), syncs in groups.items():
         if not any(reached_every_turn(context.sem, s.event.node, s.loop) for s in syncs):
