@@ -48,7 +48,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import libcst as cst
 
@@ -58,6 +58,7 @@ from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import Kind
 from torchlint.semantics.fresh import Fresh, freshly_made
 from torchlint.semantics.transfers import is_device
+from torchlint.semantics.unit_tests import holds_unit_tests
 from torchlint.source import File, argument, dotted, find, literal
 
 RULE = Rule(
@@ -87,7 +88,7 @@ class _Move:
 @RULE.on
 def check(node: cst.Call, ctx: Context) -> Iterator[Finding]:
     move = _move(node, ctx)
-    if move is None:
+    if move is None or holds_unit_tests(ctx.sem):
         return
     if isinstance(move.source, cst.Name):
         yield from _named(move, move.source, ctx)
@@ -210,6 +211,9 @@ def _named(move: _Move, name: cst.Name, ctx: Context) -> Iterator[Finding]:
         return
     place = next(i for i, s in enumerate(block.body) if s is here)
     maker = _maker(block.body[:place], name.value, move, ctx)
+    optional = maker is None and place == 0 and _is_rebinding(here, name.value, move.call)
+    if optional:
+        maker = _maker_before_if(block, name.value, move, ctx)
     if maker is None or not isinstance(maker.body[0], cst.Assign):
         return
     made = freshly_made(maker.body[0].value, ctx.sem)
@@ -217,7 +221,9 @@ def _named(move: _Move, name: cst.Name, ctx: Context) -> Iterator[Finding]:
         return
     mentions = [n for n in find(here, cst.Name) if n.value == name.value and n is not name]
     edits: tuple[Edit, ...] | None = None
-    if _is_rebinding(here, name.value, move.call):
+    if optional:
+        move = replace(move, device=None)  # `if use_cuda: x = x.cuda()`: what it is otherwise is not said here
+    elif _is_rebinding(here, name.value, move.call):
         edits = _drop_move(move, file) if move.kept else (file.delete(here),)
     elif not mentions and _only_use(name, maker, ctx):
         edits = _drop_move(move, file)
@@ -243,6 +249,20 @@ def _maker(before: Sequence[cst.CSTNode], name: str, move: _Move, ctx: Context) 
             return statement
         return None
     return None
+
+
+def _maker_before_if(
+    block: cst.BaseSuite | cst.Module, name: str, move: _Move, ctx: Context
+) -> cst.SimpleStatementLine | None:
+    """The statement that makes the name right in front of `if use_cuda:`, which holds nothing but moves."""
+    test = ctx.file.parent(block)
+    outer = ctx.file.parent(test) if isinstance(test, cst.If) and test.orelse is None else None
+    if not isinstance(outer, (cst.IndentedBlock, cst.Module)) or isinstance(block, cst.Module):
+        return None
+    if not all(isinstance(s, cst.SimpleStatementLine) for s in block.body):
+        return None
+    place = next(i for i, s in enumerate(outer.body) if s is test)
+    return _maker(outer.body[:place], name, move, ctx)
 
 
 def _is_rebinding(statement: cst.SimpleStatementLine, name: str, call: cst.Call) -> bool:

@@ -54,7 +54,15 @@ from torchlint.edits import add_argument, torch_name
 from torchlint.rule import Category, Context, Finding, Rule, safe
 from torchlint.semantics import Function, Kind, LoaderCall, Value
 from torchlint.semantics.loading import is_unit_test, parameters_of_loader, setting
-from torchlint.semantics.transfers import batch_moves, iterated_here, makes_device_tensors, may_be_cuda, move_target
+from torchlint.semantics.names import OWN
+from torchlint.semantics.transfers import (
+    BatchMove,
+    batch_moves,
+    iterated_here,
+    makes_device_tensors,
+    may_be_cuda,
+    move_target,
+)
 from torchlint.source import argument, dotted, find, has_star, walk
 
 RULE = Rule(
@@ -105,8 +113,33 @@ def _evidence(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
         return ()
     if leaves and _fed_to_cuda_model(loader, ctx):
         return ()
+    if _chosen_with_moved(loader, moves, ctx):
+        return ()
+    if leaves and not moves and (taker := _taker(loader, ctx)) is not None:
+        return (Question("moves-no-batches", taker),)
     if (maker := _returning(loader, ctx)) is not None and not moves and not _consumed_here(maker, ctx):
         return (Question("no-cuda-use", maker.own),)
+    return None
+
+
+def _chosen_with_moved(loader: LoaderCall, moves: list[BatchMove], ctx: Context) -> bool:
+    """Whether a dict holds this loader and one whose batches are moved: `for x, y in loaders[phase]`."""
+    moved = {m.loader.node for m in moves}
+    for node in find(ctx.file.tree, cst.Dict) if moved else ():
+        held = {ctx.sem.value(e.value).node for e in node.elements if isinstance(e, cst.DictElement)}
+        if loader.node in held and held & moved:
+            return True
+    return False
+
+
+def _taker(loader: LoaderCall, ctx: Context) -> str | None:
+    """The imported function or class that is given the loader."""
+    for call in find(loader.function.node, cst.Call):
+        name = ctx.sem.qualified(call.func)
+        if name is None or name.startswith((OWN, "torch.")) or "." not in name:
+            continue
+        if any((v := ctx.sem.value(a.value)).kind is Kind.LOADER and v.node is loader.node for a in call.args):
+            return name
     return None
 
 

@@ -53,7 +53,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, EvalRegion, Event
-from torchlint.semantics.evaluation import EVALUATION_NAMES, framework_questions, measures
+from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, measures
 from torchlint.semantics.modes import handed_to, same_module, trained_here
 from torchlint.semantics.modules import minds_mode
 from torchlint.source import walk_scope
@@ -62,7 +62,7 @@ RULE = Rule(
     "TL203",
     Category.EVALUATION,
     Severity.WARNING,
-    triggers=(r"no_grad", r"inference_mode", EVALUATION_NAMES),
+    triggers=(r"no_grad", r"inference_mode", EVALUATION_NAMES, HELD_OUT_NAMES),
     shapes=("forwards",),
     requires=(r"\.backward\(",),
     since="0.1",

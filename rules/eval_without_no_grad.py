@@ -53,7 +53,7 @@ from torchlint.edits import add_decorator, torch_name, wrap_in_with
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, EvalRegion, Event, Function
 from torchlint.semantics.escapes import escaping
-from torchlint.semantics.evaluation import EVALUATION_NAMES, framework_questions, is_frozen
+from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, is_frozen
 from torchlint.semantics.modes import grad_mode
 from torchlint.semantics.tails import evaluating_tails
 from torchlint.source import walk_scope
@@ -62,7 +62,13 @@ RULE = Rule(
     "TL201",
     Category.EVALUATION,
     Severity.WARNING,
-    triggers=(r"\.eval\(", r"\.train\(\s*(mode\s*=\s*)?False", r"\.load_state_dict\(", EVALUATION_NAMES),
+    triggers=(
+        r"\.eval\(",
+        r"\.train\(\s*(mode\s*=\s*)?False",
+        r"\.load_state_dict\(",
+        EVALUATION_NAMES,
+        HELD_OUT_NAMES,
+    ),
     shapes=("forwards",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),

@@ -56,6 +56,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Severity
 from torchlint.edits import add_argument
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
+from torchlint.semantics.unit_tests import holds_unit_tests
 from torchlint.source import argument, dotted, find, has_star
 from torchlint.spelling import spelled
 
@@ -71,7 +72,6 @@ RULE = Rule(
 )
 
 _DEVICE = re.compile(r"cuda|gpu|device", re.I)
-_TEST = re.compile(r"(^|[/\\])(tests?|testing)[/\\]|(^|[/\\])(test_[^/\\]*|[^/\\]*_test|conftest)\.py$")
 
 
 @RULE.on
@@ -81,7 +81,7 @@ def check(call: cst.Call, ctx: Context) -> Iterator[Finding]:
         return
     if "cuda.is_available" not in ctx.file.text:
         return
-    if argument(call, "map_location", 1) is not None or has_star(call) or _TEST.search(ctx.file.path):
+    if argument(call, "map_location", 1) is not None or has_star(call) or holds_unit_tests(ctx.sem):
         return
     if not _is_state(call, ctx) or _with_gpu(call, ctx) or _is_own_file(call, ctx):
         return

@@ -49,6 +49,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Edit, Severity
 from torchlint.rule import Category, Context, Finding, Rule, suggestion
 from torchlint.semantics.kinds import Kind
+from torchlint.semantics.unit_tests import holds_unit_tests
 from torchlint.source import argument, dotted, find
 
 RULE = Rule(
@@ -62,7 +63,6 @@ RULE = Rule(
 
 _SCRIPTED = re.compile(r"^torch\.jit\.|^torch\.compile$|ScriptModule|^torch\.export")
 _OF_MODULES = "eval|train|parameters|named_parameters|state_dict|load_state_dict|modules|children|cuda"
-_TEST = re.compile(r"(^|[/\\])(tests?|testing)[/\\]|(^|[/\\])(test_[^/\\]*|[^/\\]*_test|conftest)\.py$")
 
 
 @RULE.on
@@ -70,7 +70,7 @@ def check(call: cst.Call, ctx: Context) -> Iterator[Finding]:
     if ctx.sem.qualified(call.func) != "torch.save" or not (dotted(call.func) or "").startswith("t"):
         return
     saved, target = argument(call, "obj", 0), argument(call, "f", 1)
-    if saved is None or target is None or _TEST.search(ctx.file.path) or _is_buffer(target.value, ctx):
+    if saved is None or target is None or holds_unit_tests(ctx.sem) or _is_buffer(target.value, ctx):
         return
     values = [saved.value]
     if isinstance(saved.value, cst.Name):

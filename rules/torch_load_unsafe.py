@@ -50,7 +50,6 @@ plain checkpoint is loaded all the same.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 import libcst as cst
@@ -60,6 +59,7 @@ from torchlint.edits import set_argument
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics.deprecations.shims import minds_version
 from torchlint.semantics.kinds import Kind
+from torchlint.semantics.unit_tests import holds_unit_tests
 from torchlint.source import argument, dotted, find, has_star, literal
 from torchlint.spelling import same
 
@@ -76,7 +76,6 @@ RULE = Rule(
 _SAFE_DEFAULT = (2, 6)
 _KNOWS_ARGUMENT = (1, 13)
 _OF_MODULES = frozenset(("parameters", "named_parameters", "state_dict", "eval", "train", "modules", "load_state_dict"))
-_TEST = re.compile(r"(^|[/\\])(tests?|testing)[/\\]|(^|[/\\])(test_[^/\\]*|[^/\\]*_test|conftest)\.py$")
 
 
 @RULE.on
@@ -89,7 +88,7 @@ def check(call: cst.Call, ctx: Context) -> Iterator[Finding]:
     given = argument(call, "weights_only")
     short = dotted(call.args[0].value if partial else call.func) or "torch.load"
     if given is not None:
-        own = _own_file(call, ctx, partial) or _TEST.search(ctx.file.path) or minds_version(ctx.sem, call)
+        own = _own_file(call, ctx, partial) or holds_unit_tests(ctx.sem) or minds_version(ctx.sem, call)
         if literal(given.value) is False and not own:
             yield Finding(
                 call,
@@ -105,7 +104,7 @@ def check(call: cst.Call, ctx: Context) -> Iterator[Finding]:
 def _default(call: cst.Call, short: str, ctx: Context) -> Iterator[Finding]:
     version = ctx.torch_version
     whole = _is_whole(call, ctx)
-    if _in_memory(call, ctx) or (_TEST.search(ctx.file.path) and not whole) or minds_version(ctx.sem, call):
+    if _in_memory(call, ctx) or (holds_unit_tests(ctx.sem) and not whole) or minds_version(ctx.sem, call):
         return
     if whole:
         old = version is not None and version < _SAFE_DEFAULT

@@ -99,3 +99,18 @@ def test_a_framework_base_two_files_away(tmp_path: Path) -> None:
 def test_import_cycles_end(tmp_path: Path) -> None:
     built = project(tmp_path, a="from b import f\n", b="from a import f\n", c="from a import f\nf()\n")
     assert not ask(built, tmp_path, "c.py", "zeroes-gradients", "a.f")
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [("x.cuda()", False), ('x.to("cpu")', True), ("x", True)],
+)
+def test_a_class_of_another_file_moves_the_batches(tmp_path: Path, body: str, expected: bool) -> None:
+    trainer = (
+        "class Trainer:\n"
+        "    def __init__(self, model, train_loader):\n        self.model, self.train_loader = model, train_loader\n"
+        f"    def fit(self):\n        for x, y in self.train_loader:\n            self.model({body})\n"
+    )
+    built = project(tmp_path, trainer=trainer, main="from trainer import Trainer\n")
+    assert ask(built, tmp_path, "main.py", "moves-no-batches", "trainer.Trainer") is expected
+    assert ask(built, tmp_path, "main.py", "moves-no-batches", "elsewhere.Trainer") is True

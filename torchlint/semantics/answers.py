@@ -20,6 +20,7 @@ from torchlint.semantics.grad import body_disables
 from torchlint.semantics.kinds import Graph, Kind
 from torchlint.semantics.modes import always_off, mode_at
 from torchlint.semantics.names import OWN
+from torchlint.semantics.transfers import batch_moves, may_be_cuda
 
 if TYPE_CHECKING:
     from torchlint.semantics.project import Project
@@ -161,6 +162,18 @@ def _no_cuda_use(project: Project, path: str, subject: str) -> bool:
     return True
 
 
+def _moves_no_batches(project: Project, path: str, subject: str) -> bool:
+    """Whether the function or class is not known to move what a loader gives it to CUDA. Unknown ones: yes."""
+    found = project.find(path, subject)
+    if found is None:
+        return True
+    where = found.cls.node if found.cls is not None else found.function.node if found.function is not None else None
+    for move in batch_moves(found.sem):
+        if any(a is where for a in found.sem.file.ancestors(move.call)) and may_be_cuda(found.sem, move.device):
+            return False
+    return True
+
+
 def _not_trained(project: Project, path: str, subject: str) -> bool:
     """Whether no file that uses the name runs backward."""
     last = subject.removeprefix(OWN).rpartition(".")[2]
@@ -208,6 +221,7 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "mentions-cudnn": _mentions_cudnn,
     "sets-rendezvous": _sets_rendezvous,
     "no-cuda-use": _no_cuda_use,
+    "moves-no-batches": _moves_no_batches,
     "not-trained": _not_trained,
     "items-in-memory": _items_in_memory,
     "output-not-in-cross-entropy": _not_fed_into("cross_entropy", "nll"),

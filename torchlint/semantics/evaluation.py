@@ -22,6 +22,7 @@ from torchlint.semantics.loops import EvalRegion, Loop
 from torchlint.semantics.modes import last_mode, mode_after, mode_at
 from torchlint.semantics.names import Class, Function
 from torchlint.semantics.origins import is_module
+from torchlint.semantics.unit_tests import holds_unit_tests
 from torchlint.source import dotted, find, literal, walk, walk_scope
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ _WORDS = (
 _EVALUATES = re.compile(rf"(^|_)({_WORDS})(_|\d|$)")
 # The headers of functions whose names say that they evaluate, as a trigger for rules.
 EVALUATION_NAMES = rf"def (?i:\w+_)?(?i:{_WORDS})(_\w*|\d\w*)?\("
+# Loaders and data sets that are named for evaluation, and their names as a trigger.
+_HELD_OUT = re.compile(r"(^|_)(val|valid|validation|test|testing|eval|dev|held_?out)(_|\d|$|load|data|iter|set|dl)")
+_SETS = "load|iter|set|data|dl"
+HELD_OUT_NAMES = (
+    rf"(?i:(?:val|test|eval|dev|held_?out)\w{{0,12}}(?:{_SETS})|(?:{_SETS})\w{{0,6}}_(?:val|test|eval|dev))"
+)
 _TRAINS = re.compile(r"(^|_)(train|training|fit|finetune|optimize|attack|search|adapt)(_|\d|$)")
 _GRADIENT_WORDS = re.compile(
     r"attack|adversar|pgd|fgsm|explain|attribut|saliency|perturb|grad|refine|invert|guidance|jacobian", re.IGNORECASE
@@ -116,6 +123,8 @@ def _judge(
             evidence = "loader"
         elif _loaded(sem, first.subject) and ".backward(" not in sem.file.text:
             evidence = "loaded"
+    elif hot and isinstance(node, cst.For) and not escapes and _over_held_out(sem, node) and _reports(sem, node):
+        evidence = "loader"  # a pass over held-out data between the turns of training
     elif (
         not hot
         and not in_loop
@@ -202,18 +211,12 @@ def owner(function: Function) -> Class | None:
 
 def is_unit_test(sem: Semantics, function: Function) -> bool:
     """pytest's and unittest's own convention: a `test*` function in a test file or TestCase, or one that asserts."""
-    path = sem.file.path.replace("\\", "/")
-    base = path.rpartition("/")[2]
-    in_test_file = (
-        base.startswith("test_") or base.endswith("_test.py") or base == "conftest.py" or "/tests/" in "/" + path
-    )
     cls = owner(function)
     if cls is not None and any("TestCase" in b for b in sem.names.roots(cls)):
         return True
     node = function.node
-    if in_test_file and (
-        function.name.startswith("test") or (cls is not None and cls.node.name.value.startswith("Test"))
-    ):
+    named = function.name.startswith("test") or (cls is not None and cls.node.name.value.startswith("Test"))
+    if named and holds_unit_tests(sem):
         return True
     if function.name.startswith("test") and isinstance(node, cst.FunctionDef):
         if any(isinstance(n, cst.Assert) for n in walk_scope(node.body)):
@@ -270,6 +273,14 @@ def _over_data(sem: Semantics, loop: cst.For) -> bool:
     from torchlint.semantics.blocks import unwrap_iteration
 
     return sem.value(unwrap_iteration(loop.iter)).kind in (Kind.LOADER, Kind.DATASET)
+
+
+def _over_held_out(sem: Semantics, loop: cst.For) -> bool:
+    """Whether the loop goes over a loader or data set that is named for evaluation: `for x, y in val_loader`."""
+    from torchlint.semantics.blocks import unwrap_iteration
+
+    name = (dotted(unwrap_iteration(loop.iter)) or "").rpartition(".")[2]
+    return _HELD_OUT.search(name.lower()) is not None and _over_data(sem, loop)
 
 
 def _loaded(sem: Semantics, subject: str) -> bool:

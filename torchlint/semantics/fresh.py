@@ -78,7 +78,7 @@ def _factory(node: cst.Call, last: str, sem: Semantics) -> Fresh | None:
         return Fresh([node], random=True)
     if last == "tensor" and node.args and _is_constant(node.args[0].value):
         return Fresh([node], scalar=True)
-    if last in _LEGACY and all(_is_size(a.value, sem) for a in node.args if not a.star):
+    if last in _LEGACY and (len(node.args) > 1 or all(_is_size(a.value, sem) for a in node.args if not a.star)):
         return Fresh([node], legacy=True)
     return None
 
