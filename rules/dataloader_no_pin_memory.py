@@ -115,10 +115,10 @@ def _evidence(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
         return ()
     if _chosen_with_moved(loader, moves, ctx):
         return ()
-    if leaves and not moves and (taker := _taker(loader, ctx)) is not None:
-        return (Question("moves-no-batches", taker),)
     if (maker := _returning(loader, ctx)) is not None and not moves and not _consumed_here(maker, ctx):
         return (Question("no-cuda-use", maker.own),)
+    if leaves and not moves and (taker := _taker(loader, ctx)) is not None:
+        return (Question("moves-no-batches", taker),)
     return None
 
 

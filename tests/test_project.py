@@ -114,3 +114,14 @@ def test_a_class_of_another_file_moves_the_batches(tmp_path: Path, body: str, ex
     built = project(tmp_path, trainer=trainer, main="from trainer import Trainer\n")
     assert ask(built, tmp_path, "main.py", "moves-no-batches", "trainer.Trainer") is expected
     assert ask(built, tmp_path, "main.py", "moves-no-batches", "elsewhere.Trainer") is True
+
+
+def test_what_a_function_returns_is_handed_to_a_mover(tmp_path: Path) -> None:
+    maker = "def get_loader(d):\n    return DataLoader(d)\n"
+    solver = "class Solver:\n    def __init__(self, loader):\n        self.loader = loader\n"
+    moves = "    def train(self):\n        for x, y in self.loader:\n            self.net(x.to(self.device))\n"
+    main = "from data import get_loader\nfrom solver import Solver\nbatches = get_loader(3)\nSolver(batches).train()\n"
+    built = project(tmp_path / "one", data=maker, solver=solver + moves, main=main)
+    assert ask(built, tmp_path / "one", "data.py", "no-cuda-use", "~.get_loader") is False
+    built = project(tmp_path / "two", data=maker, solver=solver, main=main)
+    assert ask(built, tmp_path / "two", "data.py", "no-cuda-use", "~.get_loader") is True

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import libcst as cst
+
 from torchlint.diagnostic import Question
 from torchlint.semantics import knowledge
 from torchlint.semantics.consumers import fed_into
@@ -21,6 +23,7 @@ from torchlint.semantics.kinds import Graph, Kind
 from torchlint.semantics.modes import always_off, mode_at
 from torchlint.semantics.names import OWN
 from torchlint.semantics.transfers import batch_moves, may_be_cuda
+from torchlint.source import dotted, find
 
 if TYPE_CHECKING:
     from torchlint.semantics.project import Project
@@ -157,9 +160,29 @@ def _no_cuda_use(project: Project, path: str, subject: str) -> bool:
         last = own.split(".")[-2]
     pattern = re.compile(rf"\b{re.escape(last)}\b")
     for other in project.neighbours(path):
-        if other != path and pattern.search(project.text(other)) and _CUDA.search(project.text(other)):
-            return False
+        if other != path and pattern.search(project.text(other)):
+            if _CUDA.search(project.text(other)) or _handed_to_mover(project, other, last):
+                return False
     return True
+
+
+def _handed_to_mover(project: Project, path: str, maker: str) -> bool:
+    """Whether the file hands what the maker gave it to something that moves batches: `Solver(get_loader(…))`."""
+    sem = project.semantics(path)
+    if sem is None:
+        return False
+    made = set()
+    for assign in find(sem.file.tree, cst.Assign):
+        func = assign.value.func if isinstance(assign.value, cst.Call) else None
+        if func is not None and (dotted(func) or "").rpartition(".")[2] == maker:
+            made |= {dotted(t.target) for t in assign.targets}
+    return any(
+        any(dotted(a.value) in made for a in call.args)
+        and (taker := sem.qualified(call.func)) is not None
+        and not taker.startswith(OWN)
+        and not _moves_no_batches(project, path, taker)
+        for call in (find(sem.file.tree, cst.Call) if made else ())
+    )
 
 
 def _moves_no_batches(project: Project, path: str, subject: str) -> bool:
