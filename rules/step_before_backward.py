@@ -70,7 +70,14 @@ def _check(body: cst.CSTNode, events: Sequence[Event], context: Context, repeate
     backwards = [i for i, e in enumerate(events) if e.effect is Effect.BACKWARD]
     if not backwards or flow.handles_grad(events, body):
         return
+    said: set[cst.CSTNode] = set()
     for at, step in enumerate(events):
+        if step.effect is Effect.STEP and repeated and flow.call_of(step) not in said:
+            found = _meets_nothing(body, events, at, context)
+            if found is not None:
+                said.add(flow.call_of(step))
+                yield found
+                continue
         if step.effect is not Effect.STEP or at > backwards[0] or step.detail == "engine" or flow.has_closure(step):
             continue
         if any(s.effect is Effect.STEP for s in events[at + 1 :]):
@@ -95,6 +102,39 @@ def _check(body: cst.CSTNode, events: Sequence[Event], context: Context, repeate
             fix=_fix(step, first, last, context),
             unless=unknown.questions,
         )
+
+
+def _meets_nothing(body: cst.CSTNode, events: Sequence[Event], at: int, context: Context) -> Finding | None:
+    """One of several steps that comes right behind its own clear, with the backward that it should apply behind it."""
+    step = events[at]
+    if step.detail == "engine" or flow.has_closure(step) or step.inner_loop:
+        return None
+    steps = [s for s in events if s.effect is Effect.STEP]
+    if len({s.subject for s in steps}) < 2 or sum(s.subject == step.subject for s in steps) != 1:
+        return None
+    before = [i for i in range(at) if events[i].effect is Effect.ZERO_GRAD and flow.surely_clears(events[i], step)]
+    if not before or not flow.always_before(body, events[before[-1]], step):
+        return None
+    between, after = events[before[-1] + 1 : at], events[at + 1 :]
+    if any(e.effect in (Effect.BACKWARD, Effect.GRAD) for e in between):
+        return None
+    keys = flow.guard_keys(body, step)
+    follows = next((e for e in after if e.effect in (Effect.BACKWARD, Effect.STEP)), None)
+    if follows is None or follows.effect is Effect.STEP or flow.guard_keys(body, follows) != keys:
+        return None
+    if flow.call_of(step) is flow.call_of(events[before[-1]]) or step.loops != follows.loops:
+        return None
+    unknown = flow.strangers(context.sem, between, "runs-backward", flow.parts(events))
+    if unknown.opaque:
+        return None
+    return Finding(
+        flow.call_of(step),
+        f"`{step.subject}.step()` comes before `backward()`",
+        "it meets the gradients that were just cleared, and learns nothing",
+        "step after the backward",
+        fix=_fix(step, follows, follows, context),
+        unless=unknown.questions,
+    )
 
 
 def _fix(step: Event, first: Event, last: Event, context: Context) -> Fix | None:

@@ -49,9 +49,11 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, Function, Kind
+from torchlint.semantics.evaluation import may_evaluate_name
 from torchlint.semantics.loops import Loop
 from torchlint.semantics.modes import handed_to
 from torchlint.semantics.modules import minds_mode
+from torchlint.semantics.names import OWN
 
 RULE = Rule(
     "TL204",
@@ -94,18 +96,19 @@ def _stuck(events: list[Event], event: Event) -> Loop | None:
             for e in inside
         ):
             return None
-        evaluated = [
-            e
-            for e in inside
-            if e.effect is Effect.FORWARD
-            and _same(e, event)
-            and e.order > event.order
-            and (e.grad.off or not _trains(inside, e))
-        ]
-        if not evaluated:
-            return None
-        return loop
+        return loop if any(_evaluates(e, event, inside) for e in inside) else None
     return None
+
+
+def _evaluates(e: Event, event: Event, inside: list[Event]) -> bool:
+    """Whether the module runs without being trained behind its `eval()`, here or in a function of another file."""
+    if e.order <= event.order:
+        return False
+    if e.effect is Effect.FORWARD:
+        return _same(e, event) and (e.grad.off or not _trains(inside, e))
+    if e.effect is not Effect.CALL or e.target.startswith(OWN) or not handed_to(e, event.subject):
+        return False
+    return e.grad.off or may_evaluate_name(e.target.rpartition(".")[2])
 
 
 def _same(a: Event, b: Event) -> bool:
