@@ -55,7 +55,7 @@ from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, EvalRegion, Event
 from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, measures
 from torchlint.semantics.modes import handed_to, same_module, trained_here
-from torchlint.semantics.modules import minds_mode
+from torchlint.semantics.modules import class_elsewhere, minds_mode
 from torchlint.source import walk_scope
 
 RULE = Rule(
@@ -88,6 +88,8 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
     if region.mode == "unknown" and not trained_here(ctx.sem, region.function, first):
         return
     questions = [*framework_questions(ctx.sem, region.function)]
+    if (made := class_elsewhere(ctx.sem, first.subject)) is not None:
+        questions.append(Question("ignores-mode", made))
     if isinstance(region.function.node, cst.FunctionDef):
         questions.append(Question("callers-set-eval", region.function.own))
     questions += [

@@ -64,6 +64,7 @@ from torchlint.edits import without_activation
 from torchlint.rule import Category, Context, Finding, Rule, suggestion, unsafe
 from torchlint.semantics.lossflow import LossInput, ModuleOutput, is_first, meets
 from torchlint.semantics.outputs import End
+from torchlint.semantics.unit_tests import holds_unit_tests
 
 RULE = Rule(
     "TL108",
@@ -101,7 +102,7 @@ _TAKES = {
 
 @RULE.on
 def check(given: LossInput, context: Context) -> Iterator[Finding]:
-    if given.activation != "softmax" or given.loss not in _TAKES:
+    if given.activation != "softmax" or given.loss not in _TAKES or holds_unit_tests(context.sem):
         return
     for end in given.ends:
         if end.node is not None and is_first(context.sem, given, end, _TAKES):
@@ -112,7 +113,12 @@ def check(given: LossInput, context: Context) -> Iterator[Finding]:
 def check_module(output: ModuleOutput, context: Context) -> Iterator[Finding]:
     """A Module whose output meets no loss in its own file: another file may feed it to one."""
     end = output.end
-    if output.activation != "softmax" or end.node is None or meets(context.sem, output, _TAKES):
+    if (
+        output.activation != "softmax"
+        or end.node is None
+        or holds_unit_tests(context.sem)
+        or meets(context.sem, output, _TAKES)
+    ):
         return
     edit = without_activation(context.file, end)
     fix = suggestion("give logits", edit) if edit is not None else None

@@ -125,3 +125,13 @@ def test_what_a_function_returns_is_handed_to_a_mover(tmp_path: Path) -> None:
     assert ask(built, tmp_path / "one", "data.py", "no-cuda-use", "~.get_loader") is False
     built = project(tmp_path / "two", data=maker, solver=solver, main=main)
     assert ask(built, tmp_path / "two", "data.py", "no-cuda-use", "~.get_loader") is True
+
+
+@pytest.mark.parametrize(("layer", "expected"), [("nn.PixelShuffle(2)", True), ("nn.Dropout(0.5)", False)])
+def test_a_module_of_another_file_that_ignores_the_mode(tmp_path: Path, layer: str, expected: bool) -> None:
+    net = (
+        "from torch import nn\nclass Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        f"        self.conv, self.last = nn.Conv2d(1, 4, 3), {layer}\n        nn.init.orthogonal_(self.conv.weight)\n"
+    )
+    built = project(tmp_path, model=net, main="from model import Net\n")
+    assert ask(built, tmp_path, "main.py", "ignores-mode", "model.Net") is expected

@@ -19,8 +19,9 @@ from torchlint.semantics.consumers import fed_into
 from torchlint.semantics.datasets import reads_items
 from torchlint.semantics.effects import Effect
 from torchlint.semantics.grad import body_disables
-from torchlint.semantics.kinds import Graph, Kind
+from torchlint.semantics.kinds import Graph, Kind, Value
 from torchlint.semantics.modes import always_off, mode_at
+from torchlint.semantics.modules import minds_mode
 from torchlint.semantics.names import OWN
 from torchlint.semantics.transfers import batch_moves, may_be_cuda
 from torchlint.source import dotted, find
@@ -185,6 +186,14 @@ def _handed_to_mover(project: Project, path: str, maker: str) -> bool:
     )
 
 
+def _ignores_mode(project: Project, path: str, subject: str) -> bool:
+    """Whether it is a Module of the project in which no layer minds train and eval mode. Unknown ones: no."""
+    found = project.find(path, subject)
+    if found is None or found.cls is None:
+        return False
+    return not minds_mode(found.sem, Value(Kind.MODULE, found.cls.own))
+
+
 def _moves_no_batches(project: Project, path: str, subject: str) -> bool:
     """Whether the function or class is not known to move what a loader gives it to CUDA. Unknown ones: yes."""
     found = project.find(path, subject)
@@ -244,6 +253,7 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "mentions-cudnn": _mentions_cudnn,
     "sets-rendezvous": _sets_rendezvous,
     "no-cuda-use": _no_cuda_use,
+    "ignores-mode": _ignores_mode,
     "moves-no-batches": _moves_no_batches,
     "not-trained": _not_trained,
     "items-in-memory": _items_in_memory,

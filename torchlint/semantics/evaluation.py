@@ -105,7 +105,7 @@ def _judge(
     first = forwards[0]
     in_loop = not isinstance(node, cst.FunctionDef)
     inside = tuple(e for e in events if e.within(node)) if in_loop else tuple(events)
-    if uses_gradients(sem, node, inside):
+    if uses_gradients(sem, node, inside) or _clears_for_training(inside, forwards):
         return None
     mode, unless = mode_at(sem, function, first)
     escapes = escaping(sem, function, node)
@@ -151,6 +151,11 @@ def _judge(
         if last_mode(events, first) != "eval" or escaping(sem, function, node, doubtful=True):
             return None
     return EvalRegion(node, function, tuple(forwards), evidence, inside, mode, tuple(escapes), unless)
+
+
+def _clears_for_training(inside: tuple[Event, ...], forwards: list[Event]) -> bool:
+    """Whether gradients are cleared around passes that record: a wrapper of another file differentiates them."""
+    return any(e.effect is Effect.ZERO_GRAD for e in inside) and not all(f.grad.off for f in forwards)
 
 
 def _runs_its_parts(sem: Semantics, function: Function, forward: Event) -> bool:

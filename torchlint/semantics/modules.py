@@ -38,6 +38,23 @@ def minds_mode(sem: Semantics, value: Value, depth: int = 0) -> bool:
     return True
 
 
+_HANDS_ON = frozenset("to cuda cpu half float train eval".split())
+
+
+def class_elsewhere(sem: Semantics, subject: str) -> str | None:
+    """The class of another file that the module of that name is made of: `Net` of `model = Net().to(device)`."""
+    for assign in find(sem.file.tree, cst.Assign):
+        if not any(dotted(t.target) == subject for t in assign.targets):
+            continue
+        made: cst.BaseExpression = assign.value
+        while isinstance(made, cst.Call) and isinstance(made.func, cst.Attribute) and made.func.attr.value in _HANDS_ON:
+            made = made.func.value
+        name = sem.qualified(made.func) if isinstance(made, cst.Call) else None
+        if name is not None and not name.startswith((OWN, "torch.")):
+            return name
+    return None
+
+
 def _takes_modules(sem: Semantics, cls: Class) -> bool:
     """Whether the constructor keeps something that it was given and that may be a module: `self.encoder = encoder`."""
     init = cls.methods.get("__init__")
@@ -77,6 +94,8 @@ def _call_minds(sem: Semantics, call: cst.Call, depth: int) -> bool:
     if name.startswith(OWN):
         value = sem.value(call)
         return value.kind is Kind.MODULE and minds_mode(sem, value, depth + 1)
+    if name.startswith(("torch.nn.init.", "torch.nn.utils.")):
+        return False
     if name.startswith("torch.nn.functional.") or not name.startswith("torch.nn."):
         return "dropout" in name or name.partition(".")[0] not in _NO_LAYERS
     return bool(_MINDS.search(name)) or not _STATELESS.match(name)

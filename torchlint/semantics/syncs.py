@@ -214,8 +214,11 @@ def _holds_tensor(sem: Semantics, node: cst.BaseExpression) -> bool:
 def step_syncs(sem: Semantics, loop: TrainingLoop) -> list[Sync]:
     """What makes the CPU wait in every turn of a training loop, no matter what; helpers of the same file included."""
     found: list[Sync] = []
+    all_off = all(e.grad.off for e in loop.events if e.effect is Effect.BACKWARD)
     for event in events_of(sem, loop.function):
         inside = isinstance(loop.node, cst.FunctionDef) or event.within(loop.node)
+        if event.grad.off and (all_off or (event.loops and event.loops[-1] is not loop.node)):
+            continue  # an evaluation inside the loop, or by the helper that trains, too
         if inside and _every_turn(sem, loop.node, event):
             found.append(_sync(sem, event, loop.node))
     if isinstance(loop.node, cst.FunctionDef):
