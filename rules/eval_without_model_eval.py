@@ -52,10 +52,11 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
-from torchlint.semantics import Effect, EvalRegion, Event
+from torchlint.semantics import Effect, EvalRegion, Event, Function
 from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, measures
 from torchlint.semantics.modes import handed_to, same_module, trained_here
 from torchlint.semantics.modules import class_elsewhere, minds_mode
+from torchlint.semantics.tails import held_out_draws
 from torchlint.source import walk_scope
 
 RULE = Rule(
@@ -87,21 +88,40 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
         return
     if region.mode == "unknown" and not trained_here(ctx.sem, region.function, first):
         return
-    questions = [*framework_questions(ctx.sem, region.function)]
+    fix = None if overridden else _fix(region, first, ctx)
+    yield _finding(first, () if overridden else _questions(region.function, first, ctx), fix)
+
+
+@RULE.on
+def behind_training(module: cst.Module, ctx: Context) -> Iterator[Finding]:
+    """A batch of the test loader every ten steps, in the loop that trains."""
+    for function, forward in held_out_draws(ctx.sem):
+        if forward.subject and minds_mode(ctx.sem, forward.value) and trained_here(ctx.sem, function, forward):
+            yield _finding(forward, _questions(function, forward, ctx), None)
+
+
+def _questions(function: Function, first: Event, ctx: Context) -> tuple[Question, ...]:
+    questions = [*framework_questions(ctx.sem, function)]
     if (made := class_elsewhere(ctx.sem, first.subject)) is not None:
         questions.append(Question("ignores-mode", made))
-    if isinstance(region.function.node, cst.FunctionDef):
-        questions.append(Question("callers-set-eval", region.function.own))
+    if isinstance(function.node, cst.FunctionDef):
+        questions.append(Question("callers-set-eval", function.own))
     questions += [
-        Question("sets-eval-mode", e.target) for e in events if e.order < first.order and handed_to(e, first.subject)
+        Question("sets-eval-mode", e.target)
+        for e in ctx.sem.events(function)
+        if e.order < first.order and handed_to(e, first.subject)
     ]
-    yield Finding(
+    return tuple(dict.fromkeys(questions))
+
+
+def _finding(first: Event, questions: tuple[Question, ...], fix: Fix | None) -> Finding:
+    return Finding(
         first.node,
         f"`{first.subject}` is evaluated in train mode",
         "Dropout and BatchNorm stay active, so metrics are wrong and running statistics take in evaluation data",
         f"call `{first.subject}.eval()` before and restore the mode after",
-        None if overridden else _fix(region, first, ctx),
-        () if overridden else tuple(dict.fromkeys(questions)),
+        fix,
+        questions,
     )
 
 

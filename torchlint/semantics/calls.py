@@ -169,11 +169,14 @@ def _own_function(
             Effect.FORWARD,
             node,
             frame,
-            subject=dotted(func.value) if isinstance(func, cst.Attribute) else "",
+            subject=(dotted(func.value) or "") if isinstance(func, cst.Attribute) else "",
             value=receiver,
             detail="forward",
         )
     returns = summary.returns
+    if receiver.kind is Kind.MODULE and own.name == "forward" and not summary.events:
+        if returns.kind in (Kind.NONE, Kind.UNKNOWN):
+            returns = Value(Kind.TENSOR, graph=Graph.ATTACHED)  # an abstract one, or one that is not looked at
     if (summary.grad.off or frame.grad.off) and returns.kind in (*_TENSORISH, Kind.UNKNOWN):
         returns = returns.but(graph=Graph.DETACHED)
     if returns.kind is Kind.LOADER and returns.node is not None:

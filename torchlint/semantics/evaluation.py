@@ -102,6 +102,9 @@ def _judge(
     forwards = [f for f in forwards if f.grad.off or not _only_in_training(f)]
     if not forwards:
         return None
+    # `model.forward(x)` of an own class is the model's pass, and not only that of its first layer.
+    whole = next((f for f in forwards if f.via is None and f.node is forwards[0].node), forwards[0])
+    forwards = [whole, *(f for f in forwards if f is not whole)]
     first = forwards[0]
     in_loop = not isinstance(node, cst.FunctionDef)
     inside = tuple(e for e in events if e.within(node)) if in_loop else tuple(events)
@@ -165,7 +168,7 @@ def _runs_its_parts(sem: Semantics, function: Function, forward: Event) -> bool:
         return False
     me = function.params[0]
     if is_module(sem.names, cls):
-        return forward.subject.startswith(f"{me}.")
+        return forward.subject.startswith(f"{me}.") or (forward.subject == me and forward.detail == "forward")
     return "forward" in cls.methods and (forward.subject == me or forward.subject.startswith(f"{me}."))
 
 
@@ -284,8 +287,11 @@ def _over_held_out(sem: Semantics, loop: cst.For) -> bool:
     """Whether the loop goes over a loader or data set that is named for evaluation: `for x, y in val_loader`."""
     from torchlint.semantics.blocks import unwrap_iteration
 
-    name = (dotted(unwrap_iteration(loop.iter)) or "").rpartition(".")[2]
-    return _HELD_OUT.search(name.lower()) is not None and _over_data(sem, loop)
+    return is_held_out_name(dotted(unwrap_iteration(loop.iter)) or "") and _over_data(sem, loop)
+
+
+def is_held_out_name(name: str) -> bool:
+    return _HELD_OUT.search(name.rpartition(".")[2].lower()) is not None
 
 
 def _loaded(sem: Semantics, subject: str) -> bool:

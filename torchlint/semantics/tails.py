@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.semantics.blocks import unwrap_iteration
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.escapes import escaping
 from torchlint.semantics.evaluation import (
     DIFFERENTIATES,
+    is_held_out_name,
     is_region_itself,
     may_evaluate,
     reports_numbers,
@@ -22,6 +24,7 @@ from torchlint.semantics.evaluation import (
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.modes import same_module
 from torchlint.semantics.names import Function
+from torchlint.source import dotted, find
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -70,3 +73,37 @@ def _is_tail(sem: Semantics, function: Function, event: Event, events: list[Even
 
 def _sets_mode(mode: Event, event: Event) -> bool:
     return mode.effect in (Effect.EVAL, Effect.TRAIN) and same_module(mode.subject, event.subject)
+
+
+def held_out_draws(sem: Semantics) -> Iterator[tuple[Function, Event]]:
+    """Forward passes behind the step, on a batch drawn from held-out data: `x, y = next(iter(test_loader))`.
+
+    The mode is not set between training and them.
+    """
+    for function in sem.functions:
+        events = sem.events(function)
+        hot = [e for e in events if e.effect in DIFFERENTIATES]
+        for event in events if hot and may_evaluate(sem, function) else ():
+            if event.effect is not Effect.FORWARD or event.value.kind is not Kind.MODULE or not event.loops:
+                continue
+            near = [h for h in hot if h.loops[: len(event.loops)] == event.loops]
+            if not near or event.via is not None or any(h.order > event.order for h in near):
+                continue
+            last = max(near, key=lambda h: h.order)
+            if any(last.order < e.order < event.order and _sets_mode(e, event) for e in events):
+                continue
+            first, row = sem.file.row(last.node), sem.file.row(event.node)
+            draws = [c for c in find(event.loops[-1].body, cst.Call) if first < sem.file.row(c) <= row]
+            if any(_draws_held_out(c) for c in draws) and reports_numbers(
+                event.loops[-1].body,
+                lambda n, row=row: sem.file.row(n) >= row,  # type: ignore[misc]
+            ):
+                yield function, event
+                break
+
+
+def _draws_held_out(call: cst.Call) -> bool:
+    """`next(iter(test_loader))`, `next(enumerate(test_loader))`, `iter(test_loader).next()`."""
+    if dotted(call.func) not in ("iter", "enumerate") or not call.args:
+        return False
+    return is_held_out_name(dotted(unwrap_iteration(call.args[0].value)) or "")
