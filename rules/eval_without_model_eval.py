@@ -54,7 +54,7 @@ from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, EvalRegion, Event, Function
 from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, measures
-from torchlint.semantics.modes import handed_to, same_module, trained_here
+from torchlint.semantics.modes import aliases, handed_to, same_module, trained_here, wrapped
 from torchlint.semantics.modules import class_elsewhere, minds_mode
 from torchlint.semantics.tails import held_out_draws
 from torchlint.source import walk_scope
@@ -106,10 +106,11 @@ def _questions(function: Function, first: Event, ctx: Context) -> tuple[Question
         questions.append(Question("ignores-mode", made))
     if isinstance(function.node, cst.FunctionDef):
         questions.append(Question("callers-set-eval", function.own))
+    called = (first.subject, *aliases(ctx.sem, function, first), *wrapped(first))
     questions += [
         Question("sets-eval-mode", e.target)
         for e in ctx.sem.events(function)
-        if e.order < first.order and handed_to(e, first.subject)
+        if e.order < first.order and any(handed_to(e, name) for name in called)
     ]
     return tuple(dict.fromkeys(questions))
 

@@ -52,22 +52,27 @@ def last_mode(events: list[Event], event: Event) -> str:
 
 def _mode_of_wrapped(events: list[Event], event: Event) -> str:
     """The mode that was set of what the event's module is made of: `net = Wrapper(model)` after `model.eval()`."""
+    return next((m for part in wrapped(event) if (m := last_mode(events, event.but(subject=part)))), "")
+
+
+def wrapped(event: Event) -> list[str]:
+    """What the event's module is made of: `model` of `net = Wrapper(model)`."""
     made = event.value.node
-    if not isinstance(made, cst.Call):
-        return ""
-    parts = [dotted(arg.value) for arg in made.args]
-    return next((mode for part in parts if part and (mode := last_mode(events, event.but(subject=part)))), "")
+    return [text for arg in made.args if (text := dotted(arg.value))] if isinstance(made, cst.Call) else []
 
 
 def _mode_of_alias(sem: Semantics, function: Function, event: Event) -> str:
     """The mode that was set of a parameter which callers bind to the event's own, global module: `val(net)` runs it."""
+    events = sem.events(function)
+    return next((m for name in aliases(sem, function, event) if (m := last_mode(events, event.but(subject=name)))), "")
+
+
+def aliases(sem: Semantics, function: Function, event: Event) -> list[str]:
+    """The parameters that a caller binds to the event's own, global module."""
     if event.subject.partition(".")[0] in function.local:
-        return ""
-    for site in call_sites(sem, function):
-        for name in function.params:
-            if _subject_at(function, site, name) == event.subject:
-                return last_mode(sem.events(function), event.but(subject=name))
-    return ""
+        return []
+    sites = call_sites(sem, function)
+    return [p for p in function.params if any(_subject_at(function, s, p) == event.subject for s in sites)]
 
 
 def _mode_from_callers(sem: Semantics, function: Function, subject: str, seen: set[str]) -> str:
