@@ -2,10 +2,10 @@
 
     python benchmarks/fifty_thousand.py [NAME…] [--minutes M] [--have FOLDER] [--again] [--list]
 
-The packages and versions are in fifty_thousand.tsv. Each is downloaded as a wheel by pip (nothing is built or run; kind
-`unpacked` has no wheel and is taken from `--have` alone), unpacked into a scratch folder, audited as `real_packages.py`
-audits (check with all rules, `fix --apply --unsafe` on the copy, a second fix), with the time of every file, and
-deleted. `--have FOLDER` takes packages that lie unpacked there at that version. Packages already in
+The packages and versions are in fifty_thousand.tsv. Each is downloaded as a wheel by pip (nothing is built or run),
+unpacked into a scratch folder, audited as `real_packages.py` audits (check with all rules, `fix --apply --unsafe` on
+the copy, a second fix), with the time of every file and the commit of this checkout beside the figures, and deleted.
+`--have FOLDER` takes packages that lie unpacked there at that version. Packages already in
 results/fifty_thousand.json at the listed version are passed over, so the run can be stopped and resumed; `--minutes`
 starts no package after that long. Exit code 1 if anything that must hold does not.
 """
@@ -35,6 +35,7 @@ from torchlint import __version__
 HERE = Path(__file__).parent
 LIST = HERE / "fifty_thousand.tsv"
 OUT = HERE / "results" / "fifty_thousand.json"
+OURS = ("torchlint", "rules")  # what decides the figures
 KEPT = 40  # slowest files kept of each package; the result lists the slowest 20 of all
 LIMIT = 3600  # seconds for one package: whatever takes longer hangs
 BUCKETS = (0, 1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 10**12)  # characters
@@ -135,8 +136,6 @@ def obtain(name: str, number: str, kind: str, into: Path, have: Path | None) -> 
         return target
     if have is not None and (have / name).is_dir() and _versions(have).get(name) == number:
         return have / name
-    if kind == "unpacked":
-        raise FileNotFoundError("there is no wheel of it; give its folder with --have")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     subprocess.run(
         [*command, *PYTHON2.get(kind, []), "--dest", str(into), f"{name.partition('@')[0]}=={number}"], check=True
@@ -196,6 +195,14 @@ def save(packages: dict[str, Any]) -> None:
     OUT.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
+def commit() -> str:
+    """The last commit that changed torchlint or a rule, with a + where their files differ from it."""
+    git = ["git", "-C", str(HERE.parent)]
+    last = subprocess.run([*git, "log", "-1", "--format=%h", "--", *OURS], capture_output=True, text=True, check=True)
+    edited = subprocess.run([*git, "status", "--porcelain", "--", *OURS], capture_output=True, text=True, check=True)
+    return last.stdout.strip() + ("+" if edited.stdout else "")
+
+
 def one(name: str, number: str, kind: str, have: Path | None) -> dict[str, Any]:
     """A package in a process of its own; what went wrong if it gave no figures."""
     with tempfile.TemporaryDirectory(prefix="torchlint-fifty-") as scratch:
@@ -212,7 +219,7 @@ def one(name: str, number: str, kind: str, have: Path | None) -> dict[str, Any]:
             return {"version": number, "trouble": f"hangs: not done after {LIMIT} s"}
         if done.returncode:
             return {"version": number, "trouble": f"died with {done.returncode}: {done.stderr[-1500:]}"}
-        return {"version": number, "kind": kind, **json.loads(done.stdout.splitlines()[-1])}
+        return {"version": number, "kind": kind, "commit": commit(), **json.loads(done.stdout.splitlines()[-1])}
 
 
 def main() -> int:
