@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,55 @@ def project(root: Path, **files: str) -> Project:
         path.write_text(code)
         paths.append(str(path))
     return Project(paths, lambda p: Semantics(File.parse(p, Path(p).read_text())), lambda p: Path(p).read_text())
+
+
+def many(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caller: str, count: int = 30
+) -> tuple[Project, list[str], list[int]]:
+    """A project of many modules that call `validate`, with the files in the order they are read, and how many meanings
+    were alive at each reading."""
+    monkeypatch.setattr("torchlint.semantics.project._HELD_CHARACTERS", 3 * len(caller))
+    built = project(root, engine=EVALUATION, **{f"caller{i}": caller for i in range(count)})
+    read: list[str] = []
+    alive: list[int] = []
+    held: weakref.WeakSet[Semantics] = weakref.WeakSet()
+
+    def load(path: str) -> Semantics:
+        sem = Semantics(File.parse(path, Path(path).read_text()))
+        held.add(sem)
+        gc.collect()
+        read.append(path)
+        alive.append(len(held))
+        return sem
+
+    built._load = load
+    return built, read, alive
+
+
+OFF = "import torch\nfrom engine import validate\n@torch.no_grad()\ndef main(m, d):\n    validate(m, d)\n"
+ON = "from engine import validate\ndef main(m, d):\n    validate(m, d)\n"
+
+
+def test_callers_of_a_word_of_the_project_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, read, alive = many(tmp_path, monkeypatch, OFF)
+    assert ask(built, tmp_path, "engine.py", "callers-disable-grad", "~.validate")
+    assert len(set(read)) == 31  # all had to be asked
+    assert max(alive) < 10
+
+
+def test_the_first_caller_that_records_ends_the_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, read, _ = many(tmp_path, monkeypatch, ON)
+    assert not ask(built, tmp_path, "engine.py", "callers-disable-grad", "~.validate")
+    assert len(set(read)) == 2
+
+
+def test_texts_are_kept_up_to_a_sum_and_then_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchlint.semantics.project._TEXT_CHARACTERS", 100)
+    built = project(tmp_path, a="#" * 90, b="#" * 90, c="sampler.set_epoch(1)\n" + "#" * 90)
+    for _ in range(2):
+        assert ask(built, tmp_path, "a.py", "calls-set-epoch", "")
+        built._answers.clear()
+    assert sum(map(len, built._texts.values())) == 180
 
 
 def ask(project: Project, root: Path, file: str, ask: str, subject: str) -> bool:

@@ -86,10 +86,9 @@ def _callers_disable_grad(project: Project, path: str, subject: str) -> bool:
 
 
 def _callers_off(project: Project, path: str, subject: str, depth: int) -> bool:
-    sites = project.callers(path, subject)
-    if not sites:
-        return False
-    for sem, site in sites:
+    called = False
+    for sem, site in project.callers(path, subject):
+        called = True
         if site.grad.off or always_off(sem, site.function):
             continue
         if any(project.answer(sem.file.path, q) for q in site.grad.unless):
@@ -101,7 +100,7 @@ def _callers_off(project: Project, path: str, subject: str, depth: int) -> bool:
         ):
             continue
         return False
-    return True
+    return called
 
 
 def _callers_set_eval(project: Project, path: str, subject: str) -> bool:

@@ -37,15 +37,19 @@ def fed_into(project: Project, path: str, subject: str, losses: Collection[str])
     names = "|".join(sorted({n.rpartition(".")[2] for n, loss in LOSSES.items() if loss in losses}))
     makes_loss = re.compile(rf"\b({names})\b")
     for other in _users(project, path, name.removeprefix(OWN), makes_loss):
-        for given in _inputs(project, other):
-            if given.loss not in losses or given.activation is None:
-                continue
-            for end in given.ends:
-                file = end.scope.sem.file if end.scope is not None else None
-                if end.node is None or file is None or os.path.abspath(file.path) != path:
-                    continue
-                if file.row(end.node) == int(row):
-                    return True
+        with project.comparing():
+            if any(_activation_at(given, path, int(row)) for given in _inputs(project, other) if given.loss in losses):
+                return True
+    return False
+
+
+def _activation_at(given: LossInput, path: str, row: int) -> bool:
+    """Whether the loss is given what an activation in that row of the file makes."""
+    for end in given.ends if given.activation is not None else ():
+        file = end.scope.sem.file if end.scope is not None else None
+        if end.node is not None and file is not None and os.path.abspath(file.path) == path:
+            if file.row(end.node) == row:
+                return True
     return False
 
 

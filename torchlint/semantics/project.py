@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import libcst as cst
@@ -23,7 +24,8 @@ from torchlint.semantics.model import Semantics
 from torchlint.semantics.modes import call_sites
 from torchlint.semantics.names import OWN, Class, Function
 
-_HELD_CHARACTERS = 2_000_000
+_HELD_CHARACTERS = 2_000_000  # of the files whose meaning is kept: about 60 bytes of memory each
+_TEXT_CHARACTERS = 64_000_000  # of the texts that are kept; what comes after that is read again for each question
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,9 @@ class Project:
         self._text = text
         self._sems: dict[str, Semantics | None] = {}
         self._held = 0  # characters of source that these were made from
-        self._asking = 0
+        self._comparing = 0
         self._texts: dict[str, str] = {}
+        self._kept = 0  # characters of these
         self._answers: dict[tuple[str, Question], bool] = {}
         self._roots: dict[str, str] = {}
         # Kept for `consumers`, which asks for them often.
@@ -62,13 +65,28 @@ class Project:
         self.sites: dict[Function, list[tuple[cst.Call, Scope]]] = {}
 
     def semantics(self, path: str) -> Semantics | None:
+        """What a file means. The next file that is asked for may make the project forget it, unless within `comparing`:
+        compare what two files mean by the names of things, not by the nodes."""
         if path not in self._sems:
+            if not self._comparing:
+                self._let_go()
             self._sems[path] = self._load(path)
             self._held += len(self.text(path))
         return self._sems[path]
 
+    @contextmanager
+    def comparing(self) -> Iterator[None]:
+        """Nothing is forgotten in here, so that a file's nodes are the same whenever it is asked for."""
+        if not self._comparing:
+            self._let_go()
+        self._comparing += 1
+        try:
+            yield
+        finally:
+            self._comparing -= 1
+
     def _let_go(self) -> None:
-        """Forget what files mean once that is much: between questions, since within one their nodes are compared."""
+        """Forget what files mean once that is much."""
         if self._held > _HELD_CHARACTERS:
             self._held = 0
             self._sems.clear()
@@ -76,9 +94,13 @@ class Project:
             self.sites.clear()
 
     def text(self, path: str) -> str:
-        if path not in self._texts:
-            self._texts[path] = self._text(path)
-        return self._texts[path]
+        text = self._texts.get(path)
+        if text is None:
+            text = self._text(path)
+            if self._kept < _TEXT_CHARACTERS:
+                self._texts[path] = text
+                self._kept += len(text)
+        return text
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
@@ -87,13 +109,7 @@ class Project:
         key = (os.path.abspath(path), question)
         if key not in self._answers:
             self._answers[key] = False  # a question that comes back to itself is not answered with yes
-            self._asking += 1
-            try:
-                self._answers[key] = ANSWERS[question.ask](self, key[0], question.subject)
-            finally:
-                self._asking -= 1
-            if not self._asking:
-                self._let_go()
+            self._answers[key] = ANSWERS[question.ask](self, key[0], question.subject)
         return self._answers[key]
 
     # -- imports ----------------------------------------------------------------------------------------------------
@@ -209,19 +225,20 @@ class Project:
             yield self.files[i]
             i += 1
 
-    def callers(self, path: str, name: str) -> list[tuple[Semantics, Event]]:
+    def callers(self, path: str, name: str) -> Iterator[tuple[Semantics, Event]]:
         """Every place in the project that calls an own definition of `path` (`~.f`, `~.Net.evaluate`), itself included.
 
-        A function must be reached through imports; a method is matched by its name on a receiver of unknown class.
+        A function must be reached through imports; a method is matched by its name on a receiver of unknown class. Files
+        are read as the caller goes on: whoever has seen enough stops.
         """
         own = name.removeprefix(OWN)
         sem = self.semantics(path)
         if sem is None or own not in sem.names.functions:
-            return []
+            return
         function = sem.names.functions[own]
-        sites = [(sem, s) for s in call_sites(sem, function)]
+        yield from [(sem, s) for s in call_sites(sem, function)]
         last = own.rpartition(".")[2]
-        pattern = re.compile(rf"\b{re.escape(last)}\s*\(")
+        pattern = re.compile(rf"(?<!def )\b{re.escape(last)}\s*\(")
         for other in self.neighbours(path):
             if other == path or not pattern.search(self.text(other)):
                 continue
@@ -231,10 +248,9 @@ class Project:
             for caller in there.functions:
                 for event in there.events(caller, Effect.CALL):
                     if event.via is None and self._reaches(other, event, path, own, last, function):
-                        sites.append((there, event))
+                        yield there, event
                 if function.cls is not None:
-                    sites += [(there, s) for s in self._same_name_calls(there, caller, last)]
-        return sites
+                    yield from [(there, s) for s in self._same_name_calls(there, caller, last)]
 
     def _reaches(self, other: str, event: Event, path: str, own: str, last: str, function: Function) -> bool:
         if event.target.rpartition(".")[2] != last:
