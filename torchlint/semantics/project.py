@@ -228,8 +228,8 @@ class Project:
     def callers(self, path: str, name: str) -> Iterator[tuple[Semantics, Event]]:
         """Every place in the project that calls an own definition of `path` (`~.f`, `~.Net.evaluate`), itself included.
 
-        A function must be reached through imports; a method is matched by its name on a receiver of unknown class. Files
-        are read as the caller goes on: whoever has seen enough stops.
+        A function must be reached through imports; a method is matched by its name on a receiver of unknown class.
+        Files are read as the caller goes on: whoever has seen enough stops.
         """
         own = name.removeprefix(OWN)
         sem = self.semantics(path)
