@@ -1,6 +1,6 @@
-"""Write the table of what torch, torchvision and torchaudio have deprecated and removed, read from their own sources.
+"""Write the tables of what torch, torchvision, torchaudio and functorch have deprecated and removed, mined from them.
 
-    python benchmarks/mine_deprecations.py --earlier FOLDER [--packages FOLDER] [--out FOLDER]
+    python benchmarks/mine_deprecations.py [PACKAGE…] --earlier FOLDER [--packages FOLDER] [--out FOLDER]
 
 The newest release is the one that is installed beside this Python (nothing of it is imported or run), or lies unpacked
 in a subfolder of --packages. FOLDER holds earlier releases, unpacked wheels named `<version>` (torch) or
@@ -25,7 +25,12 @@ from pathlib import Path
 Version = tuple[int, int]
 
 OUT = Path(__file__).parent.parent / "torchlint" / "semantics" / "deprecations"
-PACKAGES = {"torch": ("torch", "functorch"), "torchvision": ("torchvision",), "torchaudio": ("torchaudio",)}
+PACKAGES = {
+    "torch": ("torch", "functorch"),
+    "torchvision": ("torchvision",),
+    "torchaudio": ("torchaudio",),
+    "functorch": ("functorch", "torch/_functorch"),  # its names live in the second, out of the first table's sight
+}
 # Parts of a path that users do not import from, or that are about others' deprecations.
 _PRIVATE = re.compile(
     r"(^|/)(testing|_?test\w*|prototype|onnx|_(?!linalg_utils|torch_docs|six|utils|api|jit_internal)\w+)/"
@@ -70,7 +75,7 @@ def read(root: Path, packages: tuple[str, ...], version: Version) -> Release:
     for package in packages:
         for path in sorted((root / package).rglob("*.py")):
             relative = path.relative_to(root).as_posix()
-            if _PRIVATE.search(relative):
+            if _PRIVATE.search(relative.removeprefix(package)):
                 continue
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -284,7 +289,8 @@ def rows(releases: list[Release]) -> dict[str, dict[str, object]]:
     for at, names in enumerate(reachable[:-1]):
         for name in names - reachable[-1]:
             if public(name) and name not in table and name.count(".") < 4 and _offered(name, releases[at]):
-                gone = next(r.version for i, r in enumerate(releases) if i > at and name not in reachable[i])
+                last = max(i for i, names in enumerate(reachable) if name in names)  # some come back before they go
+                gone = releases[last + 1].version
                 table[name] = {"how": "gone", "since": None, "removed": _text_of(gone), "message": "", "also": []}
     return table
 
@@ -349,7 +355,8 @@ def _installed(package: str, folder: Path | None) -> tuple[Path, Version] | None
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             return None
-        root, text = Path(spec.origin).parent.parent, importlib.metadata.version(package)
+        distribution = "torch" if package == "functorch" else package
+        root, text = Path(spec.origin).parent.parent, importlib.metadata.version(distribution)
     match = re.search(r"(\d+)\.(\d+)", text)
     return (root, (int(match[1]), int(match[2]))) if match else None
 
@@ -380,11 +387,12 @@ def mine(package: str, earlier: Path | None, folder: Path | None = None) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("package", nargs="*", metavar="PACKAGE", help="only these tables")
     parser.add_argument("--earlier", type=Path, required=True)
     parser.add_argument("--packages", type=Path)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
-    for package in PACKAGES:
+    for package in options.package or PACKAGES:
         table = mine(package, options.earlier, options.packages)
         if table is None:
             print(f"{package}: not installed, its table is left as it is")

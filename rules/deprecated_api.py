@@ -1,12 +1,13 @@
-"""A function, argument or import path that torch or torchvision has deprecated or removed.
+"""A function, argument or import path that torch, torchvision, torchaudio or functorch has deprecated or removed.
 
 ## What it does
 
-Reports uses of what a table says is deprecated or gone. The table is mined from the sources of torch 1.0 to 2.13 and
-torchvision 0.7 to 0.29 (`benchmarks/mine_deprecations.py`), among others
+Reports uses of what a table says is deprecated or gone. The tables are mined from the sources of torch 1.0 to 2.13,
+torchvision 0.7 to 0.29, torchaudio 0.5 to 2.11 and the functorch within torch
+(`benchmarks/mine_deprecations.py`), among others
 
 - functions with a successor: `torch.range`, `torch.cholesky`, `torch.qr`, `torch.symeig`, `F.upsample`, `F.sigmoid`,
-  `transforms.Scale`
+  `transforms.Scale`, `functorch.vmap`, `torchaudio.info`
 - arguments: `verbose=` of learning rate schedulers, `softmax` without `dim`, `torch.meshgrid` without `indexing`,
   `x.add_(alpha, y)`, `backward(retain_variables=…)`; `scheduler.get_lr()` outside of `step`
 - modules: `torch._six`, `torchvision.transforms.functional_tensor`, `torchvision.models.utils`
@@ -74,7 +75,7 @@ from torchlint.semantics.deprecations.rewrites import (
     Writer,
 )
 from torchlint.semantics.deprecations.shims import minds_version
-from torchlint.semantics.deprecations.table import Row, Table, Version, table, torchvision_for
+from torchlint.semantics.deprecations.table import Row, Table, Version, table, torchaudio_for, torchvision_for
 from torchlint.semantics.kinds import Kind
 from torchlint.source import argument, dotted, has_star, literal
 
@@ -87,6 +88,8 @@ def _last(prefix: str) -> str:
 
 
 _TORCH, _FUNCTIONAL = _last("torch"), _last("torch.nn.functional")
+_FUNCTORCH, _AUDIO = _last("functorch"), _last("torchaudio")
+_AUDIO_PARTS = "|".join(_last(f"torchaudio.{part}") for part in ("functional", "compliance.kaldi", "io"))
 _ONE = r"(?:[^(),=]|\((?:[^()]|\([^()]*\))*\))*"  # an argument without keyword, brackets nested twice
 _IMPORTS = (
     r"\bfrom\s+torch\._six\b",
@@ -102,12 +105,19 @@ _IMPORTS = (
             (r"torch\.nn", "NLLLoss2d|UpsamplingNearest2d|UpsamplingBilinear2d"),
             (r"torchvision\.transforms", "Scale|RandomSizedCrop"),
             (r"torch\.backends\.cuda", "sdp_kernel"),
+            (r"functorch", _FUNCTORCH),
+            (r"torchaudio", _AUDIO),
+            (r"torchaudio\.[\w.]+", f"{_AUDIO_PARTS}|ComplexNorm"),
         )
     ),
 )
 _ATTRIBUTES = (
     rf"\bt\w*(?:\.{_TORCH})\b".replace("|", r"|\."),
     rf"\b[Ff]\w*(?:\.{_FUNCTIONAL})\b".replace("|", r"|\."),
+    rf"\bf\w*(?:\.{_FUNCTORCH})\b".replace("|", r"|\."),
+    rf"\bt\w*(?:\.{_AUDIO})\b".replace("|", r"|\."),
+    rf"(?:\.{_AUDIO_PARTS})\b".replace("|", r"|\."),
+    r"\.ComplexNorm\b",
     r"\.NLLLoss2d\b",
     r"\.Upsampling(?:Nearest|Bilinear)2d\s*\(",
     r"\bstateless\.functional_call\b",
@@ -135,7 +145,7 @@ RULE = Rule(
     Category.FILES,
     Severity.WARNING,
     triggers=(*_IMPORTS, *_ATTRIBUTES, *_CALLS),
-    requires=(r"\btorch",),
+    requires=(r"\b(?:func)?torch",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )
@@ -187,9 +197,10 @@ def _told(name: str, ctx: Context) -> tuple[tuple[str, str], Severity | None] | 
     if row is None:
         return None
     rewrite = REWRITES.get(name) or ATTRIBUTES.get(name)
-    if rewrite is not None and version is not None and package == "torch" and version < rewrite.available:
+    if rewrite is not None and ctx.torch_version is not None and ctx.torch_version < rewrite.available:
         return None
-    if rewrite is None and version is not None and row.since is not None and version < row.since:
+    first = row.since or row.removed
+    if rewrite is None and version is not None and first is not None and version < first:
         return None
     if row.withdrawn is not None:
         if version is not None and version >= row.withdrawn:
@@ -203,8 +214,11 @@ def _told(name: str, ctx: Context) -> tuple[tuple[str, str], Severity | None] | 
 
 
 def _mined(package: str, ctx: Context) -> tuple[Table, Version | None]:
-    version = torchvision_for(ctx.torch_version) if package == "torchvision" else ctx.torch_version
-    return table("torchvision" if package == "torchvision" else "torch"), version
+    version = _RELEASED_WITH[package](ctx.torch_version) if package in _RELEASED_WITH else ctx.torch_version
+    return table(package), version
+
+
+_RELEASED_WITH = {"torchvision": torchvision_for, "torchaudio": torchaudio_for}
 
 
 def _state(row: Row, package: str, quiet: bool) -> tuple[str, str]:
@@ -400,7 +414,7 @@ def _legacy_signature(call: cst.Call, method: str, ctx: Context) -> Iterator[Fin
 @RULE.on
 def check_import(node: cst.ImportFrom, ctx: Context) -> Iterator[Finding]:
     module = dotted(node.module) or ""
-    if node.relative or not module.startswith("torch") or isinstance(node.names, cst.ImportStar):
+    if node.relative or not module.startswith(("torch", "functorch")) or isinstance(node.names, cst.ImportStar):
         return
     if not _matches(_IMPORTS, node, ctx) or minds_version(ctx.sem, node):
         return

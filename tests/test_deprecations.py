@@ -1,5 +1,6 @@
 """The table of deprecations: what is rewritten is mined, old and new give the same, and versions are minded."""
 
+import inspect
 import json
 import re
 import warnings
@@ -13,11 +14,11 @@ from torchlint.check import check_text
 from torchlint.config import Config
 from torchlint.diagnostic import Applicability, Diagnostic
 from torchlint.semantics.deprecations import rewrites
-from torchlint.semantics.deprecations.table import table, torchvision_for
+from torchlint.semantics.deprecations.table import table, torchaudio_for, torchvision_for
 from torchlint.source import splice
 
 RULES = {r.code: r for r in load()}
-HEAD = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n"
+HEAD = "import functorch\nimport torch\nimport torch.nn.functional as F\nfrom torch import nn\n"
 
 
 def found(code: str, text: str, version: tuple[int, int] | None = None) -> list[Diagnostic]:
@@ -44,6 +45,28 @@ def test_the_tables_say_where_they_come_from() -> None:
         mined = json.loads((folder / f"{package}.json").read_text(encoding="utf-8"))
         assert mined["version"] == mined["releases"][-1]
         assert len(mined["releases"]) > 10
+
+
+def test_functorch_and_torchaudio_are_minded() -> None:
+    call = "import torchaudio\nfunctorch.vmap(f)\ntorchaudio.info(path)"
+    assert [d.row for d in found("TL010", call)] == [6, 7]
+    assert found("TL010", call, (1, 13)) == []
+    assert [d.row for d in found("TL010", call, (2, 8))] == [6]  # torchaudio 2.9 lacks `info`, 2.8 has it
+    assert table("functorch").names["functorch.vmap"].since == (2, 0)
+    assert table("torchaudio").names["torchaudio.info"].removed == (2, 9)
+    assert [torchaudio_for(v) for v in (None, (1, 13), (2, 4))] == [None, (0, 13), (2, 4)]
+
+
+def test_functorch_takes_what_torch_func_takes() -> None:
+    torch = pytest.importorskip("torch")
+    functorch = pytest.importorskip("functorch")
+    for name, rewrite in rewrites.REWRITES.items():
+        if name.startswith("functorch."):
+            last = name.rpartition(".")[2]
+            old = inspect.signature(getattr(functorch, last)).parameters.values()
+            new = inspect.signature(getattr(torch.func, last)).parameters.values()
+            assert rewrite.new == f"torch.func.{last}"
+            assert [(p.name, p.kind, p.default) for p in old] == [(p.name, p.kind, p.default) for p in new]
 
 
 def test_torchvision_versions_go_with_torch() -> None:
@@ -97,6 +120,15 @@ CALLS = [
     f"{A}.sub_(2, {A})",
     f"{A}.addcmul_(2, {A}, {A})",
     f"{A}.addcdiv_(2, {A}, {A})",
+    f"functorch.vmap(torch.sin)({A})",
+    f"functorch.grad(torch.sum)({A})",
+    f"functorch.grad_and_value(torch.sum)({A})",
+    f"functorch.vjp(torch.sin, {A})[0]",
+    f"functorch.jvp(torch.sin, ({A},), ({A},))",
+    f"functorch.jacrev(torch.sin)({A})",
+    f"functorch.jacfwd(torch.sin)({A})",
+    f"functorch.hessian(lambda x: x.pow(3).sum())({A})",
+    f"functorch.functionalize(torch.sin)({A})",
 ]
 
 
@@ -168,7 +200,7 @@ def test_what_depends_on_values_has_no_fix(call: str) -> None:
 
 def test_an_imported_range_is_reported_where_it_is_imported() -> None:
     findings = found("TL010", "from torch import range\nx = range(1, 5)\n")
-    assert [(d.row, d.fix) for d in findings] == [(4, None)]
+    assert [(d.row, d.fix) for d in findings] == [(5, None)]
 
 
 def test_nothing_is_said_without_a_successor() -> None:

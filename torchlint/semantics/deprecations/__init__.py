@@ -1,2 +1,2 @@
-"""What torch, torchvision and torchaudio have deprecated or removed (mined), how calls are rewritten (reviewed), and
-where code already minds the version."""
+"""What torch, torchvision, torchaudio and functorch have deprecated or removed (mined), how calls are rewritten
+(reviewed), and where code already minds the version."""

@@ -227,9 +227,19 @@ REWRITES: dict[str, Rewrite] = {
     "torch.cuda.max_memory_cached": Rewrite("torch.cuda.max_memory_reserved", (1, 4)),
     "torch.library.impl_abstract": Rewrite("torch.library.register_fake", (2, 4)),
     "torch.nn.parallel.DistributedDataParallelCPU": Rewrite("torch.nn.parallel.DistributedDataParallel"),
+    "torchaudio.compliance.kaldi.resample_waveform": Rewrite(
+        "torchaudio.functional.resample", positional=3, safe=False, available=(1, 9)
+    ),
+    "torchaudio.functional.create_fb_matrix": Rewrite(
+        "torchaudio.functional.melscale_fbanks", safe=False, available=(1, 10)
+    ),
     "torchvision.transforms.Scale": Rewrite("torchvision.transforms.Resize", safe=False),
     "torchvision.transforms.RandomSizedCrop": Rewrite("torchvision.transforms.RandomResizedCrop", safe=False),
 }
+
+# functorch's names warn and hand on to those of torch.func.
+_FUNC = "functionalize grad grad_and_value hessian jacfwd jacrev jvp vjp vmap"
+REWRITES |= {f"functorch.{name}": Rewrite(f"torch.func.{name}", (2, 0)) for name in _FUNC.split()}
 
 # Reading these is deprecated; the call that tells the same.
 ATTRIBUTES: dict[str, Rewrite] = {
@@ -260,6 +270,21 @@ ADVICE: dict[str, str] = {
     "torch.btrifact": "call `torch.linalg.lu_factor`",
     "torch.btrisolve": "call `torch.linalg.lu_solve(LU, pivots, b)`",
     "torch.btriunpack": "call `torch.lu_unpack`",
+    "functorch.make_functional": "call `torch.func.functional_call(model, dict(model.named_parameters()), args)`",
+    "functorch.make_functional_with_buffers": "call `torch.func.functional_call(model, (parameters, buffers), args)`",
+    "functorch.combine_state_for_ensemble": "call `torch.func.stack_module_state` and `functional_call`",
+    "torchaudio.set_audio_backend": "leave it out: since torchaudio 2.1 each call of `load` or `save` takes `backend=`",
+    "torchaudio.get_audio_backend": "leave it out: since torchaudio 2.1 each call of `load` or `save` takes `backend=`",
+    "torchaudio.list_audio_backends": "ask TorchCodec, which does the decoding now",
+    "torchaudio.info": "ask `torchcodec.decoders.AudioDecoder(file).metadata`",
+    "torchaudio.io.StreamReader": "use `torchcodec.decoders.AudioDecoder` or `VideoDecoder`",
+    "torchaudio.io.StreamWriter": "use `torchcodec.encoders.AudioEncoder` or `VideoEncoder`",
+    "torchaudio.functional.istft": "call `torch.istft`, which takes complex tensors",
+    "torchaudio.functional.magphase": "take `abs()` and `angle()` of the complex tensor",
+    "torchaudio.functional.complex_norm": "take `abs()` of the complex tensor",
+    "torchaudio.functional.angle": "take `angle()` of the complex tensor",
+    "torchaudio.transforms.ComplexNorm": "take `abs()` of the complex tensor",
+    "torchaudio.functional.apply_codec": "encode and decode with TorchCodec",
     "torch.backends.cuda.sdp_kernel": "use `torch.nn.attention.sdpa_kernel` with a list of backends",
 }
 

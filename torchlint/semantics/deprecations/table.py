@@ -47,7 +47,7 @@ def _version(text: str | None) -> Version | None:
 
 @lru_cache(maxsize=4)
 def table(package: str) -> Table:
-    """The table of `torch` or `torchvision`; loaded when a rule first asks."""
+    """The table of `torch`, `torchvision`, `torchaudio` or `functorch`; loaded when a rule first asks."""
     text = files(__package__ or "").joinpath(f"{package}.json").read_text(encoding="utf-8")
     mined: dict[str, Any] = json.loads(text)
     names: dict[str, Row] = {}
@@ -81,3 +81,11 @@ def torchvision_for(torch: Version | None) -> Version | None:
         return None
     major, minor = torch
     return (0, 15 + minor) if major >= 2 else (0, minor + 1)
+
+
+def torchaudio_for(torch: Version | None) -> Version | None:
+    """The torchaudio that is released with a torch: 0.13 with 1.13, 2.1 with 2.1, and so on."""
+    if torch is None:
+        return None
+    major, minor = torch
+    return torch if major >= 2 else (0, minor)
