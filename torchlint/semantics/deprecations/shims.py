@@ -12,7 +12,7 @@ from torchlint.source import children, dotted, find
 from torchlint.spelling import spelled
 
 _VERSION = re.compile(
-    r"version|hasattr\(|TORCH_|_after\(|__kwdefaults__|signature\(|WITH_PT|is_torch|torch_?(?:gt|ge|lt|le|greater|less|geq|leq|min|at_least|\d)|\bpt_?\d",
+    r"version|(?<![a-z])(?:major|minor)(?![a-z])|hasattr\(|TORCH_|_after\(|__kwdefaults__|signature\(|WITH_PT|is_torch|torch_?(?:gt|ge|lt|le|greater|less|geq|leq|min|at_least|\d)|\bpt_?\d",
     re.I,
 )
 _MISSING = frozenset(("ImportError", "ModuleNotFoundError", "AttributeError"))
