@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.faults import killed_at, kills
 from torchlint import write as writing
 from torchlint.cache import Cache, digest
 from torchlint.cli import main
+from torchlint.output import put as put_output
 from torchlint.write import write
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="faults are made in forked processes")
@@ -149,6 +151,26 @@ def test_a_call_that_fails_costs_a_line_and_no_byte(
             assert problem.startswith(f"{target}: not written: ")
             assert "\n" not in problem
         assert strays(target) == []
+
+
+@pytest.mark.parametrize("write_it", [put, lambda target: put_output(str(target), NEW)], ids=["source", "report"])
+def test_a_signal_right_behind_the_making_leaves_no_file(
+    target: Path, monkeypatch: pytest.MonkeyPatch, write_it: Callable[[Path], object]
+) -> None:
+    real = os.open
+
+    def signalled(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
+        handle = real(path, flags, *args, **kwargs)
+        if flags & os.O_EXCL:
+            os.close(handle)
+            raise KeyboardInterrupt
+        return handle
+
+    monkeypatch.setattr(os, "open", signalled)
+    with pytest.raises(KeyboardInterrupt):
+        write_it(target)
+    assert target.read_bytes() == OLD
+    assert strays(target) == []
 
 
 def test_a_file_system_without_fsync_is_written(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,9 +61,9 @@ def _mode(target: str) -> int | None:
 
 def _replace(target: str, data: bytes, mode: int) -> None:
     temporary = os.path.join(os.path.dirname(target), f".torchlint-{os.urandom(6).hex()}.tmp")
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
-    try:
-        with open(handle, "wb") as out:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    try:  # around the making, too: a signal may come right behind it
+        with open(os.open(temporary, flags, 0o600), "wb") as out:
             out.write(data)
         os.chmod(temporary, mode)
         os.replace(temporary, target)

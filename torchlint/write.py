@@ -66,9 +66,8 @@ def _replace(target: str, data: bytes, info: os.stat_result) -> bool:
     """Give a file new bytes in one step; False, and nothing is done, if it is not the file of `info` any more."""
     temporary = os.path.join(os.path.dirname(target), f"{_PREFIX}{os.urandom(6).hex()}{_SUFFIX}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    handle = os.open(temporary, flags, 0o600)
-    try:
-        with open(handle, "wb") as out:
+    try:  # around the making, too: a signal may come right behind it
+        with open(os.open(temporary, flags, 0o600), "wb") as out:
             out.write(data)
             out.flush()
             _fsync(out.fileno())
