@@ -31,6 +31,22 @@ for step in range(6):
         print("never")
 torch.save(model.state_dict(), "model.pt")
 """
+LATE_IN_EVAL = """\
+import torch
+from torch import nn
+import torch.nn.functional as F
+
+model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for epoch in range(3):
+    for step in range(10):
+        loss = F.cross_entropy(model(torch.randn(9, 8)), torch.randint(0, 3, (9,)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    print(F.cross_entropy(model(torch.randn(9, 8)), torch.randint(0, 3, (9,))).item())
+"""
 CLEAR = "    optimizer.zero_grad()\n"
 STUCK = SCRIPT.replace("for step", "model.eval()\nfor step")
 SCHEDULE = "scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)\nfor step"
@@ -58,8 +74,10 @@ def run(tmp_path: Path, before: str, after: str, timeout: float = 100) -> Differ
         (SCRIPT, SCRIPT.replace("    print(step, loss", "    loss = loss.detach()\n    print(step, loss"),
          Behaviour.BITWISE, ""),
         (SCRIPT, SCRIPT.replace(CLEAR, ""), Behaviour.DIFFERENT, "step 2: gradient 0.0"),
-        (SCRIPT.replace(CLEAR, ""), SCRIPT, Behaviour.INTENDED, "3 of 4 steps"),
-        (STUCK, STUCK.replace("for step", "model.train()\nfor step"), Behaviour.INTENDED, "4 of 4 training steps run"),
+        (SCRIPT.replace(CLEAR, ""), SCRIPT, Behaviour.INTENDED, "5 of 6 steps"),
+        (STUCK, STUCK.replace("for step", "model.train()\nfor step"), Behaviour.INTENDED, "6 of 6 training steps run"),
+        (LATE_IN_EVAL, LATE_IN_EVAL.replace("    for step", "    model.train()\n    for step"), Behaviour.INTENDED,
+         "20 of 30 training steps run"),
         (EARLY, LATE, Behaviour.INTENDED, "1 scheduler steps come before"),
         (LATE, EARLY, Behaviour.DIFFERENT, "step 1"),
         (PRINTS, PRINTS.replace("print(loss)", "print(loss.detach())"), Behaviour.BITWISE, ""),
@@ -78,7 +96,15 @@ def test_verdicts(tmp_path: Path, before: str, after: str, kind: Behaviour, text
     assert result.verdict.kind is kind, str(result.verdict)
     assert text in result.verdict.detail
     if kind in (Behaviour.BITWISE, Behaviour.TOLERANCE, Behaviour.INTENDED):
-        assert result.steps == 4
+        assert result.steps == (30 if before is LATE_IN_EVAL else 6), "a short program is run to its end"
+
+
+def test_a_long_program_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchlint.verify.differential.SECONDS", 0.0)
+    result = run(
+        tmp_path, SCRIPT, SCRIPT.replace("    print(step, loss", "    loss = loss.detach()\n    print(step, loss")
+    )
+    assert (result.verdict.kind, result.steps) == (Behaviour.BITWISE, 4)
 
 
 def test_files_that_the_command_never_enters(tmp_path: Path) -> None:

@@ -65,8 +65,8 @@ def _start_recording() -> None:
     clock.freeze()
     lines: set[str] = set()
     Recorder(
-        _plan["out"], keep=_plan["keep"], steps=_plan["steps"], most=_plan["most"], seed=_plan["seed"],
-        nudge=_plan["nudge"], lines=lines, hints=_plan["hints"],
+        _plan["out"], keep=_plan["keep"], steps=_plan["steps"], most=_plan["most"], seconds=_plan["seconds"],
+        seed=_plan["seed"], nudge=_plan["nudge"], lines=lines, hints=_plan["hints"],
     )  # fmt: skip
     if _plan["trace"]:
         _trace(lines)

@@ -26,6 +26,7 @@ from torchlint.verify.verdict import Behaviour, BehaviourVerdict, Point
 NUDGES = 3
 STEPS = 8  # divergence compounds: the early steps tell
 MOST_STEPS = 400  # how long to wait for an edited line that is only reached later
+SECONDS = 5.0  # how much further than that a run goes: a short program to its end, a long one past its first steps
 _LEAK = 32 * 1024  # bytes per step
 
 Texts = Mapping[str, str]
@@ -179,6 +180,7 @@ class Runs:
         plan = {
             "mode": "record", "texts": texts, "keep": self.steps, "steps": steps, "seed": self.seed, "nudge": nudge,
             "trace": trace, "hints": hints, "most": max(steps, MOST_STEPS) if hints else steps,
+            "seconds": SECONDS if hints else 0.0,
         }  # fmt: skip
         result = Recorded()
         self.count += 1

@@ -10,6 +10,7 @@ import atexit
 import os
 import pickle
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,18 +29,20 @@ class Recorder:
     """Writes one Observation per step, and what else was seen when the program ends or has made enough steps.
 
     Enough are `steps` of them, or with `hints` (sets of "file:line") as many more, up to `most`, as it takes until one
-    line of each set was executed. Gradients and parameters are only kept for the first `keep`. `nudge` moves the
+    line of each set was executed and `seconds` have passed since the first step: what a fix changes may show only in
+    the second epoch. Gradients and parameters are only kept for the first `keep`. `nudge` moves the
     parameters that each optimizer is made with by one ulp: the yardstick of the comparison.
     """
 
     def __init__(
-        self, out: str, *, keep: int, steps: int, most: int, seed: int, nudge: int | None,
+        self, out: str, *, keep: int, steps: int, most: int, seconds: float, seed: int, nudge: int | None,
         lines: set[str], hints: Sequence[Sequence[str]],
     ) -> None:  # fmt: skip
         from torchlint.verify.observe import Observation
         from torchlint.verify.surroundings import seed_all
 
         self.keep, self.steps, self.most = keep, steps, most
+        self.seconds, self.began = seconds, 0.0
         self.nudge, self.lines = nudge, lines
         self.hints = [set(hint) for hint in hints]
         self.pid = os.getpid()
@@ -153,7 +156,9 @@ class Recorder:
         self.file.flush()
         self.made += 1
         self.current = Observation()
+        self.began = self.began or time.monotonic()
         seen = self.made >= self.steps and all(hint & self.lines for hint in self.hints)
+        seen = seen and time.monotonic() - self.began >= self.seconds
         if seen or self.made >= self.most:
             self.stopped = True
             self.write()
