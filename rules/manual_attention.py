@@ -66,6 +66,7 @@ RULE = Rule(
     Severity.INFO,
     triggers=(r"(?<!\w)[sS]oftmax\(",),
     requires=(r"\.transpose\(|\.mT\b", r"(?<!\w)softmax\(", r" @ |matmul\(|bmm\("),
+    shapes=("attention",),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )

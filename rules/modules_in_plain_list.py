@@ -70,6 +70,7 @@ RULE = Rule(
         r"self\.\w+\[[^\]\n]*\]\s*=\s*[\w.]*\b[A-Z]\w*\(",
     ),
     requires=(r"\(\s*[\w.]*Module\b",),
+    shapes=("plain-containers",),
     since="0.2",
     fixes=(Applicability.UNSAFE,),
 )

@@ -68,6 +68,7 @@ RULE = Rule(
         r"\[\s*(\w+)\s*:\s*\1\s*\+\s*1\s*[\],]",
     ),
     requires=(r"\bfor\b",),
+    shapes=("slice-calls",),
     since="0.1",
 )
 

@@ -58,6 +58,7 @@ RULE = Rule(
         # One argument only: no comma outside of inner parentheses.
         r"(?<![\w.])(?:max|min)\(\s*(?!\[)[^,()\n]*(?:\([^()\n]*\)[^,()\n]*)*\)",
     ),
+    shapes=("builtin-over-tensor",),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )

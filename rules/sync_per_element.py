@@ -70,6 +70,7 @@ RULE = Rule(
     Severity.WARNING,
     triggers=(r"\.item\(", r"\.cpu\(", r"\.tolist\(", r"\.numpy\(", r"\b(?:float|int)\(\w+\["),
     requires=(GPU, r"\bfor\b"),
+    shapes=("element-syncs",),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )

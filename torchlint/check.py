@@ -86,7 +86,9 @@ def _check_whole(path: str, text: str, rules: Sequence[Rule], settings: Config, 
     layout = prefilter.Layout(path, scan, parsed)
     try:
         plan = layout.plan(_seeds(tuple(active)))
-        return _found(path, text, rules, active, settings, plan) if plan is not None else []
+        if plan is None:
+            return []
+        return _found(path, text, rules, [r for r in active if r.shapes not in plan.absent], settings, plan)
     finally:
         layout.forget()
 

@@ -55,16 +55,23 @@ class Seeds:
                 groups.setdefault(rule.shapes, set()).update(rule.triggers)
         self._groups = sorted(groups.items())  # those without shapes first
 
-    def places(self, scan: Scan, stretches: Stretches) -> set[int]:
-        """The numbers of the stretches in which something may be found."""
+    def places(self, scan: Scan, stretches: Stretches) -> tuple[set[int], set[tuple[str, ...]]]:
+        """The numbers of the stretches in which something may be found, and the shapes that none of them has."""
         found: set[int] = set()
+        absent: set[tuple[str, ...]] = set()
         for shapes, triggers in self._groups:
-            rows = frozenset().union(*map(scan.rows, triggers))
-            touched = stretches.at(rows) - found
+            touched = stretches.at(frozenset().union(*map(scan.rows, triggers)))
             if shapes:
-                touched = {i for i in touched if any(has(stretches.code(i), shape) for shape in shapes)}
+                new = {i for i in touched - found if _has_any(stretches.code(i), shapes)}
+                if not new and not any(_has_any(stretches.code(i), shapes) for i in touched & found):
+                    absent.add(shapes)
+                touched = new
             found |= touched
-        return found
+        return found, absent
+
+
+def _has_any(code: Code, shapes: Iterable[str]) -> bool:
+    return any(has(code, shape) for shape in shapes)
 
 
 class Stretches:
@@ -108,9 +115,13 @@ class Stretches:
 
 
 class Plan:
-    """Which functions of a file its rules need: the others' bodies are left out of the trees that are made from it."""
+    """Which functions of a file its rules need: the others' bodies are left out of the trees that are made from it.
 
-    def __init__(self, layout: Layout, emptied: list[_Unit]) -> None:
+    `absent`: the shapes (`Rule.shapes`) that no function of the file has; their rules have nothing to look at.
+    """
+
+    def __init__(self, layout: Layout, emptied: list[_Unit], absent: set[tuple[str, ...]]) -> None:
+        self.absent = absent
         self.path = layout.path
         self.text = layout.text
         self._layout = layout
@@ -171,15 +182,15 @@ class Layout:
 
     def plan(self, seeds: Seeds) -> Plan | None:
         """What of the file the rules need, None where none of them can find anything."""
-        chosen = seeds.places(self._scan, self._stretches)
+        chosen, absent = seeds.places(self._scan, self._stretches)
         if not chosen:
             return None
         chosen.discard(self._stretches.outside)
         units = self._stretches.units
         if len(chosen) == len(units):
-            return Plan(self, [])
+            return Plan(self, [], absent)
         kept = _close(self._stretches, self._names, sorted(chosen), self._families)
-        return Plan(self, [unit for i, unit in enumerate(units) if i not in kept])
+        return Plan(self, [unit for i, unit in enumerate(units) if i not in kept], absent)
 
     def forget(self) -> None:
         """Let go of all that was worked out, so that it is freed at once. Nothing may be asked afterwards."""

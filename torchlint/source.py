@@ -98,16 +98,27 @@ def walk(node: cst.CSTNode, *, into: Callable[[cst.CSTNode], bool] | None = None
                 stack += below
 
 
-def walk_scope(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    """`node` and everything under it, nested functions, lambdas and classes themselves yielded but not entered."""
-    return walk(node, into=_stays_in_scope)
+_DEFINITIONS = frozenset((cst.FunctionDef, cst.ClassDef))
+_SCOPES = _DEFINITIONS | {cst.Lambda}
 
 
-_SCOPES = {cst.FunctionDef, cst.ClassDef, cst.Lambda}
+def walk_scope(node: cst.CSTNode, *, lambdas: bool = False) -> Iterator[cst.CSTNode]:
+    """`node` and everything under it, nested functions and classes themselves yielded but not entered.
 
-
-def _stays_in_scope(node: cst.CSTNode) -> bool:
-    return node.__class__ not in _SCOPES
+    Nor are lambdas, unless asked for.
+    """
+    stack = [node]
+    pop, listed = stack.pop, _children_of
+    closed: frozenset[type] = _DEFINITIONS if lambdas else _SCOPES
+    while stack:
+        current = pop()
+        yield current
+        cls = current.__class__
+        if cls not in closed or current is node:
+            below = listed[cls](current)
+            if below:
+                below.reverse()
+                stack += below
 
 
 def find(node: cst.CSTNode, kind: type[N]) -> Iterator[N]:

@@ -45,7 +45,9 @@ class Scan:
 
     def _can_match(self, pattern: str) -> bool:
         needed = literals(pattern)
-        return needed is None or any(map(self._has, needed))
+        if needed is not None:
+            return any(map(self._has, needed))
+        return not _within_word(pattern) or _compiled(pattern).search(self._vocabulary) is not None
 
     def _has(self, literal: str) -> bool:
         found = self._holds.get(literal)
@@ -115,6 +117,15 @@ def _spans_lines(pattern: str) -> bool:
     if "(?s" in pattern or r"[\s\S]" in pattern or r"[\S\s]" in pattern:
         return True
     return any("\\n" not in inside for inside in re.findall(r"(?<!\\)\[\^([^\]]*)", pattern))
+
+
+_WORDY = re.compile(r"(?:\(\?i?:|[()|?*+{},]|\\[wd]|\w)*")
+
+
+@lru_cache(maxsize=4096)
+def _within_word(pattern: str) -> bool:
+    """Whether every match lies within one word: then it is found among the text's words, each once, too."""
+    return _WORDY.fullmatch(pattern) is not None
 
 
 @lru_cache(maxsize=4096)

@@ -90,7 +90,10 @@ class Semantics:
             root = root.value
         if not isinstance(root, cst.Name):
             return None
-        return self.names.qualify(node, self.function(node))
+        names = self.names
+        if root.value not in names.roots_of_names and not names.stars:
+            return None  # told without looking for the function around it
+        return names.qualify(node, self.function(node))
 
     @property
     def functions(self) -> Iterable[Function]:

@@ -171,6 +171,13 @@ class Names:
             joined = module + name if module.endswith(".") else f"{module}.{name}"
             table[bound] = canonical(joined)
 
+    @cached_property
+    def roots_of_names(self) -> frozenset[str]:
+        """The first parts that a qualified name can have in the source; any other name is a value everywhere."""
+        inner = (f.imports for f in self.functions.values() if f.imports)
+        own = (name.rpartition(".")[2] for table in (self.functions, self.classes) for name in table)
+        return frozenset().union(self.imports, own, *inner)
+
     def qualify(self, node: cst.CSTNode | None, function: Function | None) -> str | None:
         """The qualified name of a name or attribute chain as seen inside `function`; None for values."""
         text = dotted(node)

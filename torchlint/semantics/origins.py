@@ -9,7 +9,7 @@ import libcst as cst
 from torchlint.semantics import knowledge
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value
 from torchlint.semantics.names import OWN, Class, Function, Names, parameters
-from torchlint.source import dotted, literal, walk
+from torchlint.source import dotted, literal, walk_scope
 
 if TYPE_CHECKING:
     from torchlint.semantics.evaluate import Evaluator
@@ -24,7 +24,7 @@ def collect_uses(ev: Evaluator) -> None:
         ev.uses[function] = uses
         cls = function.cls
         body = function.node if isinstance(function.node, cst.Module) else function.node.body
-        for node in walk(body, into=_not_a_definition):
+        for node in walk_scope(body, lambdas=True):
             kind = node.__class__
             if kind is not cst.Attribute and kind is not cst.Call:
                 continue
@@ -150,11 +150,6 @@ def annotation(ev: Evaluator, node: cst.BaseExpression, function: Function) -> V
     if name.startswith(OWN) and (cls := ev.names.classes.get(name.removeprefix(OWN))):
         return instance(ev, cls).but(evidence="annotated")
     return knowledge.annotated(name) or UNKNOWN
-
-
-def _not_a_definition(node: cst.CSTNode) -> bool:
-    kind = node.__class__
-    return kind is not cst.FunctionDef and kind is not cst.ClassDef
 
 
 def used_as(attrs: set[str]) -> Value:

@@ -13,6 +13,8 @@ from torchlint.shapes.forwards import forwards
 from torchlint.shapes.growth import cat_growth, growth
 from torchlint.shapes.moved import made_then_moved
 from torchlint.shapes.rows import pairs, row_loop, scatter
+from torchlint.shapes.spelled import attention, builtin_over_tensor, plain_containers
+from torchlint.shapes.turns import element_syncs, moves_in_loop, slice_calls
 
 __all__ = ["Code", "Whole", "has"]
 
@@ -30,5 +32,11 @@ _TESTS: dict[str, Callable[[Code], bool]] = {
     "growth": growth,
     "made-then-moved": made_then_moved,
     "forwards": forwards,
+    "element-syncs": element_syncs,
+    "moves-in-loop": moves_in_loop,
+    "slice-calls": slice_calls,
+    "builtin-over-tensor": builtin_over_tensor,
+    "attention": attention,
+    "plain-containers": plain_containers,
 }
 _SPELLED = ("row-loop", "made-then-moved")  # those that look at the names of torch's functions

@@ -60,11 +60,12 @@ def _reaches(code: Code) -> bool:
 
 def _may_run(code: Code) -> bool:
     if code.may_run is None:
-        code.may_run = any(isinstance(node, ast.Call) and _may_be_module(node.func, code) for node in code.nodes)
+        code.may_run = any(isinstance(node, ast.Call) and may_be_module(node.func, code) for node in code.nodes)
     return code.may_run
 
 
-def _may_be_module(func: ast.expr, code: Code) -> bool:
+def may_be_module(func: ast.expr, code: Code) -> bool:
+    """Whether what is called could be a module: nothing says that it is a function or a method of something else."""
     whole = code.whole
     if isinstance(func, ast.Name):
         return func.id in code.bindings or not (

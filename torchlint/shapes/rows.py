@@ -43,7 +43,7 @@ def _is_row_comprehension(node: ast.AST, code: Code) -> bool:
     inner = node.generators[0]
     if inner.ifs or inner.is_async:
         return False
-    names = _walked(inner.target, inner.iter, code)
+    names = walked(inner.target, inner.iter, code)
     if names is None or not _is_pure(node.elt, code) or not mentions(node.elt, names):
         return False
     # A bare `x[i]` only takes the tensor apart.
@@ -51,7 +51,7 @@ def _is_row_comprehension(node: ast.AST, code: Code) -> bool:
 
 
 def _is_row_loop(loop: ast.For, code: Code) -> bool:
-    names = _walked(loop.target, loop.iter, code)
+    names = walked(loop.target, loop.iter, code)
     if names is None or loop.orelse:
         return False
     sinks, seen = False, False
@@ -108,11 +108,11 @@ def _is_joined(name: str, code: Code) -> bool:
     )
 
 
-def _walked(target: ast.expr, source: ast.expr, code: Code) -> set[str] | None:
+def walked(target: ast.expr, source: ast.expr, code: Code) -> set[str] | None:
     """The names that a loop header binds, None where it cannot be a walk along an axis of a tensor."""
     name = last(source.func) if isinstance(source, ast.Call) else ""
     if name in ("tqdm", "track", "trange") and isinstance(source, ast.Call) and source.args:
-        return _walked(target, source.args[0], code) or _walked_by(target)
+        return walked(target, source.args[0], code) or _walked_by(target)
     if name == "range" and isinstance(source, ast.Call) and isinstance(source.func, ast.Name):
         args = source.args
         if len(args) == 2 and isinstance(args[0], ast.Constant) and args[0].value == 0:

@@ -3,53 +3,61 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-# Class → (fields with one node, fields with lists of nodes).
-_fields: dict[type, tuple[tuple[str, ...], tuple[str, ...]]] = {}
 _LISTS = frozenset(
     """body orelse finalbody handlers decorator_list targets values elts keys args keywords generators ifs comparators
     items cases patterns kwd_patterns bases posonlyargs kwonlyargs defaults kw_defaults type_params""".split()
 )
-_PLAIN = frozenset(("ctx", "names", "op", "ops", "id", "attr", "name", "asname", "level", "module", "kind", "n", "s"))
+_NODES = frozenset(  # a node, or None
+    """value target func test left right operand slice annotation returns iter elt key args vararg kwarg body orelse
+    lower upper step exc cause msg subject guard pattern context_expr optional_vars format_spec""".split()
+)
+_PLAIN = frozenset("ctx names op ops id attr name asname level module kind n s".split())
 
 
-def _fields_of(cls: type[ast.AST]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    single, several = [], []
-    for name in cls._fields:
-        if name in _PLAIN or (cls is ast.Constant) or name in ("type_comment", "conversion", "is_async", "simple"):
-            continue
-        if name in _LISTS and not (cls in (ast.Lambda, ast.IfExp) and name in ("body", "orelse", "args")):
-            if not (cls in (ast.FunctionDef, ast.AsyncFunctionDef) and name == "args"):
-                several.append(name)
+class _Below(dict[type, "Callable[[Any], list[ast.AST | None]]"]):
+    """Class → what lists the nodes right below one of its, written on first use: every node of a file passes here."""
+
+    def __missing__(self, cls: type[ast.AST]) -> Callable[[Any], list[ast.AST | None]]:
+        parts = []
+        for name in () if cls in (ast.Constant, ast.MatchSingleton) else cls._fields:
+            if name in _PLAIN:
                 continue
-        single.append(name)
-    found = _fields[cls] = (tuple(single), tuple(several))
-    return found
+            one = (name in ("body", "orelse") and cls in (ast.Lambda, ast.IfExp)) or (
+                name == "args" and cls in (ast.Lambda, ast.FunctionDef, ast.AsyncFunctionDef)
+            )
+            if name in _LISTS and not one:
+                parts.append(f"*node.{name}")
+            elif name in _NODES:
+                parts.append(f"node.{name}")
+            else:
+                parts.append(f"*(() if not isinstance(node.{name}, AST) else (node.{name},))")
+        made: Callable[[Any], list[ast.AST | None]]
+        made = eval(f"lambda node: [{', '.join(parts)}]", {"AST": ast.AST})
+        self[cls] = made
+        return made
+
+
+_below = _Below()
 
 
 def below(node: ast.AST) -> list[ast.AST]:
     """The nodes right below a node, operators and contexts left out."""
-    single, several = _fields.get(node.__class__) or _fields_of(node.__class__)
-    result = []
-    for name in several:
-        result += getattr(node, name)
-    for name in single:
-        value = getattr(node, name)
-        if isinstance(value, ast.AST):
-            result.append(value)
-    return result
+    return [n for n in _below[node.__class__](node) if n is not None]
 
 
 def descend(roots: Iterable[ast.AST]) -> Iterator[ast.AST]:
     """All nodes at and below these, in no order."""
-    stack = list(roots)
+    stack: list[ast.AST | None] = [*roots]
+    pop, listed = stack.pop, _below
     while stack:
-        node = stack.pop()
-        if node is None:  # the missing key of `{**d}` and the missing default of a keyword
+        node = pop()
+        if node is None:  # what is left out: a default, the key of `{**d}`
             continue
         yield node
-        stack += below(node)
+        stack += listed[node.__class__](node)
 
 
 def statements(body: list[ast.stmt]) -> list[ast.stmt]:
