@@ -35,7 +35,7 @@ _WORDS = (
 )
 _EVALUATES = re.compile(rf"(^|_)({_WORDS})(_|\d|$)")
 # The headers of functions whose names say that they evaluate, as a trigger for rules.
-EVALUATION_NAMES = rf"def (?i:\w+_)?(?i:{_WORDS})(_\w*|\d\w*)?\("
+EVALUATION_NAMES = rf"def (?i:\w*_)?(?i:{_WORDS})(_\w*|\d\w*)?\("
 # Loaders and data sets that are named for evaluation, and their names as a trigger.
 _HELD_OUT = re.compile(r"(^|_)(val|valid|validation|test|testing|eval|dev|held_?out)(_|\d|$|load|data|iter|set|dl)")
 _SETS = "load|iter|set|data|dl"
