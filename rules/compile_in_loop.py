@@ -56,7 +56,7 @@ RULE = Rule(
     Category.PRECISION,
     Severity.WARNING,
     triggers=(r"\bcompile\(", r"\b(script|trace)\("),
-    requires=(r"\b(torch\.compile|jit\.(script|trace)|import[^\n]*\b(compile|script|trace))\b", r"\bfor\b|\bwhile\b"),
+    requires=(r"\b(torch\.compile|jit\.(script|trace)|import[^\n]*\b(compile|script|trace))\b", r"\b(?:for|while)\b"),
     since="0.2",
     fixes=(Applicability.UNSAFE,),
 )

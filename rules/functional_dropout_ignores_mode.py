@@ -75,7 +75,8 @@ RULE = Rule(
     Severity.WARNING,
     triggers=(
         # A call that says nothing of `training` between its parentheses; `self.dropout(…)` is a module's.
-        r"(?:(?<!self)\.|(?<![\w.]))(?:\w*alpha_|_)?dropout[123]?d?\s*\((?!(?:[^()]|\([^()]*\))*training)",
+        r"dropout(?<!self\.dropout)(?<!self\._dropout)(?:(?<=\Wdropout)|(?<=\W_dropout)|(?<=alpha_dropout))"
+        r"[123]?d?\s*\((?!(?:[^()]|\([^()]*\))*training)",
         r"\bscaled_dot_product_attention\s*\(",
         r"flash_attn\w*_func\s*\(",
         r"\bmulti_head_attention_forward\s*\(",

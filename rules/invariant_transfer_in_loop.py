@@ -70,7 +70,7 @@ RULE = Rule(
     Category.DEVICE,
     Severity.WARNING,
     triggers=(_TO_DEVICE, r"\.cuda\("),
-    requires=(r"\bfor\b|\bwhile\b", r"tensor\(|from_numpy\(|Tensor\(|zeros\(|ones\(|arange\(|eye\(|full\(|linspace\("),
+    requires=(r"\b(?:for|while)\b", r"tensor\(|from_numpy\(|Tensor\(|zeros\(|ones\(|arange\(|eye\(|full\(|linspace\("),
     shapes=("moves-in-loop",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),

@@ -56,7 +56,7 @@ RULE = Rule(
     "TL502",
     Category.VECTORISATION,
     Severity.WARNING,
-    triggers=(r"\bfor\b[^\n]*\bin\b",),
+    triggers=(r"\bfor\b",),
     shapes=("pairs",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),

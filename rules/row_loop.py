@@ -63,7 +63,7 @@ RULE = Rule(
     "TL501",
     Category.VECTORISATION,
     Severity.WARNING,
-    triggers=(r"\bfor\b[^\n]*\bin\b",),
+    triggers=(r"\bfor\b",),
     shapes=("row-loop",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),

@@ -56,9 +56,13 @@ class Scan:
         return found
 
     @cached_property
+    def _words(self) -> list[str]:
+        return list(set(_WORD.findall(self.text)))
+
+    @cached_property
     def _vocabulary(self) -> str:
         """The text's words, each once: a sixth of the text, in which most literals' words already do not stand."""
-        return "\n".join(set(_WORD.findall(self.text)))
+        return "\n".join(self._words)
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -70,27 +74,40 @@ class Scan:
     def _find(self, pattern: str) -> Iterable[int]:
         compiled, starts, text = _compiled(pattern), self._starts, self.text
         needed = literals(pattern)
-        if needed is None or _spans_lines(pattern):
+        if needed is None and _within_word(pattern):
+            for word in filter(compiled.search, self._words):
+                yield from self._rows_with(word)
+        elif needed is None or _spans_lines(pattern):
             for match in compiled.finditer(text):
                 yield from self._rows_of(match)
-            return
-        last = len(starts) - 1
-        plain = len(needed) == 1 and re.sub(r"\\(\W)", r"\1", pattern) == needed[0]
-        for literal in needed:
-            if not self._has(literal):
-                continue
-            at = text.find(literal)
-            while at >= 0:
-                row = bisect.bisect_right(starts, at) - 1
-                begin = starts[max(row - 1, 0)]
-                end = starts[row + 3] if row + 3 <= last else len(text)
-                if plain:
-                    yield row
-                else:
+        elif re.sub(r"\\(\W)", r"\1", pattern) == "|".join(needed):
+            for literal in filter(self._has, needed):
+                yield from self._rows_with(literal)
+        elif _within_line(pattern):
+            ends = [*starts[1:], len(text)]
+            for literal in filter(self._has, needed):
+                for row in self._rows_with(literal):
+                    if compiled.search(text, starts[row], ends[row]):
+                        yield row
+        else:
+            last = len(starts) - 1
+            for literal in filter(self._has, needed):
+                for row in self._rows_with(literal):
+                    begin = starts[max(row - 1, 0)]
+                    end = starts[row + 3] if row + 3 <= last else len(text)
                     for match in compiled.finditer(text, begin, end):
                         yield from self._rows_of(match)
-                next_line = starts[row + 1] if row < last else len(text)
-                at = text.find(literal, next_line)
+
+    def _rows_with(self, literal: str) -> Iterable[int]:
+        """The rows on which a text without a line end begins, each once."""
+        find, starts = self.text.find, self._starts
+        at = find(literal)
+        while at >= 0:
+            row = bisect.bisect_right(starts, at)
+            yield row - 1
+            if row == len(starts):
+                return
+            at = find(literal, starts[row])
 
     def _rows_of(self, match: re.Match[str]) -> range:
         start, end = match.start(), max(match.end() - 1, match.start())
@@ -117,6 +134,15 @@ def _spans_lines(pattern: str) -> bool:
     if "(?s" in pattern or r"[\s\S]" in pattern or r"[\S\s]" in pattern:
         return True
     return any("\\n" not in inside for inside in re.findall(r"(?<!\\)\[\^([^\]]*)", pattern))
+
+
+_CLOSED = re.compile(r"\[\^(?:\\.|[^\]\\])*?\\[ns](?:\\.|[^\]\\])*\]")
+
+
+@lru_cache(maxsize=4096)
+def _within_line(pattern: str) -> bool:
+    """Whether no match reaches over a line end, as far as can be told: nothing in it matches one."""
+    return re.search(r"\[\^|\\[nsSWD]|\n|\(\?[a-z]*s", _CLOSED.sub("", pattern)) is None
 
 
 _WORDY = re.compile(r"(?:\(\?i?:|[()|?*+{},]|\\[wd]|\w)*")
