@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import textwrap
 import warnings
@@ -45,6 +46,8 @@ def judge_pair(
 
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")
+        # A shell's background job is started with interrupts ignored, and a fix that ignores them would change nothing.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         names = list(make(0, "cpu", sizes[0]))
         trial = Trial(
             Program(module(before, names), "f", name="m", path="m.py", side="before"),
