@@ -28,8 +28,8 @@ test_loader = DataLoader(test_set, batch_size=64)
 ```
 
 Silent where the same call makes the training loader, where `drop_last` is not the constant True, where the evaluation
-stops after some batches (it times or samples), and where the model carries states of the batch size from one batch to
-the next.
+stops after some batches (it times or samples), where a batch is one sample, where the file's only loops over the loader
+run no evaluation, and where the model carries states of the batch size from one batch to the next.
 
 ## Fix safety
 
@@ -82,7 +82,9 @@ def check(loader: LoaderCall, ctx: Context) -> Iterator[Finding]:
     mine = [loop for loop in loader_loops(ctx.sem) if loop.loader is loader.node]
     if any(_trains(loop, ctx) or _needs_full_batches(loop, ctx) for loop in mine):
         return
-    if not any(_evaluates(loop, ctx) for loop in mine) and not is_held_out(ctx.sem, loader, _HELD_OUT):
+    if not any(_evaluates(loop, ctx) for loop in mine) and (mine or not is_held_out(ctx.sem, loader, _HELD_OUT)):
+        return  # what runs through it is only looked at, or nobody knows what for
+    if _is_never_ragged(loader, ctx):
         return
     written_here = any(a.value is dropped.node for a in loader.node.args)
     yield Finding(
@@ -92,6 +94,12 @@ def check(loader: LoaderCall, ctx: Context) -> Iterator[Finding]:
         "leave it out",
         _fix(dropped.node, ctx) if written_here else None,
     )
+
+
+def _is_never_ragged(loader: LoaderCall, ctx: Context) -> bool:
+    """Whether each batch is one sample, so that none is incomplete."""
+    size = setting(ctx.sem, loader, "batch_size")
+    return size.value == 1 or (size.absent and setting(ctx.sem, loader, "batch_sampler").absent)
 
 
 def _trains(loop: LoaderLoop, ctx: Context) -> bool:

@@ -9,12 +9,21 @@ import libcst as cst
 
 from torchlint.semantics.kinds import Kind, Value
 from torchlint.semantics.names import OWN, Class
-from torchlint.source import dotted, find
+from torchlint.source import argument, dotted, find, has_star, literal
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
 
-_MINDS = re.compile(r"Dropout|BatchNorm|InstanceNorm|SyncBatchNorm|FeatureAlpha|RReLU|StochasticDepth|DropPath")
+_MINDS = re.compile(r"Dropout|BatchNorm|SyncBatchNorm|FeatureAlpha|RReLU|StochasticDepth|DropPath")
+# Layers that mind the mode only where an argument says so: its name, and the place of it in the call.
+_ASKED = {
+    **dict.fromkeys(("torch.nn.RNN", "torch.nn.LSTM", "torch.nn.GRU"), ("dropout", 5)),
+    **dict.fromkeys((f"torch.nn.InstanceNorm{n}d" for n in (1, 2, 3)), ("track_running_stats", 4)),
+    "torch.nn.MultiheadAttention": ("dropout", 2),
+    "torch.nn.RNNCell": ("dropout", None),
+    "torch.nn.LSTMCell": ("dropout", None),
+    "torch.nn.GRUCell": ("dropout", None),
+}
 _STATELESS = re.compile(
     r"^torch\.nn\.(Linear|Bilinear|Conv\w+|Embedding\w*|ReLU\w*|\w*LU|Sigmoid|Tanh|Softmax|LogSoftmax|Flatten|Identity|LayerNorm|GroupNorm|RMSNorm"
     r"|\w*Pool\w*|Upsample\w*|Pixel\w+|Sequential|ModuleList|ModuleDict|Parameter\w*|ZeroPad\w*|Unflatten|Softplus|Module|\w*Loss)$"
@@ -36,6 +45,24 @@ def minds_mode(sem: Semantics, value: Value, depth: int = 0) -> bool:
     if value.node is not None and isinstance(value.node, cst.Call) and value.origin.startswith("torch.nn."):
         return any(_call_minds(sem, call, depth) for call in find(value.node, cst.Call))
     return True
+
+
+# What a file says that makes, or gets from elsewhere, a layer which minds the mode.
+_HINTS = re.compile(
+    r"[Dd]ropout|DropPath|BatchNorm|InstanceNorm|RReLU|StochasticDepth|Transformer|pretrained"
+    r"|\btimm\b|\btransformers\b|\btorchvision\.models\b|\bmodels\b|\bhub\b"
+)
+
+
+def made_of_none(sem: Semantics, value: Value) -> bool:
+    """Whether the file that makes the module (for a notebook: all that is made in it) mentions no layer that minds."""
+    if value.kind is Kind.MODULE:
+        cls = sem.class_of(value.origin) if value.origin.startswith(OWN) else None
+        made = [cls] if cls is not None else []
+    else:
+        made = list(sem.names.classes.values()) if sem.file.path.endswith(".ipynb") else []
+    modules = any(r.startswith("torch.nn.Module") for c in made for r in sem.names.roots(c))
+    return modules and not _HINTS.search(sem.file.text)
 
 
 _HANDS_ON = frozenset("to cuda cpu half float train eval".split())
@@ -98,4 +125,8 @@ def _call_minds(sem: Semantics, call: cst.Call, depth: int) -> bool:
         return False
     if name.startswith("torch.nn.functional.") or not name.startswith("torch.nn."):
         return "dropout" in name or name.partition(".")[0] not in _NO_LAYERS
+    if name in _ASKED:
+        keyword, position = _ASKED[name]
+        asked = argument(call, keyword, position)
+        return has_star(call) or (asked is not None and literal(asked.value) not in (0, 0.0, False))
     return bool(_MINDS.search(name)) or not _STATELESS.match(name)
