@@ -26,7 +26,7 @@ for images, labels in loader:
 ```
 
 Silent for modules, for tensors that are computed from the batch first (the result is not pinned), for copies to the
-host, and for loaders that do not pin.
+host, for loaders that do not pin, where the code has asked and there is no CUDA, and for loops that take one batch.
 
 ## Fix safety
 
@@ -77,6 +77,8 @@ def check(tree: cst.Module, ctx: Context) -> Iterator[Finding]:
             continue
         if any(a.star for a in move.call.args) or _said(move.call):
             continue
+        if _where_no_gpu(move.call, ctx) or _only_once(move.call, ctx):
+            continue
         sources = _sources(move.loader, loaders)
         if not sources or not all(_pins(loader) for loader in sources):
             continue
@@ -97,6 +99,23 @@ def _said(call: cst.Call) -> bool:
     """Whether the call gives `non_blocking`: by name, as the second argument of `.cuda`, or the third of `.to`."""
     bare = isinstance(call.func, cst.Attribute) and call.func.attr.value == "cuda"
     return argument(call, "non_blocking", 1 if bare else 2) is not None
+
+
+def _where_no_gpu(call: cst.Call, ctx: Context) -> bool:
+    """Whether the move is in the `else` of a question for CUDA."""
+    node: cst.CSTNode = call
+    for outer in ctx.file.ancestors(call):
+        if isinstance(outer, cst.If) and outer.orelse is node and "cuda" in ctx.file.code(outer.test):
+            return not isinstance(outer.test, cst.UnaryOperation)
+        node = outer
+    return False
+
+
+def _only_once(call: cst.Call, ctx: Context) -> bool:
+    """Whether the loop takes one batch and ends: there is no next one to load meanwhile."""
+    loop = next((a for a in ctx.file.ancestors(call) if isinstance(a, (cst.For, cst.While))), None)
+    last = loop.body.body[-1] if loop is not None and loop.body.body else None
+    return isinstance(last, cst.SimpleStatementLine) and isinstance(last.body[-1], cst.Break)
 
 
 def _sources(value: Value, loaders: list[LoaderCall]) -> list[LoaderCall]:

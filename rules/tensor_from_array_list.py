@@ -134,7 +134,19 @@ def _is_array(node: cst.BaseExpression, ctx: Context) -> bool:
         return ctx.sem.value(node.func.value).is_tensor
     if isinstance(node, cst.Subscript):  # an item of an array may be a number
         return False
+    if value.origin.startswith("numpy.random.") and not _is_sized(value):
+        return False
     return value.origin.startswith("numpy.") and value.origin.rpartition(".")[2] in _ARRAYS
+
+
+def _is_sized(value: Value) -> bool:
+    """Whether numbers are drawn for a shape: `np.random.uniform(low, high)` gives one number."""
+    call = value.node
+    if not isinstance(call, cst.Call):
+        return True
+    if value.origin in ("numpy.random.rand", "numpy.random.randn"):
+        return bool(call.args)
+    return argument(call, "size", 2) is not None
 
 
 def _fix(call: cst.Call, name: str, ctx: Context) -> Fix:

@@ -7,6 +7,7 @@ from spelling; where two readings remain it says UNKNOWN.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import libcst as cst
@@ -28,6 +29,8 @@ from torchlint.source import dotted, literal, walk
 BATCH = knowledge.BATCH
 NUMBER = Value(Kind.NUMBER)
 _MAX_DEPTH = 24
+# Context managers of other packages (MONAI's `eval_mode`) that put the module which they are given into eval mode.
+_EVALUATING = re.compile(r"\.(eval_mode|evaluating|evaluation_mode)$")
 
 
 class Evaluator:
@@ -281,6 +284,10 @@ class Evaluator:
                 if name is None and isinstance(target, cst.Attribute):
                     if self.values.get(target, UNKNOWN).origin.startswith(OWN):
                         frame.grad = frame.grad.or_off(method_disables(self, target, frame))
+            if call is not None and call.args and name is not None and _EVALUATING.search(name):
+                module = call.args[0].value
+                subject = dotted(module) or ""
+                self.emit(Effect.EVAL, call, frame, subject=subject, value=self.values.get(module, UNKNOWN))
             if item.asname is not None:
                 self.bind(item.asname.name, value, frame, item.item)
         frame.scopes = (*frame.scopes, node)

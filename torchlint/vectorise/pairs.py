@@ -36,6 +36,8 @@ def read_pairs(loop: cst.For, sem: Semantics) -> Pairs | None:
     outer, inner = row_loop(loop, sem), row_loop(below, sem)
     if outer is None or inner is None or not outer.index or not inner.index or outer.bound & inner.bound:
         return None
+    if inner.axis != outer.axis and same(outer.over, inner.over):
+        return None  # the elements of one matrix, not pairs of its rows
     body = read_body(inner, sem)
     if (
         body is None
