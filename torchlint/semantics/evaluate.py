@@ -7,7 +7,6 @@ from spelling; where two readings remain it says UNKNOWN.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import libcst as cst
@@ -21,6 +20,7 @@ from torchlint.semantics.expressions import arithmetic, element_of, other, slice
 from torchlint.semantics.frames import Frame, Summary
 from torchlint.semantics.grad import decorated, disables, method_disables
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value, join, join_all
+from torchlint.semantics.methods import enters_eval_mode
 from torchlint.semantics.names import OWN, Function, Names
 from torchlint.semantics.origins import annotation, collect_uses, initial_values, used
 from torchlint.semantics.revision import Reads
@@ -29,8 +29,6 @@ from torchlint.source import dotted, literal, walk
 BATCH = knowledge.BATCH
 NUMBER = Value(Kind.NUMBER)
 _MAX_DEPTH = 24
-# Context managers of other packages (MONAI's `eval_mode`) that put the module which they are given into eval mode.
-_EVALUATING = re.compile(r"\.(eval_mode|evaluating|evaluation_mode)$")
 
 
 class Evaluator:
@@ -284,10 +282,7 @@ class Evaluator:
                 if name is None and isinstance(target, cst.Attribute):
                     if self.values.get(target, UNKNOWN).origin.startswith(OWN):
                         frame.grad = frame.grad.or_off(method_disables(self, target, frame))
-            if call is not None and call.args and name is not None and _EVALUATING.search(name):
-                module = call.args[0].value
-                subject = dotted(module) or ""
-                self.emit(Effect.EVAL, call, frame, subject=subject, value=self.values.get(module, UNKNOWN))
+            enters_eval_mode(self, call, name, frame)
             if item.asname is not None:
                 self.bind(item.asname.name, value, frame, item.item)
         frame.scopes = (*frame.scopes, node)

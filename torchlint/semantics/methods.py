@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torchlint.semantics.evaluate import Evaluator
 
 NUMBER = Value(Kind.NUMBER)
+# Context managers of other packages (MONAI's `eval_mode`) that put the module which they are given into eval mode.
+_EVALUATING = re.compile(r"\.(eval_mode|evaluating|evaluation_mode)$")
 _TENSORISH = (Kind.TENSOR, Kind.PARAMETER, Kind.BATCH)
 
 
@@ -33,6 +35,13 @@ def device_text(node: cst.BaseExpression | None) -> str:
     if isinstance(node, cst.Call) and (dotted(node.func) or "").endswith("device") and node.args:
         return device_text(node.args[0].value)
     return dotted(node) or "?"
+
+
+def enters_eval_mode(ev: Evaluator, call: cst.Call | None, name: str | None, frame: Frame) -> None:
+    """Note the mode where a `with` statement sets it."""
+    if call is not None and call.args and name is not None and _EVALUATING.search(name):
+        module = call.args[0].value
+        ev.emit(Effect.EVAL, call, frame, subject=dotted(module) or "", value=ev.values.get(module, UNKNOWN))
 
 
 def evaluate_method(

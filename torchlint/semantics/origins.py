@@ -18,6 +18,9 @@ NUMBER = Value(Kind.NUMBER)
 BATCH = knowledge.BATCH
 
 
+_TABLE = "parameters[]"  # indexed, so no method, and what has it no Module
+
+
 def collect_uses(ev: Evaluator) -> None:
     for function in [ev.names.module, *ev.names.functions.values()]:
         uses: dict[str, set[str]] = {}
@@ -26,6 +29,10 @@ def collect_uses(ev: Evaluator) -> None:
         body = function.node if isinstance(function.node, cst.Module) else function.node.body
         for node in walk_scope(body, lambdas=True):
             kind = node.__class__
+            if isinstance(node, cst.Subscript):
+                if isinstance(node.value, cst.Attribute) and node.value.attr.value == "parameters":
+                    uses.setdefault(dotted(node.value.value) or "", set()).add(_TABLE)
+                continue
             if kind is not cst.Attribute and kind is not cst.Call:
                 continue
             if isinstance(node, cst.Attribute):
@@ -166,7 +173,7 @@ def used_as(attrs: set[str]) -> Value:
         or (attrs & {"eval", "train"} and attrs & {"()", "to", "cuda", "state_dict", "load_state_dict"})
         or {"()", "load_state_dict"} <= attrs
     ):
-        if "fit" not in attrs:
+        if "fit" not in attrs and _TABLE not in attrs:
             return Value(Kind.MODULE, evidence="used")
     if attrs & {"batch_sampler", "collate_fn"} or ("dataset" in attrs and attrs & {"batch_size", "sampler"}):
         return Value(Kind.LOADER, element=BATCH, evidence="used")
