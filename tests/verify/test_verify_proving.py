@@ -90,6 +90,34 @@ def test_without_apply_nothing_is_written(project: Path) -> None:
     assert "+        optimizer.zero_grad()" in done.stdout
 
 
+EVALUATION = """
+
+def evaluate(model, loader):
+    model.eval()
+    scores = []
+    for x, _ in loader:
+        scores.append(model(x))
+    return torch.cat(scores)
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "proven"),
+    [
+        ("print(scores.sum().item())", True),
+        ("scores.sum().backward(); print(model[0].weight.grad.sum().item())", False),
+    ],
+)
+def test_whether_a_lost_graph_matters_shows_in_the_whole_run(project: Path, last: str, proven: bool) -> None:
+    (project / "library.py").write_text(LIBRARY + EVALUATION)
+    (project / "train.py").write_text(SCRIPT + f"scores = library.evaluate(model, loader)\n{last}\n")
+    words = ("fix", "library.py", "--apply", "--select=TL201", "--verify=run", "--", sys.executable, "train.py")
+    done = torchlint(project, *words)
+    assert ("no_grad" in (project / "library.py").read_text()) is proven, done.stdout + done.stderr
+    assert "comparing whole runs for TL201" in done.stderr
+    assert done.returncode == 1 - proven
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

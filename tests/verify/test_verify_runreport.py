@@ -49,6 +49,15 @@ def test_the_terminal() -> None:
     assert "sandbox: walls" in text
 
 
+def test_a_refused_fix_that_is_meant_to_change_something_is_left_to_the_user() -> None:
+    note = "TL104 in train.py:7 <b> is meant to change what is computed"
+    assert note in report().text(whole=False)
+    assert any(told.startswith(note) for told in json.loads(report().json())["notes"])
+    equal = report()
+    equal.searches[0].refused = [Step(("TL501",), equal.searches[0].refused[0].judged)]
+    assert "meant to change" not in equal.text(whole=False)
+
+
 def test_a_proven_fix_that_is_slower_here_is_said_to_be() -> None:
     one = report()
     slower = Cost(CostVerdict(Speed.SLOWER, 0.5, 0.4, 0.6))

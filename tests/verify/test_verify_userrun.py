@@ -146,6 +146,42 @@ def test_the_init_of_a_module_is_compared(tmp_path: Path) -> None:
     assert only(wrong).verdict.kind is Behaviour.DIFFERENT
 
 
+LISTED = """\
+import torch
+from torch import nn
+
+class Stack(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layers = [nn.Linear(width, width) for _ in range(3)]
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+Stack(4)(torch.ones(2, 4))
+"""
+
+
+@pytest.mark.parametrize(
+    ("layers", "kind", "detail"),
+    [
+        ("nn.ModuleList([nn.Linear(width, width) for _ in range(3)])", Behaviour.INTENDED, "before: 3 layers of Stack.layers"),
+        ("nn.ModuleList([nn.Linear(width, width) for _ in range(2)])", Behaviour.DIFFERENT, "self.layers"),
+        ("[]", Behaviour.DIFFERENT, "self.layers"),
+    ],
+)  # fmt: skip
+def test_layers_that_were_missing_are_registered_all_of_them(
+    tmp_path: Path, layers: str, kind: Behaviour, detail: str
+) -> None:
+    edit = ("[nn.Linear(width, width) for _ in range(3)]", layers)
+    verdict = only(run(tmp_path, edit, program=LISTED)).verdict
+    assert verdict.kind is kind, verdict
+    assert detail in verdict.detail
+
+
 def test_no_file_is_changed(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(PROGRAM)
     (tmp_path / "last.pt").write_bytes(b"precious")

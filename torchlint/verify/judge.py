@@ -7,12 +7,20 @@ from dataclasses import dataclass
 
 from torchlint.verify.compare import ENVELOPE_FACTOR, Comparison, Level
 from torchlint.verify.stats import THRESHOLD, Ratio
-from torchlint.verify.verdict import Behaviour, BehaviourVerdict, CostVerdict, MemoryVerdict, Speed, Trend
+from torchlint.verify.verdict import (
+    Behaviour,
+    BehaviourVerdict,
+    CostVerdict,
+    Difference,
+    MemoryVerdict,
+    Speed,
+    Trend,
+)
 
 MEMORY_THRESHOLD = 1.02  # bytes are exact; a smaller change is an artefact of the warm-up
 
 
-GRAPH = ("requires_grad", "inference")  # kinds of difference by which a result is the same number without its graph
+_GRAPH = ("requires_grad", "inference")  # kinds of difference by which a result is the same number without its graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +32,16 @@ class Run:
     original_raised: str | None = None
     finite: bool = True  # whether the inputs held neither NaN nor inf
     deliberate: bool = False  # whether the original raised by a `raise` or `assert` of its own
+
+
+def lost_graph(differences: Sequence[Difference]) -> bool:
+    """Whether results are the same numbers without their graph, and all else follows from it."""
+    rest = [d for d in differences if not _of_graph(d)]
+    return len(rest) < len(differences) and all(d.where.startswith("backward.") for d in rest)
+
+
+def _of_graph(difference: Difference) -> bool:
+    return difference.kind in _GRAPH
 
 
 def judge_behaviour(
@@ -48,7 +66,7 @@ def judge_behaviour(
         if run.comparison.level is Level.DIFFERENT:
             found = run.comparison.differences
             # What is more than the presence of a graph tells more, wherever it stands.
-            first = next((d for d in found if d.kind not in GRAPH), found[0])
+            first = found[0] if lost_graph(found) else next((d for d in found if not _of_graph(d)), found[0])
             return BehaviourVerdict(
                 Behaviour.DIFFERENT, f"{run.label}: {first}", differences=tuple(run.comparison.differences)
             )

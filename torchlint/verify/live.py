@@ -31,9 +31,9 @@ def world(function: Any) -> dict[str, Any]:
     children = {id(c) for m in modules for c in m.children()}
     world: dict[str, Any] = {}
     for i, module in enumerate(m for m in modules if id(m) not in children):
-        world[f"model {i}"] = module
+        world[f"live {type(module).__name__} {i}"] = module
     for i, optimizer in enumerate(optimizers):
-        world[f"optimizer {i}"] = optimizer
+        world[f"live {type(optimizer).__name__} {i}"] = optimizer
     data = (torch.Tensor, int, float, str, list, dict, set)
     space = getattr(function, "__globals__", {})
     world["globals"] = {

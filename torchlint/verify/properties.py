@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 from unittest import mock
 
@@ -253,6 +253,22 @@ def skips_a_rate(early: int) -> str | None:
     return f"{early} scheduler steps come before the first optimizer step" if early else None
 
 
+def unregistered(modules: Iterable[torch.nn.Module]) -> str | None:
+    """How layers are kept in plain lists, tuples or dicts, where no optimizer, checkpoint or `.to()` meets them."""
+    for root in modules:
+        known = {id(m) for m in root.modules()}
+        for module in root.modules():
+            for name, value in vars(module).items():
+                if not isinstance(value, (list, tuple, dict)):
+                    continue
+                kept = value.values() if isinstance(value, dict) else value
+                lost = [m for m in kept if isinstance(m, torch.nn.Module) and id(m) not in known and has_parameters(m)]
+                if lost:
+                    where = f"{type(module).__name__}.{name}"
+                    return f"{len(lost)} layers of {where} are missing from parameters() and state_dict()"
+    return None
+
+
 def survey(entry: Entry, inputs: dict[str, Any]) -> dict[str, str | None]:
     """All that the fixes of training bugs restore, from one call: how each property is broken, None where it holds.
 
@@ -307,6 +323,9 @@ def survey(entry: Entry, inputs: dict[str, Any]) -> dict[str, str | None]:
         found["eval mode"] = f"{training} of {len(evaluated)} forwards run in training mode" if training else None
         if changed and not training:
             found["eval mode"] = f"the training flag of {changed} modules is left changed"
+    given = [v for v in (*inputs.values(), *inputs.get("args", ())) if isinstance(v, torch.nn.Module)]
+    if given:
+        found["registered"] = unregistered(m for m in given if "_modules" in vars(m))
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torchlint.telling import tell
 from torchlint.verify.differential import Runs
-from torchlint.verify.judge import GRAPH
+from torchlint.verify.judge import lost_graph
 from torchlint.verify.search import Judged, Rules, Search
 from torchlint.verify.shadow import CUDA_IS_UP, MADE_INSIDE, USED_UP, Limits
 from torchlint.verify.units import MODULE, compose
@@ -158,5 +158,4 @@ def _out_of_reach(found: FunctionVerdict) -> bool:
     if found.function.unable or found.verdict.detail in (CUDA_IS_UP, USED_UP, MADE_INSIDE):
         return True
     # A result without its graph is the same number: whether anyone misses the graph shows in the run as a whole.
-    differences = found.verdict.differences
-    return bool(differences) and all(d.kind in GRAPH for d in differences)
+    return lost_graph(found.verdict.differences)

@@ -51,9 +51,26 @@ class RunReport:
         done = f"written to {', '.join(self.written)}" if self.written else "nothing was written"
         times = f"the command was run {self.runs} time{'s' * (self.runs != 1)}, {self.seconds:.1f} s in all"
         lines.append(f"{self.proven} of {self.total} fixes proven; {done}; {times}")
-        lines += [f"note: {note}" for note in (*self._slower(), *self.notes)]
+        lines += [f"note: {note}" for note in self._told()]
         lines += [f"sandbox: {sandbox}" for sandbox in self.sandbox]
         return "\n".join(lines) + "\n"
+
+    def _told(self) -> list[str]:
+        return [*self._meant(), *self._slower(), *self.notes]
+
+    def _meant(self) -> list[str]:
+        """Which refused fixes are to change what is computed, by their rules' own cases: the user must judge them."""
+        from torchlint.evidence import load
+
+        meant = {code for code, evidence in load().items() if Behaviour.INTENDED.value in evidence.verdicts}
+        return [
+            f"{', '.join(sorted(set(step.rules) & meant))} in {place(search)} is meant to change what is computed, and "
+            "this run alone cannot tell a right change from a wrong one: read the fix and decide "
+            f"(`torchlint fix {shlex.quote(search.path)} --select {','.join(step.rules)}` shows it)"
+            for search in self.searches
+            for step in search.refused
+            if meant & set(step.rules) and step.judged.verdict.kind is Behaviour.DIFFERENT
+        ]
 
     def _slower(self) -> list[str]:
         """What is proven to do the same and took longer on this run's data: whether to keep it is the user's choice."""
@@ -75,7 +92,7 @@ class RunReport:
         document = {
             "version": SCHEMA_VERSION, "machine": machine_facts("cpu"), "command": list(self.command),
             "runs": self.runs, "seconds": self.seconds, "units": units, "written": list(self.written),
-            "notes": list(self.notes), "sandbox": list(self.sandbox),
+            "notes": self._told(), "sandbox": list(self.sandbox),
         }  # fmt: skip
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 

@@ -14,6 +14,7 @@ import importlib
 import inspect
 import os
 import random
+import re
 import sys
 import time
 import traceback
@@ -235,6 +236,7 @@ class _Call:
         self.args, self.kwargs = args, kwargs
         self.random = random.getstate()  # CPython reseeds `random` in a forked child
         self.inputs: dict[str, Any] = {"args": args, "kwargs": kwargs, **world(original)}
+        self.names = _names(original, args)
         self.clocks = clock.readings()
         self.limits = Limits()
         self.twins: tuple[_Seen | str, _Seen | str] | None = None
@@ -257,7 +259,7 @@ class _Call:
         if refused is not None and ("PermissionError" in refused or "Read-only file system" in refused):
             shadow.unable = f"external write: {refused}"
             return
-        check = compare(first.record, again.record)
+        check = self._named(compare(first.record, again.record))
         if shadow.self_check is None or check.level is not Level.BITWISE:
             shadow.self_check = check
         fixed = self._child(function, trace=True)
@@ -275,10 +277,22 @@ class _Call:
         if comparison.level is Level.DIFFERENT and check.level is Level.BITWISE:
             comparison = self._closely(first.record, fixed.record, function)
             if comparison.level is Level.DIFFERENT:
-                shadow.properties += self._properties(function)
-        shadow.runs.append(Run(self.label, comparison, first.record.exception))
+                shadow.properties += self._properties(function, _tensors(first.record) == _tensors(fixed.record))
+        shadow.runs.append(Run(self.label, self._named(comparison), first.record.exception))
         if shadow.cost is None and comparison.level is not Level.DIFFERENT and first.record.exception is None:
             shadow.cost = self._cost(function)
+
+    def _named(self, comparison: Comparison) -> Comparison:
+        """The comparison with its differences told in the names of the function's own parameters."""
+
+        def plain(text: str) -> str:
+            return _PATH.sub(lambda m: self.names.get(m[0], m[1] or m[2]), text)
+
+        comparison.differences = [
+            replace(d, where=plain(d.where), before=plain(d.before), after=plain(d.after))
+            for d in comparison.differences
+        ]
+        return comparison
 
     def _cost(self, function: Any) -> Cost | None:
         """Memory and counters of one call of each version, and their times where that many calls can be made.
@@ -344,7 +358,7 @@ class _Call:
             return result
         return compare(records[0], records[1], Yardstick(tuple(records[2:])))
 
-    def _properties(self, function: Any) -> list[tuple[str | None, str | None]]:
+    def _properties(self, function: Any, kept: bool) -> list[tuple[str | None, str | None]]:
         """A property that is broken before, with its state after, best one that holds then; (None, None) without any.
 
         Nothing where the original has already trained its parameters to NaN and the mode of the model tells nothing
@@ -352,6 +366,8 @@ class _Call:
 
         Each version is called twice, with gradients cleared before: the state in which the original has left this
         process (stale gradients above all) must not count against the fix, and its own aftermath must.
+
+        Layers that are missing from their model are found again only if no tensor went or came meanwhile (`kept`).
         """
         if self.broken is None:
             self.broken = {name: how for name, how in self._survey(self.original).items() if how is not None}
@@ -360,7 +376,7 @@ class _Call:
             return [] if spoiled else [(None, None)]
         after = self._survey(function)
         for name, how in self.broken.items():
-            if name in after and after[name] is None:
+            if name in after and after[name] is None and (kept or name != "registered"):
                 return [(how, None)]
         if spoiled:
             return []
@@ -444,6 +460,23 @@ class _Call:
 
 
 _ABSENT = object()
+_PATH = re.compile(r"arg\['(?:args|kwargs)'\]\[(?:'(\w+)'|\d+)\]|arg\['([\w ]+)'\]")
+
+
+def _names(function: Any, args: tuple[Any, ...]) -> dict[str, str]:
+    """How paths into positional arguments begin, and the names that the function itself has for these."""
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = inspect.signature(inspect.unwrap(function)).parameters.values()
+    named = [p.name for p in parameters if p.kind in kinds][: len(args)]
+    rest = [f"*args[{i}]" for i in range(len(args) - len(named))]
+    return {f"arg['args'][{i}]": name for i, name in enumerate([*named, *rest])}
+
+
+def _tensors(record: Observation) -> list[str]:
+    """All tensors that can be reached from outside, by their values."""
+    from torchlint.verify.observe import DigestLeaf
+
+    return sorted(value.digest for value in record.leaves.values() if isinstance(value, DigestLeaf))
 
 
 def _code_file(function: Any) -> str:
