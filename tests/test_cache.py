@@ -108,6 +108,30 @@ def test_warm_equals_cold_and_loads_nothing(tmp_path: Path) -> None:
         assert module not in output
 
 
+def test_the_same_report_is_not_made_twice(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(EVALUATE)
+    (tmp_path / "b.py").write_text("x = 1\n")
+    both = ("check", "a.py", "b.py")
+    cold = run(tmp_path, *both)
+    assert cold[0] == 1
+    assert "TL201" in cold[1]
+    code, text = run(tmp_path, *both, modules=True)
+    assert (code, text) == (1, cold[1] + "[]\n")  # no module that a finding or a report is made with
+    # What was kept of one run is not another's.
+    assert run(tmp_path, *both, "--exit-zero") == (0, cold[1])
+    assert run(tmp_path, *both) == cold
+    assert run(tmp_path, *both, "--output-format", "concise")[1] != cold[1]
+    assert run(tmp_path, *both, "--statistics")[1] != cold[1]
+    alone = run(tmp_path, "check", "a.py")[1]
+    assert alone != cold[1]
+    assert run(tmp_path, "check", "a.py")[1] == alone
+    # The same finding at the same place, among other lines.
+    (tmp_path / "a.py").write_text(EVALUATE.replace("hits = 0\n", "hits = 1\n"))
+    changed = run(tmp_path, *both)[1]
+    assert changed == cold[1].replace("hits = 0\n", "hits = 1\n") != cold[1]
+    assert run(tmp_path, *both)[1] == changed
+
+
 def test_a_new_file_that_is_not_about_torch_loads_no_rule(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("")
     (tmp_path / "a.py").write_text("x = 1\n")

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     # A file's outcome: (findings, suppressions or () where they are applied, whether questions are open).
     Outcome = tuple[tuple[Any, ...], tuple[Any, ...], bool]
 
-FORMAT = 3
+FORMAT = 4
 MAGIC = b"torchlint cache\n"
 _MAC = 16  # bytes of the keyed digest, behind the magic
 _GRANULE = 2_000_000_000  # ns: two changes closer than this may leave one and the same time (FAT; ext4 takes 4 ms)
+_REPORTS, _LONG = 4, 200_000  # how many printed reports are kept, and up to how many characters
 FOLDER = ".torchlint_cache"
-_NO_RESULTS = {"__pycache__", "report", "verify", "server", "fixtures"}  # folders of ours that change no finding
+_NO_RESULTS = {"__pycache__", "verify", "server", "fixtures"}  # folders of ours that change nothing that is kept
 
 
 def pack(d: Diagnostic) -> tuple[Any, ...]:
@@ -226,6 +227,7 @@ class Cache:
         # `fingerprint` and `recent` of the project, `Answers`
         self.answers: tuple[tuple[bytes, tuple[tuple[str, bytes], ...]], tuple[Any, ...]] | None = None
         self._files: dict[str, tuple[int, int, bytes, Outcome]] = {}
+        self._reports: dict[bytes, tuple[str, int]] = {}
         self._loaded: tuple[Any, Any] = (None, None)
         self._changed = False
         self._here = os.getcwd().rstrip("/") + "/"
@@ -238,10 +240,10 @@ class Cache:
                 data = handle.read()
             if not sound(data, os.path.basename(self.path), self._secret):
                 return  # cut short, altered, or not ours
-            setup, answers, files = marshal.loads(data[len(MAGIC) + _MAC :])
+            setup, answers, files, reports = marshal.loads(data[len(MAGIC) + _MAC :])
         except (OSError, ValueError, EOFError, TypeError):
             return
-        self.setup, self.answers, self._files = setup, answers, files
+        self.setup, self.answers, self._files, self._reports = setup, answers, files, reports
         self._loaded = (setup, answers)
 
     def lookup(self, path: str, stamp: int, size: int) -> Outcome | None:
@@ -266,6 +268,20 @@ class Cache:
         self._files[self._key(path)] = (stamp, size, content, outcome)
         self._changed = True
 
+    def content(self, path: str) -> bytes:
+        """The digest of what was in a file that `lookup` knows."""
+        return self._files[self._key(path)][2]
+
+    def report(self, key: bytes) -> tuple[str, int] | None:
+        """What a run printed, and its exit code, that had the same files with the same outcomes to show."""
+        return self._reports.get(key)
+
+    def keep_report(self, key: bytes, text: str, code: int) -> None:
+        """Of the last few runs only, and nothing that takes longer to read back than to write anew."""
+        if len(text) <= _LONG:
+            self._reports = {**dict(list(self._reports.items())[1 - _REPORTS :]), key: (text, code)}
+            self._changed = True
+
     def _key(self, path: str) -> str:
         if path[:1] == "/":
             return path
@@ -276,7 +292,7 @@ class Cache:
         if not self.path or (not self._changed and self._loaded == (self.setup, self.answers)):
             return
         try:
-            data = marshal.dumps((self.setup, self.answers, self._files))
+            data = marshal.dumps((self.setup, self.answers, self._files, self._reports))
             os.makedirs(self.folder, exist_ok=True)
             self._mark()
             temporary = f"{self.path}.{os.urandom(4).hex()}.tmp"

@@ -8,7 +8,7 @@ import sys
 from torchlint.locate import ConfigError
 from torchlint.options import OUTPUT_FORMATS, TEACHING, Arguments, UsageError, help_text, near, parse
 from torchlint.telling import harmless, tell
-from torchlint.warm import reuse
+from torchlint.warm import remember, reuse
 
 TYPE_CHECKING = False  # typing itself takes longer to import than a warm run may
 if TYPE_CHECKING:
@@ -208,6 +208,9 @@ def _check(arguments: Arguments) -> int:
         except ConfigError as error:
             return _trouble(str(error))
         if known is not None:
+            again = None if narrowing is not None else known.printed(_view(form, arguments))
+            if again is not None:
+                return _repeat(again, known.problems)
             return _show(form, arguments, known.check(), known, _source, narrowing)
     session = _open(arguments)
     if isinstance(session, int):
@@ -231,7 +234,7 @@ def _show(
     narrowing: Narrowing | None,
 ) -> int:
     """Report what a check found; the exit code."""
-    files, problems = run.files, run.problems
+    files, problems, text = run.files, run.problems, ""
     if narrowing is not None:
         from torchlint.narrow import NarrowError
 
@@ -242,9 +245,13 @@ def _show(
     for_people = form in ("text", "concise")
     target = arguments.text("--output-file")
     if target or found or not (for_people or form == "github") or arguments.flag("--statistics"):
-        problem = _report(form, arguments, len(files), found, source)
-        if problem is not None:
-            return _trouble(problem)
+        text = _report(form, arguments, len(files), found, source)
+        if target:
+            problem = _put(target, text, arguments, found, len(files))
+            if problem is not None:
+                return _trouble(problem)
+        else:
+            _write(text)
     elif not arguments.flag("--quiet") and for_people:
         if files and not arguments.flag("--write-baseline"):  # what that does is told below
             verdict = "All clear" if narrowing is None else "Nothing new"
@@ -257,7 +264,25 @@ def _show(
     for line in problems:
         tell(line)
     broken = any(d.code in ("TL001", "TL002") for d in found)
-    return TROUBLE if problems or broken else _code(arguments, found)
+    code = TROUBLE if broken else _code(arguments, found)
+    if found and narrowing is None and not target and form in ("text", "concise"):
+        remember(arguments, files, _view(form, arguments), text, code)
+    return TROUBLE if problems else code
+
+
+def _view(form: str, arguments: Arguments) -> tuple[object, ...]:
+    """What a report for people and its exit code hang on, besides the findings and what they are about."""
+    flags = [arguments.flag(name) for name in ("--statistics", "--quiet", "--exit-zero")]
+    return (form, color_wanted(sys.stdout), _width(sys.stdout), *flags, os.getcwd())
+
+
+def _repeat(printed: tuple[str, int], problems: list[str]) -> int:
+    """Print what was printed before."""
+    text, code = printed
+    _write(text)
+    for line in problems:
+        tell(line)
+    return TROUBLE if problems else code
 
 
 def _source(path: str) -> str:
@@ -279,8 +304,8 @@ def _code(arguments: Arguments, found: Sequence[Any]) -> int:
 
 def _report(
     form: str, arguments: Arguments, checked: int, found: Sequence[Diagnostic], source: Callable[[str], str]
-) -> str | None:
-    """Print the findings or write them to a file; a line saying why if that could not be done."""
+) -> str:
+    """The findings as text."""
     from torchlint.report import FORMATS, ReportContext
 
     target = arguments.text("--output-file")
@@ -293,10 +318,11 @@ def _report(
         checked,
         arguments.flag("--quiet"),
     )
-    text = FORMATS[form](found, context)
-    if not target:
-        _write(text)
-        return None
+    return FORMATS[form](found, context)
+
+
+def _put(target: str, text: str, arguments: Arguments, found: Sequence[Diagnostic], checked: int) -> str | None:
+    """Write a report to a file; a line saying why if that could not be done."""
     from torchlint.output import put
     from torchlint.report.summary import tally
 

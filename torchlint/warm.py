@@ -93,6 +93,28 @@ class Warm:
         part = next((part for part in self._parts if path in part.outcomes), self._parts[0])
         return Selection.unpack(part.setup["selection"]).codes
 
+    def printed(self, view: tuple[object, ...]) -> tuple[str, int] | None:
+        """What an earlier run over the same outcomes printed in the same form, and its exit code."""
+        return self._parts[0].store.report(self._shown(view)) if len(self._parts) == 1 else None
+
+    def remember(self, view: tuple[object, ...], text: str, code: int) -> None:
+        """Keep what was printed for a run to come, which then need not even load what a finding is made of."""
+        if len(self._parts) == 1:
+            store = self._parts[0].store
+            store.keep_report(self._shown(view), text, code)
+            store.save()
+
+    def _shown(self, view: tuple[object, ...]) -> bytes:
+        """A digest of all that a report is made of. Not by marshal, for what `open_store` says."""
+        part = self._parts[0]
+        outcomes = [
+            (path, part.store.content(path), found)
+            for path, found in sorted(part.outcomes.items())
+            if found[0] or found[2]
+        ]
+        answers = part.store.answers and part.store.answers[1]
+        return cache.digest(repr((view, len(self.files), outcomes, answers)).encode("utf-8", "surrogatepass"))
+
     def check(self) -> list[Diagnostic]:
         """The findings, in path order."""
         result: list[Diagnostic] = []
@@ -172,6 +194,18 @@ def reuse(arguments: Arguments) -> Warm | None:
     for part in parts:
         part.store.save()
     return Warm(files, problems, parts)
+
+
+def remember(arguments: Arguments, files: list[str], view: tuple[object, ...], text: str, code: int) -> None:
+    """Keep what a check printed, where it was of few files: as hooks and editors call for the same again and again."""
+    if len(files) > FEW or "-" in arguments.paths:
+        return
+    try:
+        known = reuse(arguments)
+    except ConfigError:
+        return
+    if known is not None:
+        known.remember(view, text, code)
 
 
 def _parted(
