@@ -8,7 +8,8 @@
 users would, and writes a file with the versions, a table of counts, and each finding on a line of its own. `compare`
 takes two such files or two commits: of a commit, the checked-in results/lintcheck.json is taken. Lines are compared by
 package, file, rule and message, so that findings which only moved are not told as new. `precision` reads judgements
-made by hand (JUDGED/TLxxx.tsv: package, place, verdict, reason) and writes docs/precision.md.
+made by hand (JUDGED/TLxxx.tsv: package, place, verdict, reason; the verdict is true, false,
+unsure, or mended: false when it was judged, and not reported any more) and writes docs/precision.md.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+VERDICTS = ("true", "false", "mended", "unsure")
 OUT = Path(__file__).parent / "results" / "lintcheck.json"
 
 
@@ -116,28 +118,43 @@ def precision(folder: Path, found: dict[str, Any] | None) -> str:
     sys.path.insert(0, str(ROOT))
     from torchlint.catalogue import load as load_rules
 
-    rows = []
+    rows, silent = [], []
     for rule in load_rules():
         judged: Counter[str] = Counter()
         places: set[tuple[str, str]] = set()
         table = folder / f"{rule.code}.tsv"
         for line in table.read_text().splitlines() if table.exists() else ():
             parts = line.split("\t")
-            if len(parts) >= 3 and parts[2] in ("true", "false", "unsure") and (parts[0], parts[1]) not in places:
+            if len(parts) >= 3 and parts[2] in VERDICTS and (parts[0], parts[1]) not in places:
                 places.add((parts[0], parts[1]))
                 judged[parts[2]] += 1
-        sure = judged["true"] + judged["false"]
-        share = f"{judged['true'] / sure:.2f}" if sure else ""
+        if not judged:
+            silent.append(f"| {rule.code} | {rule.name} | {_planted(rule.code)} |")
+        first = judged["true"] + judged["false"] + judged["mended"]
+        now = judged["true"] + judged["false"]
+        shares = " | ".join(f"{judged['true'] / n:.2f}" if n else "" for n in (first, now))
         count = sum(found["rules"].get(rule.code, {}).values()) if found else 0
         rows.append(
             f"| {rule.code} | {rule.name} | {'on' if rule.default else 'off'} | {rule.severity.value} | {count or ''} "
-            f"| {judged['true'] or ''} | {judged['false'] or ''} | {judged['unsure'] or ''} | {share} |"
+            f"| {judged['true'] or ''} | {judged['false'] or ''} | {judged['mended'] or ''} | {judged['unsure'] or ''} "
+            f"| {shares} |"
         )
     text = (Path(__file__).parent / "precision.head.md").read_text()
     if found:
         names = ", ".join(f"{name} {p['version']}".strip() for name, p in found["packages"].items())
         text = text.replace("{packages}", f"{len(found['packages'])} packages, {found['files']:,} files: {names}")
-    return text + "\n".join(rows) + "\n"
+    tail = (Path(__file__).parent / "precision.tail.md").read_text()
+    return text + "\n".join(rows) + "\n" + tail + "\n".join(silent) + "\n"
+
+
+def _planted(code: str) -> str:
+    """How many of the mistakes that were planted for the rule it found, as results/recall.json has it."""
+    families = json.loads((OUT.parent / "recall.json").read_text())["families"].values()
+    mine = [f for f in families if code in f["rules"]]
+    if not mine:
+        return "none"
+    found, planted, projects = (sum(f[key] for f in mine) for key in ("found", "planted", "projects"))
+    return f"{found} of {planted}, in {projects} projects"
 
 
 def main() -> int:

@@ -133,14 +133,20 @@ class Losses(Outputs):
         for called, _ in self.names_of(call.func, scope):
             if called in LOSSES and called.startswith("torch.nn.functional."):
                 return _direct(call, LOSSES[called], (), scope)
-        for made in self.object_called(call, scope):
-            loss = self._loss_of(made, depth)
-            if loss is not None:
-                return _direct(call, loss, (made,), scope)
-            if made.cls is not None:
-                forward = made.sem.names.method(made.cls, "forward") or made.sem.names.method(made.cls, "__call__")
-                if forward is not None:
-                    return self._through(call, forward, made.sem, scope, True, depth)
+        taken = [self._taken_by(made, call, scope, depth) for made in self.object_called(call, scope)]
+        if any(not given for given in taken) or len({given[0].loss for given in taken}) > 1:
+            return []  # which of them it is, and what that one wants, is decided when the program runs
+        return taken[0] if taken else []
+
+    def _taken_by(self, made: Made, call: cst.Call, scope: Scope, depth: int) -> list[_Given]:
+        """What the call passes into a loss if this is the object that it calls."""
+        loss = self._loss_of(made, depth)
+        if loss is not None:
+            return _direct(call, loss, (made,), scope)
+        if made.cls is not None:
+            forward = made.sem.names.method(made.cls, "forward") or made.sem.names.method(made.cls, "__call__")
+            if forward is not None:
+                return self._through(call, forward, made.sem, scope, True, depth)
         return []
 
     def _may_be_loss(self, call: cst.Call, scope: Scope) -> bool:
