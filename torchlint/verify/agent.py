@@ -61,13 +61,13 @@ def _start_recording() -> None:
         importlib.import_module("numpy.random")
     from torchlint.verify.recorder import Recorder
 
-    tamper.remember_torch()
     clock.freeze()
     lines: set[str] = set()
     Recorder(
         _plan["out"], keep=_plan["keep"], steps=_plan["steps"], most=_plan["most"], seconds=_plan["seconds"],
-        seed=_plan["seed"], nudge=_plan["nudge"], lines=lines, hints=_plan["hints"],
+        seed=_plan["seed"], nudge=_plan["nudge"], lines=lines, hints=_plan["hints"], key=_plan["key"],
     )  # fmt: skip
+    tamper.remember()  # with what the recorder has put around torch's functions
     if _plan["trace"]:
         _trace(lines)
 
@@ -93,6 +93,7 @@ def _compile(path: str) -> CodeType | None:
     texts = _plan["files"].get(real)
     if texts is None:
         return None
+    tamper.remember()  # before the first line of the file: what it replaces will be noticed
     woven = weave(texts["before"], *texts["variants"])
     if woven.tree is None:
         return None
@@ -125,7 +126,7 @@ def _patch_loaders() -> None:
 def main_code(script: str) -> CodeType:
     """The code of a script that is to run as `__main__`. Raises what opening or compiling it raises."""
     if _plan.get("files"):
-        tamper.remember_torch()  # before the script's first line: what it replaces will be noticed
+        tamper.remember()  # before the script's first line, whatever it is that it imports first
     found = _compile(script)
     if found is not None:
         return found

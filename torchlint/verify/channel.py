@@ -1,19 +1,23 @@
 """What comes back from the processes of a verified run, read as data: none of it may act here, outside the sandbox.
 
-Verdicts of tier 2 are JSON with a keyed digest; records of tier 3 are pickles, read with nothing but the few types that
-a record is made of. The key is new for each run. It lies where the run's own processes can find it, since each of them
-must sign: the digest shows what was damaged or written by a bystander, not what a program says that is out to deceive.
+Verdicts of tier 2 are JSON, records of tier 3 are pickles, read with nothing but the few types that a record is made
+of; each carries a keyed digest. The key is new for each run. It lies where the run's own processes can find it, since
+each of them must sign: the digest shows what was damaged or written by a bystander, not what a program says that is
+out to deceive.
 """
 
 from __future__ import annotations
 
 import hmac
 import io
+import itertools
 import json
 import pickle
+import struct
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 _MOST = 4 << 30  # bytes of a record file
 
@@ -84,22 +88,66 @@ def _storage(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), weights_only=True)
 
 
-def items(path: str) -> Iterator[Any]:
+class Record:
+    """A record file being written. Each item's digest covers its place in the file."""
+
+    def __init__(self, path: str, key: str) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115 (closed when the program ends)
+        self._key, self._count = key, 0
+
+    def add(self, item: Any) -> None:
+        """Write an item so that it is there however the program ends."""
+        data = seal(pickle.dumps(item), self._key, self._count)
+        self._file.write(_LENGTH.pack(len(data)) + data)
+        self._file.flush()
+        self._count += 1
+
+    def close(self) -> None:
+        self._file.close()
+
+
+_LENGTH = struct.Struct("<Q")
+
+
+def items(path: str, key: str) -> Iterator[Any]:
     """The objects of a record file, up to where a killed run has stopped. Raises Forged."""
     if Path(path).is_symlink() or not Path(path).is_file() or Path(path).stat().st_size > _MOST:
         raise Forged
     with open(path, "rb") as file:
-        yield from _items(file)
+        for number in itertools.count():
+            head = file.read(_LENGTH.size)
+            if len(head) < _LENGTH.size:
+                return
+            (length,) = _LENGTH.unpack(head)
+            data = file.read(min(length, _MOST))
+            if len(data) < length:
+                return
+            yield _item(unsealed(data, key, number))
 
 
-def _items(file: BinaryIO) -> Iterator[Any]:
-    while True:
-        try:
-            item = _Reader(file).load()
-        except (EOFError, pickle.UnpicklingError):
-            return
-        except Forged:
-            raise
-        except Exception as error:
-            raise Forged from error
-        yield item
+def seal(data: bytes, key: str, number: int = 0) -> bytes:
+    """Data with a digest before it."""
+    return _digest(data, key, number) + data
+
+
+def unsealed(data: bytes, key: str, number: int = 0) -> bytes:
+    """What was sealed. Raises Forged."""
+    if not hmac.compare_digest(_digest(data[_DIGEST:], key, number), data[:_DIGEST]):
+        raise Forged
+    return data[_DIGEST:]
+
+
+_DIGEST = 32  # bytes
+
+
+def _digest(data: bytes, key: str, number: int) -> bytes:
+    return blake2b(number.to_bytes(8, "little") + data, key=bytes.fromhex(key), digest_size=_DIGEST).digest()
+
+
+def _item(data: bytes) -> Any:
+    try:
+        return _Reader(io.BytesIO(data)).load()
+    except Forged:
+        raise
+    except Exception as error:
+        raise Forged from error

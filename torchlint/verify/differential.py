@@ -177,10 +177,11 @@ class Runs:
         trace: bool = False,
         hints: Sequence[Sequence[str]] = (),
     ) -> Recorded:
+        key = os.urandom(32).hex()
         plan = {
             "mode": "record", "texts": texts, "keep": self.steps, "steps": steps, "seed": self.seed, "nudge": nudge,
             "trace": trace, "hints": hints, "most": max(steps, MOST_STEPS) if hints else steps,
-            "seconds": SECONDS if hints else 0.0,
+            "seconds": SECONDS if hints else 0.0, "key": key,
         }  # fmt: skip
         result = Recorded()
         self.count += 1
@@ -188,9 +189,9 @@ class Runs:
             output = os.path.join(out, "stdout")
             plan["out"] = out
             result.ended, result.enclosed = execute(self.command, plan, out, self.timeout, self.where, output)
-            path = os.path.join(out, "record.pickle")
+            path = os.path.join(out, "record")
             if os.path.exists(path):
-                _read(path, result)
+                _read(path, key, result)
                 with open(output, encoding="utf-8", errors="replace") as text:
                     end = Observation({"how it ended": result.ended, "stdout": without_graphs(text.read())})
                 result.records.append(end)
@@ -227,10 +228,10 @@ def _stillborn(run: Recorded) -> str | None:
     return f"crash in the original: {run.ended}" if run.ended and not run.steps else None
 
 
-def _read(path: str, result: Recorded) -> None:
+def _read(path: str, key: str, result: Recorded) -> None:
     """What the run has written: records, and at last the rest; a killed run has no last part."""
     try:
-        for item in items(path):
+        for item in items(path, key):
             if isinstance(item, Observation):
                 result.records.append(item)
                 continue

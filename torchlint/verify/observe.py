@@ -12,6 +12,7 @@ import io
 import itertools
 import linecache
 import math
+import os
 import random
 import sys
 import warnings
@@ -23,7 +24,7 @@ import torch
 
 from torchlint.verify import aftermath
 from torchlint.verify.surroundings import digest, global_flags, restore_flags, rng_state
-from torchlint.verify.walk import GENERATORS, PLAIN, is_array, pointer, walk_state
+from torchlint.verify.walk import GENERATORS, PLAIN, is_a, is_array, plain, pointer, walk_state
 
 _MOST_DRAWN = 64
 
@@ -67,9 +68,11 @@ class Observation:
 
 def leaf(value: Any) -> Any:
     """A comparable copy of one walked value."""
-    if isinstance(value, torch.Tensor):
+    if is_a(value, torch.Tensor):
         return _tensor_leaf(value)
     if is_array(value):
+        kind, numpy = type(value).__name__, sys.modules["numpy"]
+        value = numpy.ndarray.view(value, numpy.ndarray)
         if value.dtype.kind in "biufc":
             tensor = torch.from_numpy(value.copy())
             return TensorLeaf(
@@ -80,17 +83,17 @@ def leaf(value: Any) -> Any:
                 False,
                 False,
                 bool(value.flags.c_contiguous),
-                "ndarray",
+                kind,
             )
         return repr(value.tolist())
-    if isinstance(value, torch.Generator):
+    if is_a(value, torch.Generator):
         return digest(value.get_state().numpy().tobytes())
-    if isinstance(value, random.Random):
+    if is_a(value, random.Random):
         return digest(repr(value.getstate()).encode())
     if type(value).__name__ in GENERATORS:
         return digest(repr(value).encode() + repr(getattr(value, "bit_generator", value)).encode())
-    if isinstance(value, PLAIN):
-        return value
+    if is_a(value, PLAIN):
+        return plain(value)
     return repr(value)
 
 
@@ -112,7 +115,23 @@ def _digest_leaf(leaf: TensorLeaf) -> DigestLeaf:
     return DigestLeaf(digest(data), facts)
 
 
-def _tensor_leaf(tensor: torch.Tensor) -> TensorLeaf:
+def _tensor_leaf(tensor: torch.Tensor) -> TensorLeaf | str:
+    # Neither a subclass nor a mode of the program's may answer for a tensor: it would say what it likes.
+    with torch._C.DisableTorchFunction():
+        if not _speaks_for_itself(type(tensor)):
+            with torch._C._DisableTorchDispatch():
+                return _copied(tensor)
+        if type(tensor).__module__.startswith("torch."):
+            return _copied(tensor)
+    # Whatever is compared with this differs, the same program's second run too: it is not-verifiable.
+    return f"a {type(tensor).__name__} computes what it shows of itself: {os.urandom(8).hex()}"
+
+
+def _speaks_for_itself(kind: type[torch.Tensor]) -> bool:
+    return kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+
+
+def _copied(tensor: torch.Tensor) -> TensorLeaf:
     with torch.no_grad():
         dense = tensor.detach()
         if dense.layout != torch.strided:
@@ -162,15 +181,16 @@ def observe(
     that is handed out twice is noted. `function` is what `entry` really calls, for what it keeps in its defaults.
     """
     flags = global_flags()
-    # Strong references: memory of an argument must not be reused for a result while sharing is being judged.
-    known = [(path, value) for path, value in walk_state(dict(inputs), "arg") if isinstance(value, torch.Tensor)
-             or pointer(value)]  # fmt: skip
-    versions = {path: _version(value) for path, value in known}
     owners: dict[int, str] = {}
-    for path, value in known:
-        owners.setdefault(pointer(value) or 0, path)
-    for _, value in walk_state(earlier, "earlier"):
-        owners.setdefault(pointer(value) or 0, "an earlier result")
+    with torch._C.DisableTorchFunction():
+        # Strong references: memory of an argument must not be reused for a result while sharing is being judged.
+        known = [(path, value) for path, value in walk_state(dict(inputs), "arg") if isinstance(value, torch.Tensor)
+                 or pointer(value)]  # fmt: skip
+        versions = {path: _version(value) for path, value in known}
+        for path, value in known:
+            owners.setdefault(pointer(value) or 0, path)
+        for _, value in walk_state(earlier, "earlier"):
+            owners.setdefault(pointer(value) or 0, "an earlier result")
 
     result: Any = None
     error: BaseException | None = None
@@ -199,19 +219,20 @@ def observe(
     after = global_flags()
     restore_flags(flags)
 
-    returned = list(walk_state(result, "return", functions=True))
-    given_out: dict[int, str] = {}
-    for path, value in returned:
-        leaves[path] = leaf(value)
-        if pointer(value) is not None:
-            leaves[f"{path}@shares memory with"] = owners.get(pointer(value) or 0, "nothing")
-            start = value.data_ptr() if isinstance(value, torch.Tensor) else value.__array_interface__["data"][0]
-            if given_out.setdefault(start, path) != path:
-                leaves[f"{path}@is the memory of"] = given_out[start]
-    _arguments(leaves, inputs, dict(known), versions, owners)
-    if inspect.isfunction(function := inspect.unwrap(function) if function is not None else None):
-        for path, value in walk_state((function.__defaults__, function.__kwdefaults__), "defaults"):
+    with torch._C.DisableTorchFunction():
+        returned = list(walk_state(result, "return", functions=True))
+        given_out: dict[int, str] = {}
+        for path, value in returned:
             leaves[path] = leaf(value)
+            if pointer(value) is not None:
+                leaves[f"{path}@shares memory with"] = owners.get(pointer(value) or 0, "nothing")
+                start = value.data_ptr() if isinstance(value, torch.Tensor) else value.__array_interface__["data"][0]
+                if given_out.setdefault(start, path) != path:
+                    leaves[f"{path}@is the memory of"] = given_out[start]
+        _arguments(leaves, inputs, dict(known), versions, owners)
+        if inspect.isfunction(function := inspect.unwrap(function) if function is not None else None):
+            for path, value in walk_state((function.__defaults__, function.__kwdefaults__), "defaults"):
+                leaves[path] = leaf(value)
     for name, words in rng.items():
         leaves[f"random state of {name}"] = words
     for name, value in after.items():

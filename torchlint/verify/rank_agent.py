@@ -7,6 +7,7 @@ statistics over the batch, and losses that sum. It lives in the process of the s
 from __future__ import annotations
 
 import functools
+import io
 import os
 import runpy
 import sys
@@ -23,6 +24,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import RandomSampler
+
+from torchlint.verify.channel import seal
 
 DROPOUT, BATCH_NORM, SUMMED = "dropout", "BatchNorm", "sum loss"
 _MOST_STEPS = 200
@@ -59,6 +62,7 @@ class Order:
     world: int
     rank: int
     port: int
+    key: str  # what the trace is signed with
     without: frozenset[str] = frozenset()
 
 
@@ -83,7 +87,9 @@ def run(order: Order) -> None:
         except BaseException as error:
             trace.error = f"{type(error).__name__}: {error}"
         steps = [(s.samples, s.gradient, s.parameters) for s in trace.steps]
-        torch.save((steps, trace.seen, trace.error), "trace.pt")
+        data = io.BytesIO()
+        torch.save((steps, trace.seen, trace.error), data)
+        (order.folder / "trace").write_bytes(seal(data.getvalue(), order.key))
         output.flush()
         # Nothing of the script is taken down: the destructor of gloo's group waits for its threads while it holds the
         # interpreter's lock, and now and then one of them waits for the lock (torch 2.13, seen in 1 of 40 launches).

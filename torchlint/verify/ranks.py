@@ -9,7 +9,9 @@ must bring the difference back. What no such cause explains is a fault of the re
 
 from __future__ import annotations
 
+import io
 import multiprocessing
+import os
 import socket
 import tempfile
 import time
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+from torchlint.verify.channel import Forged, unsealed
 from torchlint.verify.rank_agent import BATCH_NORM, DROPOUT, SUMMED, Order, Step, Trace, run
 from torchlint.verify.sandbox import confine, memory_budget
 from torchlint.verify.verdict import Behaviour, BehaviourVerdict, CaseVerdict, Evidence
@@ -307,11 +310,12 @@ def launch(
     places = [folder / f"rank{rank}" for rank in range(max(world, 1))]
     for place in places:
         place.mkdir()
-    orders = [Order(path, place, world, rank, 0, without) for rank, place in enumerate(places)]
+    key = os.urandom(32).hex()
+    orders = [Order(path, place, world, rank, 0, key, without) for rank, place in enumerate(places)]
     host = multiprocessing.get_context("fork").Process(target=_host, args=(folder, orders, seconds))
     host.start()
     host.join()
-    return list(_read(places, world))
+    return list(_read(places, world, key))
 
 
 def _host(folder: Path, orders: Sequence[Order], seconds: float) -> None:
@@ -332,14 +336,19 @@ def _host(folder: Path, orders: Sequence[Order], seconds: float) -> None:
             process.join()
 
 
-def _read(places: Sequence[Path], world: int) -> Iterator[Trace]:
+def _read(places: Sequence[Path], world: int, key: str) -> Iterator[Trace]:
     who = f"{world} processes" if world else "one process"
     for rank, place in enumerate(places):
-        file = place / "trace.pt"
+        file = place / "trace"
         if not file.is_file():
             raise RanksFailed(f"{who}: rank {rank} did not end in time, or crashed")
         # The script ran in the process that wrote this: nothing but tensors and plain data is taken from it.
-        steps, seen, error = torch.load(file, weights_only=True)
+        try:
+            data = unsealed(file.read_bytes(), key)
+        except Forged:
+            why = f"rank {rank}'s trace was not written by torchlint, or was changed since"
+            raise RanksFailed(f"{who}: {why}") from None
+        steps, seen, error = torch.load(io.BytesIO(data), weights_only=True)
         if error:
             raise RanksFailed(f"{who}: rank {rank} ends with {error}")
         yield Trace([Step(*step) for step in steps], seen)

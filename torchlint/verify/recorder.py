@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import atexit
 import os
-import pickle
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+from torchlint.verify import tamper
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +37,9 @@ class Recorder:
 
     def __init__(
         self, out: str, *, keep: int, steps: int, most: int, seconds: float, seed: int, nudge: int | None,
-        lines: set[str], hints: Sequence[Sequence[str]],
+        lines: set[str], hints: Sequence[Sequence[str]], key: str,
     ) -> None:  # fmt: skip
+        from torchlint.verify.channel import Record
         from torchlint.verify.observe import Observation
         from torchlint.verify.surroundings import seed_all
 
@@ -46,7 +48,7 @@ class Recorder:
         self.nudge, self.lines = nudge, lines
         self.hints = [set(hint) for hint in hints]
         self.pid = os.getpid()
-        self.file = open(os.path.join(out, "record.pickle"), "wb")  # noqa: SIM115 (closed when the program ends)
+        self.record = Record(os.path.join(out, "record"), key)
         self.made = self.forwards = self.depth = 0
         self.current = Observation()
         self.resident: list[int] = []
@@ -152,8 +154,7 @@ class Recorder:
         self._tensors(optimizer, "parameter", lambda p: p)
         for name, digest in rng_state().items():
             self.current.leaves[f"random state of {name}"] = digest
-        pickle.dump(self.current, self.file)
-        self.file.flush()
+        self.record.add(self.current)
         self.made += 1
         self.current = Observation()
         self.began = self.began or time.monotonic()
@@ -174,23 +175,21 @@ class Recorder:
                 tensor = of(parameter)
                 self.current.leaves[f"{what} {g}.{i}"] = None if tensor is None else leaf(tensor.detach())
 
-    def write(self) -> None:
+    def write(self, replaced: Callable[[], str | None] = tamper.replaced) -> None:
         if not self._own():
             return
-        from torchlint.verify import tamper
-
         self.finished = True
         sys.settrace(None)
         if self.current.leaves:
-            pickle.dump(self.current, self.file)
+            self.record.add(self.current)
         seen = {
-            "replaced": tamper.replaced(),
+            "replaced": replaced(),
             "steps": self.made, "stopped": self.stopped, "deviations": self.ledger.steps, "scales": self.ledger.scales,
             "late": self.late, "early": self.early,
             "lines": sorted(self.lines), "resident": self.resident,
         }  # fmt: skip
-        pickle.dump(seen, self.file)
-        self.file.close()
+        self.record.add(seen)
+        self.record.close()
 
 
 def resident_bytes() -> int:

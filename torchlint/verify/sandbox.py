@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchlint.verify.aftermath import files_go_to
+from torchlint.verify.channel import Forged, seal, unsealed
 
 # Landlock: the same numbers on every architecture; see landlock(7).
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -214,11 +215,13 @@ def run_forked(
     The child works in a scratch directory, or in `project`, which it sees as it is and cannot really change.
 
     The child gets no stdin, its output goes nowhere, it dies with this process, and what it started dies with it.
+    What `function` itself writes to the file that the answer comes in is not taken for one.
     """
+    key = os.urandom(32).hex()
     with scratch_directory() as scratch, tempfile.TemporaryFile() as channel:
         pid = os.fork()
         if pid == 0:
-            _child(function, scratch, channel.fileno(), seconds, memory, confined, project)
+            _child(function, scratch, channel.fileno(), key, seconds, memory, confined, project)
         status = _wait(pid, seconds + GRACE_SECONDS)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
@@ -231,7 +234,10 @@ def run_forked(
         data = channel.read()
     if not data:
         return Outcome(reason=f"the process ended itself with code {os.waitstatus_to_exitcode(status)}")
-    kind, value = pickle.loads(data)
+    try:
+        kind, value = pickle.loads(unsealed(data, key))
+    except Forged:
+        return Outcome(reason="its answer was not given by torchlint, or was changed since")
     return Outcome(value=value) if kind == "value" else Outcome(reason=value)
 
 
@@ -239,6 +245,7 @@ def _child(
     function: Callable[[Isolation], Any],
     scratch: str,
     channel: int,
+    key: str,
     seconds: float,
     memory: int | None,
     confined: bool,
@@ -263,7 +270,9 @@ def _child(
             answer = ("reason", "out of memory")
         except BaseException as error:
             answer = ("reason", f"{type(error).__name__}: {error}")
-        data = pickle.dumps(answer)
+        data = seal(pickle.dumps(answer), key)
+        os.ftruncate(channel, 0)
+        os.lseek(channel, 0, os.SEEK_SET)
         while data:
             data = data[os.write(channel, data) :]
         code = 0

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from torchlint.verify import clock, stopping
+from torchlint.verify import clock, stopping, tamper
 from torchlint.verify.weave import HOOK, SHIFT, Edited
 
 if TYPE_CHECKING:
@@ -94,15 +94,18 @@ class Shadow:
         """Whether every edited statement was executed: if not, some fix among several may not have run at all."""
         return all(lines & self.executed for lines in self.statements)
 
-    def publish(self) -> None:
-        """Write the verdict so far: a program that is killed later has still been seen."""
-        from torchlint.verify import channel, tamper
+    def publish(self, replaced: Callable[[], str | None] = tamper.replaced) -> None:
+        """Write the verdict so far: a program that is killed later has still been seen.
+
+        What looks for replacements is bound before the program begins, so that it cannot itself be replaced.
+        """
+        from torchlint.verify import channel
         from torchlint.verify.verdict import Behaviour, BehaviourVerdict, as_json
 
         verdict = self.verdict()
-        replaced = tamper.replaced()
-        if replaced is not None:
-            verdict = BehaviourVerdict(Behaviour.NOT_VERIFIABLE, replaced)
+        told = replaced()
+        if told is not None:
+            verdict = BehaviourVerdict(Behaviour.NOT_VERIFIABLE, told)
         data = {"path": self.path, "function": asdict(self.function), "verdict": as_json(verdict),
                 "calls": self.calls, "verified": len(self.runs), "sandbox": self.sandbox,
                 "cost": as_json(self.cost), "complete": self.complete}  # fmt: skip
@@ -224,6 +227,7 @@ class _Seen:
     lines: frozenset[int]
     sandbox: str
     hidden: bool  # it used a model or an optimizer that it had made itself
+    replaced: str | None  # why what was observed cannot be believed
 
 
 class _Call:
@@ -263,6 +267,11 @@ class _Call:
         if shadow.self_check is None or check.level is not Level.BITWISE:
             shadow.self_check = check
         fixed = self._child(function, trace=True)
+        replaced = next((s.replaced for s in (first, again, fixed) if isinstance(s, _Seen) and s.replaced), None)
+        if replaced is not None:
+            shadow.unable = replaced
+            shadow.runs.clear()
+            return
         if first.hidden or (isinstance(fixed, _Seen) and fixed.hidden):
             shadow.unable = MADE_INSIDE
             shadow.runs.clear()
@@ -435,7 +444,8 @@ class _Call:
             lines: set[int] = set()
             with live.made_inside() as used, traced(_code_file(function)) if trace else nullcontext(lines) as lines:
                 record = observe(call, self.inputs, function=function)
-            return _Seen(digested(record, wanted), frozenset(lines), str(isolation), bool(used))
+            seen = digested(record, wanted)
+            return _Seen(seen, frozenset(lines), str(isolation), bool(used), tamper.replaced())
 
         outcome = self._fork(work)
         if outcome.reason is not None:

@@ -21,6 +21,9 @@ MAX_LEAVES = 20_000
 PLAIN = (int, float, complex, str, bytes, bool, type(None))
 _OPAQUE = (type, types.ModuleType, types.BuiltinFunctionType, types.MethodType, types.CodeType)
 _MODULE_INTERNALS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training")
+_ATOMS = (torch.dtype, torch.device, torch.Size, range, slice)
+_CONTAINERS: tuple[Any, ...] = (collections.OrderedDict, dict, list, tuple, collections.deque, set, frozenset)
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: the type was made by a class statement
 GENERATORS = ("RandomState", "Generator")  # of numpy, by name: it may not be imported
 
 
@@ -35,24 +38,26 @@ def walk_state(root: Any, path: str, *, functions: bool = False) -> Iterator[tup
 
     def visit(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
         nonlocal count
-        if isinstance(value, (*PLAIN, torch.dtype, torch.device, torch.Size, range, slice)):
-            yield path, value
+        if is_a(value, PLAIN) or type(value) in _ATOMS:
+            if made_in_python(type(value)):
+                yield f"{path}.type", type(value).__name__
+            yield path, plain(value)
             return
         if id(value) in seen or depth > MAX_DEPTH or count > MAX_LEAVES:
             return
         seen.add(id(value))
         keep.append(value)
         count += 1
-        if isinstance(value, torch.Tensor) or is_array(value):
+        if is_a(value, torch.Tensor) or is_array(value):
             yield path, value
-            if isinstance(value, torch.Tensor) and value.is_leaf and value.grad is not None:
+            if is_a(value, torch.Tensor) and value.is_leaf and value.grad is not None:
                 yield from visit(value.grad, f"{path}.grad", depth + 1)
-        elif isinstance(value, (torch.Generator, random.Random)) or type(value).__name__ in GENERATORS:
+        elif is_a(value, (torch.Generator, random.Random)) or type(value).__name__ in GENERATORS:
             yield path, value
-        elif isinstance(value, (*_OPAQUE, types.FunctionType)):
+        elif is_a(value, (*_OPAQUE, types.FunctionType)):
             # Not the qualified name: a function in a function bears the name of the version that made it.
             yield path, f"<{getattr(value, '__name__', type(value).__name__)}>"
-            if functions and isinstance(value, types.FunctionType):
+            if functions and is_a(value, types.FunctionType):
                 for name, child in _kept_by(value):
                     yield from visit(child, f"{path}{name}", depth + 1)
         else:
@@ -83,30 +88,69 @@ def _children(value: Any) -> Iterator[tuple[str, Any]]:
                 yield f".group{g}.param{p}", parameter
                 for key, state in value.state.get(parameter, {}).items():
                     yield f".group{g}.state{p}.{key}", state
-    elif isinstance(value, Mapping):
+    elif is_a(value, _CONTAINERS) or isinstance(value, Mapping):
         yield ".type", type(value).__name__
-        for key in list(value):
-            yield f"[{key!r}]" if isinstance(key, PLAIN) else f"[{type(key).__name__}]", value[key]
-        yield ".keys", repr([k if isinstance(k, PLAIN) else type(k).__name__ for k in value])
-    elif isinstance(value, (list, tuple, collections.deque)):
-        yield ".type", type(value).__name__
-        yield ".len", len(value)
-        for i, item in enumerate(value):
-            yield f"[{i}]", item
-    elif isinstance(value, (set, frozenset)):
-        yield ".type", type(value).__name__
-        yield ".items", repr(sorted(map(repr, value)))
+        yield from _contents(value)
+        if made_in_python(type(value)):
+            yield from _attributes(value)
     elif isinstance(value, functools.partial):
         yield from ((".func", value.func), (".args", value.args), (".keywords", value.keywords))
     else:
         yield ".type", type(value).__name__
-        for name, child in (getattr(value, "__dict__", None) or {}).items():
-            yield f".{name}", child
-        for cls in type(value).__mro__:
-            slots = getattr(cls, "__slots__", ())
-            for name in (slots,) if isinstance(slots, str) else slots:
-                if hasattr(value, name) and not name.startswith("__"):
-                    yield f".{name}", getattr(value, name)
+        yield from _attributes(value)
+
+
+def _contents(value: Any) -> Iterator[tuple[str, Any]]:
+    """What a container holds, by the ways of the builtin type that it is of: a subclass may tell otherwise."""
+    kind = next((k for k in _CONTAINERS if is_a(value, k)), None)
+    if kind is None or issubclass(kind, dict):
+        items = [(key, value[key]) for key in list(value)] if kind is None else list(kind.items(value))
+        for key, child in items:
+            yield f"[{plain(key)!r}]" if is_a(key, PLAIN) else f"[{type(key).__name__}]", child
+        yield ".keys", repr([plain(k) if is_a(k, PLAIN) else type(k).__name__ for k, _ in items])
+    elif kind in (set, frozenset):
+        yield ".items", repr(sorted(map(repr, kind.__iter__(value))))
+    else:
+        held = list(kind.__iter__(value))
+        yield ".len", len(held)
+        for i, item in enumerate(held):
+            yield f"[{i}]", item
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    """What an object keeps, read past its own ways of being read."""
+    for cls in type(value).__mro__:
+        for name, slot in vars(cls).items():
+            if name == "__dict__" and type(slot) is types.GetSetDescriptorType:
+                for key, child in slot.__get__(value).items():
+                    yield f".{key}", child
+            elif type(slot) is types.MemberDescriptorType and made_in_python(cls) and not name.startswith("__"):
+                try:
+                    child = slot.__get__(value)
+                except AttributeError:  # it was never set
+                    continue
+                yield f".{name}", child
+
+
+def is_a(value: Any, types: Any) -> bool:
+    """Whether the object is of the type, whatever its `__class__` says."""
+    return issubclass(type(value), types)
+
+
+def made_in_python(cls: type) -> bool:
+    return bool(cls.__flags__ & _HEAP_TYPE)
+
+
+def plain(value: Any) -> Any:
+    """The number or text that a value is, without what a subclass of its own makes of comparing and pickling it."""
+    if not made_in_python(type(value)):
+        return value
+    if is_a(value, complex):
+        return complex(complex.real.__get__(value), complex.imag.__get__(value))
+    if is_a(value, bytes):
+        return bytes.__getitem__(value, slice(None))
+    kinds: tuple[tuple[type, Any], ...] = ((int, int.__int__), (float, float.__float__), (str, str.__str__))
+    return next((read(value) for kind, read in kinds if is_a(value, kind)), value)
 
 
 def _kept_by(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
@@ -127,7 +171,7 @@ def cell_is_bound(cell: types.CellType) -> bool:
 
 def is_array(value: Any) -> bool:
     numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.ndarray)
+    return numpy is not None and is_a(value, numpy.ndarray)
 
 
 def pointer(value: Any) -> int | None:
@@ -135,7 +179,10 @@ def pointer(value: Any) -> int | None:
     if isinstance(value, torch.Tensor):
         if value.layout != torch.strided or value.numel() == 0:
             return None
-        return value.untyped_storage().data_ptr() or None
+        try:
+            return value.untyped_storage().data_ptr() or None
+        except RuntimeError:  # a tensor made of others has no memory of its own
+            return None
     if is_array(value) and value.size:
         while value.base is not None and is_array(value.base):
             value = value.base
