@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-_OURS = ("aftermath", "boundary", "channel", "clock", "compare", "judge", "lines", "live", "measure", "observe",
+_OURS = ("aftermath", "boundary", "call", "channel", "clock", "compare", "judge", "lines", "live", "measure", "observe",
          "properties", "sandbox", "shadow", "stats", "stopping", "surroundings",
          "tamper", "verdict", "walk")  # fmt: skip
 # What code does to tensors without naming it.
