@@ -3,7 +3,8 @@
 ## What it does
 
 Finds `for i in range(x.shape[0])`, `for row in x` and comprehensions over a tensor whose turns are independent: each
-reads its own row and writes its own row of a result, appends to a list that is stacked, or adds to a total.
+reads its own row (or entries at positions worked out from the counter), and writes its own row of a result, appends to
+a list that is stacked, adds to a total, or counts up entries of a table (`confusion[t, p] += 1`).
 
 ## Why is this bad
 
@@ -55,7 +56,7 @@ from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics.display import draws, few, in_text
 from torchlint.semantics.rows import row_loop, saves_memory
 from torchlint.source import dotted, literal
-from torchlint.vectorise.body import Body, StepKind, gives_number, read_body
+from torchlint.vectorise.body import Body, StepKind, gives_number, read_body, sums_into
 from torchlint.vectorise.emit import comprehension_fix, elements_are_work, row_fix
 from torchlint.vectorise.pairs import read_pairs
 
@@ -92,7 +93,9 @@ def check_comprehension(node: cst.ListComp | cst.GeneratorExp, ctx: Context) -> 
         return
     call = ctx.file.parent(ctx.file.parent(node) or node)
     joined = isinstance(call, cst.Call) and (ctx.sem.qualified(call.func) or dotted(call.func)) in _JOINS
-    if gives_number(node.elt, ctx.sem):
+    if isinstance(node.elt, cst.IfExp) and gives_number(node.elt, ctx.sem):
+        do = "test all rows at once and count with `.sum()`: `(a == b).sum()` in place of `a[i] == b[i]`"
+    elif gives_number(node.elt, ctx.sem):
         do = "move the whole tensor once with `.tolist()`"
     elif joined:
         do = "apply the operation to the whole tensor, or map it with `torch.vmap`"
@@ -118,6 +121,8 @@ def _batched_form(body: Body) -> str:
         return "test all rows at once and count with `.sum()`: `(a == b).sum()` in place of `if a[i] == b[i]`"
     if tested:
         return "compute all rows at once and choose with `torch.where`"
+    if any(sums_into(step, body.rows) for step in body.sinks):
+        return "add all rows at once with `index_put_(..., accumulate=True)`, or count them with `torch.bincount`"
     if StepKind.WRITE in kinds:
         return "use the operation's form with a batch dimension (`scatter_add_`, `index_put_`)"
     if StepKind.APPEND in kinds:

@@ -16,7 +16,7 @@ _DRAWS = frozenset(
 
 
 def few(iterated: cst.BaseExpression) -> bool:
-    """Whether the iteration has a handful of turns: `range(8)`, `labels[:4]`, `scores.topk(5)[1]`."""
+    """Whether the iteration has a handful of turns: `range(8)`, `range(min(n, 5))`, `labels[:4]`, `x.topk(5)[1]`."""
     node = unwrap_iteration(iterated)
     if isinstance(node, cst.Call) and dotted(node.func) == "range":
         return len(node.args) == 1 and _small(node.args[0].value)
@@ -40,6 +40,8 @@ def few(iterated: cst.BaseExpression) -> bool:
 
 
 def _small(node: cst.BaseExpression) -> bool:
+    if isinstance(node, cst.Call) and dotted(node.func) == "min":
+        return any(_small(arg.value) for arg in node.args)
     value = literal(node)
     return isinstance(value, int) and value <= _FEW
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
+from torchlint.semantics.display import few
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
@@ -29,7 +30,7 @@ class RowLoop:
 
     `index`: the name of the counter, if there is one. `rows`: for each name that the loop itself binds to a slice, the
     tensor it is a slice of. `length`: source text that gives the number of turns, valid in front of the loop.
-    `over`: the tensor whose axis is walked.
+    `over`: the tensor whose axis is walked. `whole`: from end to end, and a turn's slice is what indexing gives.
     """
 
     node: Loop = field(repr=False)
@@ -38,6 +39,7 @@ class RowLoop:
     over: cst.BaseExpression = field(repr=False)
     axis: int
     length: str
+    whole: bool = True
 
     @property
     def bound(self) -> set[str]:
@@ -63,7 +65,12 @@ def row_loop(node: Loop, sem: Semantics) -> RowLoop | None:
         return _counted(node, source, target, sem) if not index else None
     if isinstance(source, cst.Call) and _builtin(source, "zip", sem):
         return _zipped(node, source, target, index, sem)
-    if not isinstance(target, cst.Name) or not _walkable(source, sem):
+    if not isinstance(target, cst.Name):
+        return None
+    parts = _taken_apart(source, sem)
+    if parts is not None:
+        return RowLoop(node, index, {target.value: source}, parts[0], parts[1], f"len({sem.file.code(source)})", False)
+    if not _walkable(source, sem):
         return None
     return RowLoop(node, index, {target.value: source}, source, 0, f"len({sem.file.code(source)})")
 
@@ -76,10 +83,61 @@ def _counted(node: Loop, call: cst.Call, target: cst.CSTNode | None, sem: Semant
         args = args[1:]
     if len(args) != 1:
         return None
-    found = extent(args[0].value, sem) or _made_with(args[0].value, node, target.value, sem)
+    length = args[0].value
+    found = extent(length, sem) or _made_with(length, node, target.value, sem)
+    whole = found is not None
+    if found is None and not few(node.iter):
+        found = _picked_by(node, target.value, sem)
     if found is None:
         return None
-    return RowLoop(node, target.value, {}, found[0], found[1], sem.file.code(args[0].value))
+    return RowLoop(node, target.value, {}, found[0], found[1], sem.file.code(length), whole)
+
+
+def _picked_by(loop: Loop, counter: str, sem: Semantics) -> tuple[cst.BaseExpression, int] | None:
+    """The tensor whose slices the counter picks, where the number of turns is not the length of anything known."""
+    turn = loop.body if isinstance(loop, cst.For) else sem.file.parent(loop)
+    for item in find(turn, cst.Subscript) if turn is not None else ():
+        for axis, element in enumerate(item.slice):
+            part = element.slice
+            if isinstance(part, cst.Index) and isinstance(part.value, (cst.Name, cst.BinaryOperation)):
+                if counter in {n.value for n in find(part.value, cst.Name)} and _walkable(item.value, sem):
+                    return item.value, axis
+            if isinstance(part, cst.Index) and isinstance(part.value, cst.Ellipsis):
+                break
+    return None
+
+
+# What takes a tensor apart along one dimension: `x.unbind(1)`, `torch.split(x, 1, dim=2)`, `x.chunk(x.size(1), dim=1)`.
+_APART = frozenset(("unbind", "split", "chunk"))
+
+
+def _taken_apart(node: cst.BaseExpression, sem: Semantics) -> tuple[cst.BaseExpression, int] | None:
+    """The tensor and the axis of which an expression is the tuple of all slices, each one long."""
+    if isinstance(node, cst.Name) and (made := definition_of(node.value, node, sem)) is not None:
+        node = made[1] if isinstance(made[0], cst.Name) else node
+    if not isinstance(node, cst.Call) or not isinstance(node.func, cst.Attribute):
+        return None
+    args, name = list(node.args), node.func.attr.value
+    if (sem.qualified(node.func) or "") == f"torch.{name}" and args and args[0].keyword is None:
+        tensor = args.pop(0).value
+    else:
+        tensor = node.func.value
+    if name not in _APART or not _is_tensor(tensor, sem):
+        return None
+    size = None if name == "unbind" else next((a.value for a in args if a.keyword is None), None)
+    named = next((a.value for a in args if a.keyword is not None and a.keyword.value == "dim"), None)
+    places = [a.value for a in args if a.keyword is None][0 if name == "unbind" else 1 :]
+    where = named if named is not None else places[0] if places else None
+    axis = 0 if where is None else literal(where)
+    if not isinstance(axis, int) or axis < 0:
+        return None
+    if name == "split" and (size is None or literal(size) != 1):
+        return None
+    if name == "chunk":
+        measured = extent(size, sem) if size is not None else None
+        if measured is None or not same(measured[0], tensor) or measured[1] != axis:
+            return None
+    return tensor, axis
 
 
 def _made_with(
@@ -172,6 +230,8 @@ def extent(node: cst.BaseExpression, sem: Semantics) -> tuple[cst.BaseExpression
 
 def _direct_extent(node: cst.BaseExpression, sem: Semantics) -> tuple[cst.BaseExpression, int] | None:
     if isinstance(node, cst.Call):
+        if _builtin(node, "int", sem) and len(node.args) == 1:
+            return _direct_extent(node.args[0].value, sem)
         if _builtin(node, "len", sem) and len(node.args) == 1 and _is_tensor(node.args[0].value, sem):
             return node.args[0].value, 0
         if isinstance(node.func, cst.Attribute) and node.func.attr.value == "size" and len(node.args) == 1:

@@ -10,8 +10,7 @@ from torchlint.shapes.plain import is_plain
 from torchlint.shapes.syntax_tree import descend, last, mentions, statements
 from torchlint.vectorise.pure import JOINS, PURE, WRITES
 
-_MADE = re.compile(r"\b(?:zeros|ones|empty|full|rand|randn)\s*\(")
-_SIZES = re.compile(r"\.shape|\.size\s*\(|\blen\s*\(|" + _MADE.pattern)
+_SIZES = re.compile(r"\.shape|\.size\s*\(|\blen\s*\(|\b(?:zeros|ones|empty|full|rand|randn)\s*\(")
 # Builtins that a row's work may call.
 _ALLOWED = {"float", "int", "abs"}
 
@@ -68,6 +67,7 @@ def _is_row_loop(loop: ast.For, code: Code) -> bool:
                 return False
             sinks = sinks or sink
             seen = seen or mentions(value, names)
+            seen = seen or (isinstance(small, ast.AugAssign) and mentions(small.target, names))
     return sinks and seen
 
 
@@ -77,6 +77,8 @@ def _step(node: ast.stmt, names: set[str], code: Code) -> tuple[ast.expr | None,
         target = node.targets[0]
         if isinstance(target, ast.Subscript) and _is_pure(node.value, code) and mentions(target, names):
             return node.value, True
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple) and _is_pure(node.value, code):
+            return node.value, False
         if isinstance(target, ast.Name) and _is_pure(node.value, code):
             grows = isinstance(node.value, ast.BinOp) and isinstance(node.value.left, ast.Name)
             return node.value, grows and node.value.left.id == target.id  # type: ignore[attr-defined]
@@ -122,8 +124,9 @@ def walked(target: ast.expr, source: ast.expr, code: Code) -> set[str] | None:
         measured = _measured(args[0])
         if measured is not None and is_plain(measured, code):
             return None
-        sizes = _MADE if isinstance(args[0], ast.Constant) else _SIZES
-        return {target.id} if sizes.search(code.text) else None
+        if _SIZES.search(code.text) or f"[{target.id}" in code.text or f"{target.id}]" in code.text:
+            return {target.id}
+        return None
     if isinstance(source, (ast.List, ast.Tuple, ast.Constant, ast.Dict, ast.Set, ast.JoinedStr)):
         return None
     parts = source.args if isinstance(source, ast.Call) and name in ("zip", "enumerate") else [source]
@@ -157,6 +160,8 @@ def _walked_by(target: ast.expr) -> set[str] | None:
 def _gives_number(node: ast.expr) -> bool:
     if isinstance(node, ast.Tuple):
         return bool(node.elts) and all(map(_gives_number, node.elts))
+    if isinstance(node, ast.IfExp):
+        return isinstance(node.body, ast.Constant) and isinstance(node.orelse, ast.Constant)
     if not isinstance(node, ast.Call):
         return False
     return last(node.func) in ("item", "float", "int")
@@ -178,6 +183,10 @@ def _is_pure(node: ast.AST, code: Code) -> bool:
         return _is_pure(node.left, code) and all(_is_pure(c, code) for c in node.comparators)
     if isinstance(node, (ast.Tuple, ast.List)):
         return all(_is_pure(e, code) for e in node.elts)
+    if isinstance(node, ast.IfExp):
+        return all(_is_pure(part, code) for part in (node.test, node.body, node.orelse))
+    if isinstance(node, ast.BoolOp):
+        return all(_is_pure(value, code) for value in node.values)
     if not isinstance(node, ast.Call):
         return False
     if any(k.arg is None for k in node.keywords):

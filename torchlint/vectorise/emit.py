@@ -44,6 +44,8 @@ def row_fix(body: Body, sem: Semantics) -> Fix | None:
     loop = body.rows.node
     if not isinstance(loop, cst.For) or body.rows.axis != 0 or any(s.test is not None for s in body.steps):
         return None
+    if not body.rows.whole:
+        return None
     if _outlives(body, sem):
         return None
     comments = _comments(loop, sem)
@@ -65,7 +67,7 @@ def row_fix(body: Body, sem: Semantics) -> Fix | None:
 
 def comprehension_fix(node: cst.ListComp | cst.GeneratorExp, rows: RowLoop, sem: Semantics) -> Fix | None:
     """`[row.item() for row in x]`, `torch.stack([f(row) for row in x])`, `sum(f(row) for row in x)`."""
-    if rows.axis != 0:
+    if rows.axis != 0 or not rows.whole:
         return None
     writer = _Writer(rows, sem)
     try:
@@ -149,7 +151,7 @@ class _Writer:
             return [f"{name} = {lifted.code}"]
         if step.kind is StepKind.ACCUMULATE:
             self.exact = False
-            return [f"{self.sem.file.code(step.target)} += {self.value(step.value).tight}.sum(dim=0)"]
+            return [f"{self.sem.file.code(step.target)} {step.operator} {self.value(step.value).tight}.sum(dim=0)"]
         if step.kind is StepKind.STORE and isinstance(step.target, cst.Subscript):
             return [self.store(step.target, step)]
         if step.kind is StepKind.APPEND and isinstance(step.target, cst.Name):

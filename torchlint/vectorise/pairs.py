@@ -38,6 +38,8 @@ def read_pairs(loop: cst.For, sem: Semantics) -> Pairs | None:
         return None
     if inner.axis != outer.axis and same(outer.over, inner.over):
         return None  # the elements of one matrix, not pairs of its rows
+    if not outer.whole or not inner.whole:
+        return None
     body = read_body(inner, sem)
     if (
         body is None

@@ -26,3 +26,8 @@ _WRITES_NAMES = """
 WRITES = frozenset(_WRITES_NAMES.split())
 # The last names of what may take the list that a loop has gathered.
 JOINS = frozenset(("stack", "cat", "tensor", "vstack", "hstack", "as_tensor", "mean", "array", "sum", "len"))
+# Operations whose further arguments are Python numbers that say where or how large: one call has one of each.
+SHAPING = frozenset(
+    """roll repeat reshape view expand flatten transpose permute squeeze unsqueeze movedim swapaxes topk kthvalue narrow
+    zeros ones full one_hot histc bincount diff tril triu""".split()
+)

@@ -110,7 +110,9 @@ def _unwrapped(node: cst.BaseExpression) -> tuple[cst.BaseExpression, bool]:
 
 def _is_number(node: cst.BaseExpression, sem: Semantics) -> bool:
     value = literal(node)
-    return isinstance(value, (int, float)) or dotted(node) in ("math.inf", "math.nan") or _is_inf(node)
+    if isinstance(value, (int, float)) or sem.value(node).kind is Kind.NUMBER:
+        return True
+    return dotted(node) in ("math.inf", "math.nan") or _is_inf(node)
 
 
 def _is_inf(node: cst.BaseExpression) -> bool:
