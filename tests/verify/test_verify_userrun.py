@@ -168,13 +168,9 @@ Stack(4)(torch.ones(2, 4))
 @pytest.mark.parametrize(
     ("layers", "kind", "detail"),
     [
-        (
-            "nn.ModuleList([nn.Linear(width, width) for _ in range(3)])",
-            Behaviour.INTENDED,
-            "before: 3 layers of Stack.layers",
-        ),
-        ("nn.ModuleList([nn.Linear(width, width) for _ in range(2)])", Behaviour.DIFFERENT, "self.layers"),
-        ("[]", Behaviour.DIFFERENT, "self.layers"),
+        ("nn.ModuleList([nn.Linear(width, width) for _ in range(3)])", Behaviour.INTENDED, "before: 3 layers of Stack"),
+        ("nn.ModuleList([nn.Linear(width, width) for _ in range(2)])", Behaviour.DIFFERENT, "self."),
+        ("[]", Behaviour.DIFFERENT, "self."),
     ],
 )  # fmt: skip
 def test_layers_that_were_missing_are_registered_all_of_them(
