@@ -116,6 +116,14 @@ def test_ranks_are_shut_in_and_meet_on_a_loopback_of_their_own(tmp_path: Path) -
     assert "OSError: [Errno 101]" in compare(ALONE.format(samples=16, layer="torch.nn.Tanh()"), reach).behaviour.detail
 
 
+def test_nothing_that_a_rank_starts_is_left(tmp_path: Path) -> None:
+    daemon = "import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', '{}'], start_new_session=True)\n"
+    mark = f"import time; time.sleep(300)  # {tmp_path.name}"
+    launch(daemon.format(mark), tmp_path / "runs", 2)
+    commands = [p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline") if p.exists()]
+    assert not [c for c in commands if mark.encode() in c]
+
+
 def _steps(*samples: int) -> list[Step]:
     return [Step(n, torch.ones(2), torch.full((2,), float(i))) for i, n in enumerate(samples)]
 

@@ -117,7 +117,7 @@ def judge(tier: int, project: Path, program: str, timeout: float) -> tuple[Behav
     if tier == 3:
         result = differential(files, command, steps=3, timeout=timeout, cwd=str(project))
         return result.verdict, "", result.sandbox
-    run = verify_run(files, command, limits=Limits(2, 5, 0.1), timeout=timeout, cwd=str(project), shown=False)
+    run = verify_run(files, command, limits=Limits(2, 30, 0.1), timeout=timeout, cwd=str(project), shown=False)
     (found,) = run.functions
     return found.verdict, run.ended, run.sandbox
 

@@ -152,18 +152,33 @@ def test_nothing_is_written_outside_the_scratch_directory(tmp_path: Path) -> Non
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
-def test_what_the_child_started_dies_with_it(tmp_path: Path) -> None:
-    def work(isolation: Isolation) -> int:
+def runs(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().split()[2] != "Z"  # a zombie, where init is slow to reap
+
+
+@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("own_session", [True, False])
+def test_what_the_child_started_dies_with_it(tmp_path: Path, ends: bool, own_session: bool) -> None:
+    """Also what has made a session of its own, as daemons do, and where the child itself does not end in time."""
+    started, told = os.pipe()
+
+    def work(isolation: Isolation) -> None:
         pid = os.fork()
         if pid == 0:
+            if own_session:
+                os.setsid()
+            os.write(told, str(os.getpid()).encode())
             time.sleep(600)
             os._exit(0)
-        return pid
+        while not ends:
+            time.sleep(1)
 
-    outcome = run_forked(work, seconds=20)
+    outcome = run_forked(work, seconds=20 if ends else 1)
+    pid = int(os.read(started, 20))
+    assert outcome.reason == (None if ends else "timeout after 1 s")
     time.sleep(0.2)
-    status = Path(f"/proc/{outcome.value}/stat")
-    assert not status.exists() or status.read_text().split()[2] == "Z"  # a zombie, where init is slow to reap
+    assert not runs(pid)
 
 
 def test_the_network_is_away_where_the_system_allows() -> None:

@@ -57,7 +57,7 @@ if __name__ == "__main__":
     main()
 """
 SOFTMAX = ("    return torch.stack(out)", "    return torch.softmax(x, dim=1)")
-QUICK = Limits(calls=2, child_seconds=5)
+QUICK = Limits(calls=2, child_seconds=30)
 
 
 def run(tmp_path: Path, *edits: tuple[str, str], program: str = PROGRAM, timeout: float = 60) -> UserRun:

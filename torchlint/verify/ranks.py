@@ -24,7 +24,7 @@ import torch
 
 from torchlint.verify.channel import Forged, unsealed
 from torchlint.verify.rank_agent import BATCH_NORM, DROPOUT, SUMMED, Order, Step, Trace, run
-from torchlint.verify.sandbox import confine, memory_budget
+from torchlint.verify.sandbox import adopt_orphans, confine, end_children, memory_budget
 from torchlint.verify.verdict import Behaviour, BehaviourVerdict, CaseVerdict, Evidence
 
 RAGGED = "ragged batch"
@@ -320,6 +320,7 @@ def launch(
 
 def _host(folder: Path, orders: Sequence[Order], seconds: float) -> None:
     """The ranks' parent, shut in with them: they write beneath the folder and meet on a loopback of their own."""
+    adopt_orphans()
     isolation = confine(str(folder), seconds=seconds, memory=memory_budget())
     (folder / _ISOLATION).write_text(str(isolation), encoding="utf-8")
     port = _free_port()
@@ -334,6 +335,7 @@ def _host(folder: Path, orders: Sequence[Order], seconds: float) -> None:
         if process.is_alive():
             process.kill()
             process.join()
+    end_children()
 
 
 def _read(places: Sequence[Path], world: int, key: str) -> Iterator[Trace]:

@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torchlint.verify.aftermath import files_go_to
@@ -30,12 +31,13 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _PATH_BENEATH = 1
 _WRITE_FILE, _TRUNCATE, _REFER = 1 << 1, 1 << 14, 1 << 13
 _WRITES = _WRITE_FILE | sum(1 << bit for bit in range(4, 13))  # remove_* and make_*
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 _CLONE_NEWNS, _CLONE_NEWUSER, _CLONE_NEWNET = 0x00020000, 0x10000000, 0x40000000
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_PRIVATE = 1, 1 << 5, 1 << 12, 1 << 14, 1 << 18
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 
 GRACE_SECONDS = 2.0
+_NEVER = -1  # in place of the status of a child that did not end by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,14 +220,18 @@ def run_forked(
     What `function` itself writes to the file that the answer comes in is not taken for one.
     """
     key = os.urandom(32).hex()
-    with scratch_directory() as scratch, tempfile.TemporaryFile() as channel:
+    with scratch_directory() as scratch, tempfile.TemporaryFile() as channel, tempfile.TemporaryFile() as end:
         pid = os.fork()
         if pid == 0:
-            _child(function, scratch, channel.fileno(), key, seconds, memory, confined, project)
-        status = _wait(pid, seconds + GRACE_SECONDS)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-        if status is None:
+            _host(
+                lambda: _child(function, scratch, channel.fileno(), key, seconds, memory, confined, project),
+                end.fileno(), seconds + GRACE_SECONDS,
+            )  # fmt: skip
+        _wait(pid, seconds + 2 * GRACE_SECONDS)
+        end.seek(0)
+        ended = end.read()
+        status = struct.unpack("i", ended)[0] if ended else _NEVER
+        if status == _NEVER:
             return Outcome(reason=f"timeout after {seconds:g} s")
         if os.WIFSIGNALED(status):
             name = signal.Signals(os.WTERMSIG(status)).name
@@ -241,6 +247,59 @@ def run_forked(
     return Outcome(value=value) if kind == "value" else Outcome(reason=value)
 
 
+def _host(child: Callable[[], None], end: int, seconds: float) -> None:
+    """Between the caller and the child: it outlives the child, ends all that is left of it, and tells its status."""
+    try:
+        os.setsid()
+        _die_with_parent()
+        adopt_orphans()
+        pid = os.fork()
+        if pid == 0:
+            os.close(end)
+            child()
+        status = _wait(pid, seconds)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+        end_children()
+        os.write(end, struct.pack("i", _NEVER if status is None else status))
+    finally:
+        os._exit(0)
+
+
+def _die_with_parent() -> None:
+    if sys.platform.startswith("linux"):
+        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def adopt_orphans() -> None:
+    """From now on what loses its parent among the descendants of this process becomes a child of it (Linux only)."""
+    if sys.platform.startswith("linux"):
+        _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_children() -> None:
+    """Kill the children of this process, and then those that they leave to it, until there are none."""
+    end = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < end:
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            return
+        for pid in _children():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.002)
+
+
+def _children() -> Iterator[int]:
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):  # it has ended meanwhile
+            parent = int(entry.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[1])
+            if parent == os.getpid():
+                yield int(entry.parent.name)
+
+
 def _child(
     function: Callable[[Isolation], Any],
     scratch: str,
@@ -254,8 +313,7 @@ def _child(
     code = 1
     try:
         os.setsid()
-        if sys.platform.startswith("linux"):
-            _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        _die_with_parent()
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
