@@ -1,30 +1,11 @@
-"""Write the figures of docs/reliability.md from the result files: `python benchmarks/reliability.py [--check]`.
-
-Only the text between `<!-- figures: NAME -->` and `<!-- end -->` is written; the words around it are by hand. NAME is
-one of `FIGURES`.
-"""
+"""Write the figures of docs/reliability.md from the result files: `python benchmarks/reliability.py [--check]`."""
 
 from __future__ import annotations
 
-import json
-import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "reliability.md"
-_BLOCK = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
-
-
-def results(name: str) -> dict[str, Any]:
-    return dict(json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8")))
-
-
-def table(head: list[str], rows: list[list[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(str(cell) for cell in line)} |\n" for line in lines)
+from figures import fill, results, table
 
 
 def real_files() -> str:
@@ -89,21 +70,5 @@ FIGURES: dict[str, Callable[[], str]] = {
 }  # fmt: skip
 
 
-def written(page: str) -> str:
-    """The page with its figures; a name that is not known here belongs to another script."""
-    return _BLOCK.sub(
-        lambda m: m[1] + (FIGURES[m[2]]() if m[2] in FIGURES else m[0][len(m[1]) : -len(m[3])]) + m[3], page
-    )
-
-
-def main() -> int:
-    old = PAGE.read_text(encoding="utf-8")
-    new = written(old)
-    if "--check" in sys.argv:
-        return int(old != new)
-    PAGE.write_text(new, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(fill("reliability.md", FIGURES, check="--check" in sys.argv))

@@ -1,0 +1,71 @@
+"""The documentation site: nothing is lost in it, and what its pages show is what the result files and the tools say."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from checkout import ROOT
+
+DOCS = ROOT / "docs"
+PAGES = sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md") if p.relative_to(DOCS).parts[0] != "example")
+
+
+def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A script of benchmarks/, which finds its neighbours as it does when it is run."""
+    folder = ROOT / "benchmarks"
+    monkeypatch.syspath_prepend(str(folder))
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def in_nav(entries: list[Any]) -> list[str]:
+    return [
+        page
+        for entry in entries
+        for value in entry.values()
+        for page in (in_nav(value) if isinstance(value, list) else [value])
+    ]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    settings = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), yaml.BaseLoader)
+    listed = in_nav(settings["nav"])
+    assert len(listed) == len(set(listed))
+    assert sorted(listed) == [page for page in PAGES if not re.fullmatch(r"rules/TL\d+-.*\.md", page)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_pages(page: str) -> None:
+    text = re.sub(r"```.*?```", "", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s#]+\.md)[^)]*\)", text):
+        assert (DOCS / page).parent.joinpath(target).is_file(), target
+
+
+@pytest.mark.parametrize(("page", "script"), [("reliability.md", "reliability"), ("comparison.md", "comparison")])
+def test_figures_are_those_of_the_result_files(page: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = benchmark("figures", monkeypatch)
+    assert figures.fill(page, benchmark(script, monkeypatch).FIGURES, check=True) == 0
+
+
+def test_the_comparison_counts_what_it_lists() -> None:
+    data = json.loads((ROOT / "benchmarks/results/comparison.json").read_text(encoding="utf-8"))
+    for tool in ("torchlint", "torchfix", "torch-preflight"):
+        hits = [place["verdict"] for place in data["places"] if tool in place["by"]]
+        assert data["tools"][tool]["found"] == hits.count("bad")
+        assert data["tools"][tool]["alarms"] == hits.count("ok")
+        by_key = [one["tools"][tool] for one in data["keys"].values()]
+        assert [sum(column) for column in zip(*by_key)] == [hits.count("bad"), hits.count("ok")]
+    assert sum(one["bad"] for one in data["keys"].values()) == data["bad"]
