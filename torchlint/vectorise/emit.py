@@ -15,8 +15,9 @@ from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import RowLoop, definition_of, fresh_name, reads
 from torchlint.source import argument, children, dotted, find, literal, walk
 from torchlint.spelling import same
-from torchlint.vectorise.body import Body, Purity, Step, StepKind
+from torchlint.vectorise.body import Body, Step, StepKind
 from torchlint.vectorise.lift import Lifted, Lifter, NotLifted, row_rank, steady
+from torchlint.vectorise.purity import Purity
 
 _FRESH = frozenset(f"torch.{n}{like}" for n in ("zeros", "ones", "empty", "full") for like in ("", "_like"))
 # Functions that a vmapped function must not call: they leave the tensor, or their shape depends on values.
