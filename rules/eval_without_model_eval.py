@@ -54,7 +54,7 @@ from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, EvalRegion, Event, Function
 from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, measures
-from torchlint.semantics.modes import aliases, handed_to, same_module, trained_here, wrapped
+from torchlint.semantics.modes import aliases, arrives_in_eval_mode, handed_to, same_module, trained_here, wrapped
 from torchlint.semantics.modules import class_elsewhere, made_of_none, minds_mode
 from torchlint.semantics.tails import held_out_draws
 from torchlint.source import walk_scope
@@ -79,6 +79,8 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
     if region.mode not in ("train", "unknown") or _DELIBERATE.search(region.function.name):
         return
     if not first.subject or not minds_mode(ctx.sem, first.value) or made_of_none(ctx.sem, first.value):
+        return
+    if arrives_in_eval_mode(ctx.sem, first.subject):
         return
     events = ctx.sem.events(region.function)
     overridden = region.mode == "train" and _overridden(region, events, first)

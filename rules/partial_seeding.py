@@ -106,7 +106,7 @@ _GENERATORS = (
     ),
 )
 _ELSEWHERE = re.compile(
-    r"seed_?everything|seed_all|seed_torch|(set|setup|fix|init)_\w*seed|fork_rng|get_rng_state|set_rng_state|\.set_state\("
+    r"seed_?everything|seed_all|seed_torch|(set|setup|fix|init)_\w*seed|set_determinism|fork_rng|get_rng_state|set_rng_state|\.set_state\("
 )
 
 

@@ -61,9 +61,9 @@ import libcst as cst
 from torchlint.diagnostic import Severity
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, LoaderCall
-from torchlint.semantics.loading import LoaderLoop, is_held_out, loader_loops
+from torchlint.semantics.loading import LoaderLoop, dataset_value, is_held_out, loader_loops
 from torchlint.semantics.names import Function
-from torchlint.source import find, walk, walk_scope
+from torchlint.source import find, literal, walk, walk_scope
 
 RULE = Rule(
     "TL208",
@@ -81,7 +81,7 @@ _ORDERS = (cst.GreaterThan, cst.LessThan, cst.GreaterThanEqual, cst.LessThanEqua
 @RULE.on
 def check(loader: LoaderCall, context: Context) -> Iterator[Finding]:
     sem = context.sem
-    if not is_held_out(context.sem, loader, ("test",)):
+    if not _is_test_set(loader, context):
         return
     for loop in loader_loops(sem):
         if loop.loader is not loader.node or sem.events(loop.function, Effect.BACKWARD, Effect.STEP):
@@ -94,6 +94,13 @@ def check(loader: LoaderCall, context: Context) -> Iterator[Finding]:
                 "choose by a part of the training data that is held out, and test the chosen model once",
             )
             return
+
+
+def _is_test_set(loader: LoaderCall, context: Context) -> bool:
+    """A split called test, or `train=False` of torchvision, which with one's own class may mean any held-out part."""
+    made = dataset_value(context.sem, loader)
+    called = isinstance(made.node, cst.Call) and any(literal(a.value) == "test" for a in made.node.args)
+    return is_held_out(context.sem, loader, ("test",)) and (called or made.origin.startswith("torchvision."))
 
 
 def _choices(loop: LoaderLoop, context: Context) -> Iterator[cst.If]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import libcst as cst
@@ -163,6 +164,15 @@ def trained_here(sem: Semantics, function: Function, event: Event) -> bool:
         ):
             trained = True
     return trained
+
+
+def arrives_in_eval_mode(sem: Semantics, subject: str) -> bool:
+    """Whether the file loads a module of that name with `from_pretrained`, which hands it out in eval mode, and calls
+    `train()` nowhere."""
+    name = re.escape(subject.rpartition(".")[2])
+    if not name or not re.search(rf"\b{name}\s*=\s*[\w.]+\.from_pretrained\(", sem.file.text):
+        return False
+    return not any(e.effect is Effect.TRAIN for f in sem.functions for e in sem.events(f))
 
 
 def handed_to(event: Event, subject: str) -> bool:
