@@ -9,11 +9,13 @@ torchvision 0.7 to 0.29, torchaudio 0.5 to 2.11 and the functorch within torch
 - functions with a successor: `torch.range`, `torch.cholesky`, `torch.qr`, `torch.symeig`, `F.upsample`, `F.sigmoid`,
   `transforms.Scale`, `functorch.vmap`, `torchaudio.info`
 - arguments: `verbose=` of learning rate schedulers, `softmax` without `dim`, `torch.meshgrid` without `indexing`,
-  `x.add_(alpha, y)`, `backward(retain_variables=…)`; `scheduler.get_lr()` outside of `step`
+  `x.add_(alpha, y)`, `backward(retain_variables=…)`, `torch.stft` without `return_complex`, `scheduler.step(epoch)`;
+  `scheduler.get_lr()` outside of `step`
+- `torch.distributed.reduce_op`
 - modules: `torch._six`, `torchvision.transforms.functional_tensor`, `torchvision.models.utils`
 
-What the table holds without a reviewed entry for what to write instead (much of `torch.jit` and `torch.ao`) is not
-reported.
+What the table holds without a reviewed entry for what to write instead is not reported: much of `torch.ao`, and
+`torch.jit`, of which all goes and no call has a successor of its own.
 
 ## Why is this bad
 
@@ -102,6 +104,7 @@ _IMPORTS = (
             (r"torch", _TORCH),
             (r"torch\.nn\.functional", _FUNCTIONAL),
             (r"torch\.nn\.utils\.stateless", "functional_call"),
+            (r"torch\.nn\.utils(?:\.weight_norm)?", "weight_norm"),
             (r"torch\.nn", "NLLLoss2d|UpsamplingNearest2d|UpsamplingBilinear2d"),
             (r"torchvision\.transforms", "Scale|RandomSizedCrop"),
             (r"torch\.backends\.cuda", "sdp_kernel"),
@@ -122,6 +125,8 @@ _ATTRIBUTES = (
     r"\.Upsampling(?:Nearest|Bilinear)2d\s*\(",
     r"\bstateless\.functional_call\b",
     r"\.(?:max_)?memory_cached\b",
+    r"\.weight_norm\b",
+    r"\.reduce_op\.[A-Z]",
     r"\.impl_abstract\b",
     r"\.DistributedDataParallelCPU\b",
     r"\.Scale\s*\(",
@@ -137,6 +142,8 @@ _CALLS = (
     rf"(?:\.add_|\.sub_)\s*\({_ONE},{_ONE}\)",
     r"\bretain_variables\s*=",
     r"\.get_lr\s*\(\s*\)",
+    r"\.step\s*\(\s*[\w(]",
+    r"\bstft\s*\(",
     rf"\.(?:addcmul|addcdiv)_\s*\({_ONE},{_ONE},{_ONE}\)",
 )
 
@@ -184,6 +191,23 @@ def check_name(node: cst.Attribute, ctx: Context) -> Iterator[Finding]:
     else:
         do = ADVICE.get(name, "call the function without `_multigpu`, one GPU per process")
     yield Finding(shown, f"`{dotted(node) or name}` {what}", why, do, fix, severity=severity)
+
+
+@RULE.on
+def check_reduce_op(node: cst.Attribute, ctx: Context) -> Iterator[Finding]:
+    """`torch.distributed.reduce_op.SUM`, whose every reading warns."""
+    owner = node.value
+    if not isinstance(owner, cst.Attribute) or owner.attr.value != "reduce_op":
+        return
+    if ctx.sem.qualified(owner) != "torch.distributed.reduce_op" or minds_version(ctx.sem, node):
+        return
+    yield Finding(
+        node,
+        f"`{dotted(owner)}` is deprecated",
+        "each reading warns that it will be removed",
+        f"write `{dotted(owner.value)}.ReduceOp.{node.attr.value}`",
+        safe("Name the class", Edit(*ctx.file.span(owner.attr), "ReduceOp")),
+    )
 
 
 _LAST = frozenset(n.rpartition(".")[2] for n in _KNOWN)
@@ -290,6 +314,10 @@ def check_arguments(call: cst.Call, ctx: Context) -> Iterator[Finding]:
         found = _retained(call, ctx)
     elif last == "get_lr":
         found = _last_rate(call, ctx)
+    elif last == "step":
+        found = _stepped_to(call, ctx)
+    elif last == "stft":
+        found = _real_stft(call, ctx)
     elif last.lower() in ("softmax", "log_softmax", "logsoftmax", "softmin"):
         found = _without_dim(call, ctx)
     elif last.endswith(("LR", "Plateau", "Restarts")):
@@ -345,6 +373,49 @@ def _last_rate(call: cst.Call, ctx: Context) -> Iterator[Finding]:
         "torch 1.4 and later warn, and for several schedulers the rate is not the one in use",
         "call `get_last_lr()`",
         unsafe("Ask for the rate in use", Edit(*ctx.file.span(name), "get_last_lr")),
+    )
+
+
+def _stepped_to(call: cst.Call, ctx: Context) -> Iterator[Finding]:
+    """`scheduler.step(epoch)`: a step is one step."""
+    owner = ctx.sem.value(call.func.value) if isinstance(call.func, cst.Attribute) else None
+    if owner is None or owner.kind is not Kind.SCHEDULER or not owner.origin.startswith(SCHEDULERS):
+        return
+    kind = owner.origin.removeprefix(SCHEDULERS)
+    given = argument(call, "epoch", 0)
+    if kind in _STEPPED_TO or given is None or len(call.args) != 1 or given.star or literal(given.value) is None:
+        return
+    if ctx.torch_version is not None and ctx.torch_version < (1, 4):
+        return
+    yield Finding(
+        call,
+        f"`step` of `{kind}` is given an epoch",
+        "torch 1.4 and later warn that it will be removed, and compute the rate by another formula where there is one",
+        "call `step()` once after each epoch",
+        unsafe("Take one step", Edit(*ctx.file.span(given), "")),
+    )
+
+
+# Their argument is a metric, or a place between two restarts; nobody has deprecated that.
+_STEPPED_TO = frozenset(("ReduceLROnPlateau", "CosineAnnealingWarmRestarts"))
+
+
+def _real_stft(call: cst.Call, ctx: Context) -> Iterator[Finding]:
+    if ctx.sem.qualified(call.func) != "torch.stft" or has_star(call):
+        return
+    if argument(call, "return_complex", 9) is not None or (ctx.torch_version or (2, 0)) < (1, 8):
+        return
+    if any(isinstance(a, cst.If) and "return_complex" in ctx.file.code(a) for a in ctx.file.ancestors(call)):
+        return  # the other branch is for a torch that knows it
+    view, imports = torch_name(ctx.file, ctx.sem, "torch.view_as_real", call)
+    start, end = ctx.file.span(call)
+    added = add_argument(ctx.file, call, "return_complex=True")
+    yield Finding(
+        call,
+        f"`{dotted(call.func)}` without `return_complex`",
+        "torch 2.0 and later raise a RuntimeError here for real input",
+        "pass `return_complex=True`, and take `torch.view_as_real` of it where the two parts are wanted",
+        unsafe("See the complex result as real", Edit(start, start, f"{view}("), added, Edit(end, end, ")"), *imports),
     )
 
 

@@ -43,6 +43,7 @@ from torchlint.semantics.names import Function
 from torchlint.semantics.processes import Processes
 from torchlint.semantics.rank_guards import may_mind_rank, only_some
 from torchlint.source import argument, find
+from torchlint.spelling import same
 
 RULE = Rule(
     "TL806",
@@ -59,6 +60,7 @@ _SHARDED = re.compile(
     r"FullyShardedDataParallel|fully_shard|FSDP|deepspeed|ZeroRedundancyOptimizer|torch_xla|xmp\.spawn|horovod|hvd\."
     r"|megatron|model_parallel|tensor_parallel|distributed\.rpc|distributed\.checkpoint|accelerat|Fabric\("
 )
+_THERE = ("os.path.exists", "os.path.isfile")
 _OWN_PLACE = re.compile(r"tempfile|mkdtemp|mktemp|uuid|getpid|BytesIO|StringIO|buffer|hostname|\bdevice\b|worker", re.I)
 
 
@@ -72,7 +74,7 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
         path = argument(call, "f", 1)
         if path is None or not everywhere(processes, call, function) or own_place(processes, path.value, function):
             continue
-        if in_lone_branch(processes, call, function):
+        if in_lone_branch(processes, call, function) or shared_out(processes, path.value, function):
             continue
         at = processes.file.twin(call, ctx.file)
         if at is not None:
@@ -98,6 +100,13 @@ def in_lone_branch(processes: Processes, call: cst.Call, function: Function) -> 
                 return True
         inner = outer
     return False
+
+
+def shared_out(processes: Processes, path: cst.BaseExpression, function: Function) -> bool:
+    """Whether the file is made only where it is not there yet: processes that go through a list of many in any order
+    share it out like this."""
+    asked = (c for c, where, name in processes.calls if where is function and name in _THERE)
+    return any(c.args and same(c.args[0].value, path) for c in asked)
 
 
 def everywhere(processes: Processes, call: cst.Call, function: Function) -> bool:

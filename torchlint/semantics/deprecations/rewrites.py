@@ -285,6 +285,7 @@ ADVICE: dict[str, str] = {
     "torchaudio.functional.angle": "take `angle()` of the complex tensor",
     "torchaudio.transforms.ComplexNorm": "take `abs()` of the complex tensor",
     "torchaudio.functional.apply_codec": "encode and decode with TorchCodec",
+    "torch.nn.utils.weight_norm": "use `torch.nn.utils.parametrizations.weight_norm`; the keys of checkpoints change",
     "torch.backends.cuda.sdp_kernel": "use `torch.nn.attention.sdpa_kernel` with a list of backends",
 }
 
