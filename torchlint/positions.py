@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import libcst as cst
@@ -21,13 +21,27 @@ class Index(CodegenState):
     """
 
     def __init__(self, module: cst.Module) -> None:
-        super().__init__(default_indent=module.default_indent, default_newline=module.default_newline)
-        self.position = 0
+        self._begin(module, 0)
+        module._codegen(self)
+
+    @classmethod
+    def of_part(cls, module: cst.Module, part: Iterable[cst.CSTNode], position: int, indents: Iterable[str]) -> Index:
+        """The places of some statements of a module, which begin at `position` in blocks of these indentations."""
+        index = cls.__new__(cls)
+        index._begin(module, position)
+        for indent in indents:
+            index.increase_indent(indent)
+        for node in part:
+            node._codegen(index)
+        return index
+
+    def _begin(self, module: cst.Module, position: int) -> None:
+        CodegenState.__init__(self, default_indent=module.default_indent, default_newline=module.default_newline)
+        self.position = position
         self.full: dict[cst.CSTNode, tuple[int, int]] = {}
         self.caret: dict[cst.CSTNode, tuple[int, int]] = {}
         self.indent: dict[cst.CSTNode, str] = {}
         self._open: list[int] = []
-        module._codegen(self)
 
     def add_indent_tokens(self) -> None:
         super().add_indent_tokens()

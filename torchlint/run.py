@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torchlint.encoding import Source
     from torchlint.link import Disk
     from torchlint.rule import Rule
+    from torchlint.source import File
     from torchlint.suppress import Suppression
 
 Progress = Callable[[int, int], None]
@@ -144,8 +145,18 @@ def checkers(settings: Sequence[tuple[Config, Selection]], owner: Mapping[str, i
     return one
 
 
-def outcome(path: str, data: bytes, rules: Sequence[Rule], config: Config, selection: Selection) -> cache.Outcome:
-    """What is found in a file's bytes: final where no question is open, else with the suppressions still to apply."""
+def outcome(
+    path: str,
+    data: bytes,
+    rules: Sequence[Rule],
+    config: Config,
+    selection: Selection,
+    tree: Callable[[str], File | None] | None = None,
+) -> cache.Outcome:
+    """What is found in a file's bytes: final where no question is open, else with the suppressions still to apply.
+
+    `tree` gives the tree of their text, where the caller has it.
+    """
     from torchlint.check import check_text
     from torchlint.encoding import Undecodable, decode_file
     from torchlint.syntax import Trouble
@@ -153,7 +164,7 @@ def outcome(path: str, data: bytes, rules: Sequence[Rule], config: Config, selec
 
     try:
         text = decode_file(path, data).text
-        found = check_text(path, text, rules, config)
+        found = check_text(path, text, rules, config, tree=tree and tree(text))
         suppressions = _suppressions(path, text, config)
     except Undecodable as error:
         trouble = Trouble(error.message, error.row, error.column)
@@ -289,14 +300,18 @@ def check_bytes(
     selection: Selection,
     project: Callable[[], Sequence[str]],
     sources: Disk | None = None,
+    tree: Callable[[str], File | None] | None = None,
 ) -> Result:
-    """Check bytes that are not (yet) in a file, as an editor sends them. `sources` reads the rest of the project."""
+    """Check bytes that are not (yet) in a file, as an editor sends them. `sources` reads the rest of the project.
+
+    `tree` gives the tree of a text, or None where it has none.
+    """
     result = Result(checked=1)
     outcomes: dict[str, cache.Outcome] = {}
 
     def work() -> None:
         rules = load_chosen(frozenset(selection.active))
-        outcomes[path] = outcome(path, data, rules, config, selection)
+        outcomes[path] = outcome(path, data, rules, config, selection, tree)
 
     pool.with_deep_stack(work)
     _settle(result, outcomes, config, selection, _Around(project), None, sources)

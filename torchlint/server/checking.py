@@ -5,6 +5,7 @@ Everything here runs on the one thread of `Worker`, so nothing is locked.
 
 from __future__ import annotations
 
+import ast
 import gc
 import os
 import queue
@@ -15,7 +16,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from torchlint import fix, run
+import libcst as cst
+
+from torchlint import fix, notebook, run, syntax
 from torchlint.config import Config
 from torchlint.diagnostic import Diagnostic
 from torchlint.documents import add_ignores
@@ -24,6 +27,8 @@ from torchlint.link import Disk, meaning
 from torchlint.locate import ConfigError
 from torchlint.nearest import Nearest
 from torchlint.outcome import Answers
+from torchlint.pool import with_deep_stack
+from torchlint.regrow import Tree
 from torchlint.rule import UnknownRule
 from torchlint.session import Project
 
@@ -40,6 +45,7 @@ def validate(model: torch.nn.Module, loader):
     for x in loader:
         print(model(x))
 """
+TREES = 8  # documents whose trees are kept
 MEANINGS = 64  # files besides the checked one whose trees are kept
 
 
@@ -126,11 +132,51 @@ class Sources(Disk):
         return known[2]
 
 
+class Trees:
+    """The trees of the documents that findings were looked for in last: of one that has some, they are needed again.
+
+    A tree grows along with its text, which costs a fraction of parsing it. What is found in it is what is found without
+    it: the other ways to a finding only leave out what cannot hold one.
+    """
+
+    def __init__(self) -> None:
+        self._trees: OrderedDict[str, Tree | None] = OrderedDict()
+
+    def wanted(self, path: str) -> Callable[[str], Tree | None] | None:
+        """What gives the tree of a document's text, where the document is known to need one."""
+        return (lambda text: self.tree(path, text)) if path in self._trees else None
+
+    def tree(self, path: str, text: str) -> Tree | None:
+        """None for a text that is no Python, or one of which libcst keeps too little."""
+        if not isinstance(syntax.parsed(text), ast.Module):
+            return None
+        known = self._trees.get(path)
+        found = known.regrown(text) if known is not None else None
+        if found is None:
+            try:
+                found = Tree.planted(path, text)
+            except (cst.ParserSyntaxError, RecursionError):
+                return None
+        self._trees[path] = found
+        self._trees.move_to_end(path)
+        return found
+
+    def found(self, path: str, any_finding: bool) -> None:
+        """Whether the last check of a document had findings."""
+        if not any_finding:
+            self._trees.pop(path, None)
+        elif path not in self._trees:
+            self._trees[path] = None
+            while len(self._trees) > TREES:
+                self._trees.popitem(last=False)
+
+
 class Checker:
     """Checks and fixes documents under the settings nearest to each."""
 
     def __init__(self) -> None:
         self._sources = Sources()
+        self._trees = Trees()
         self.nearest = Nearest()
 
     def warm_up(self) -> None:
@@ -158,9 +204,26 @@ class Checker:
             return Checked(revision, program, project=project, problem=problem)
         self._sources.buffers = {**buffers, path: program}
         result = run.check_bytes(
-            path, data, config, project.selection, lambda: self.nearest.files(path, project), self._sources
+            path,
+            data,
+            config,
+            project.selection,
+            lambda: self.nearest.files(path, project),
+            self._sources,
+            None if notebook.is_program(program) else self._trees.wanted(path),
         )
+        self._trees.found(path, any(d.code not in ("TL001", "TL003") for d in result.diagnostics))
         return Checked(revision, program, tuple(result.diagnostics), result.answers, project, problem)
+
+    def prepare(self, path: str, text: str) -> None:
+        """Have the tree of a document at hand before it changes, where its next check will want one."""
+        tree = self._trees.wanted(path)
+        if tree is not None and not notebook.is_program(text):
+
+            def work() -> None:
+                tree(text)
+
+            with_deep_stack(work)
 
     def fixed(self, path: str, data: bytes, checked: Checked) -> tuple[str, tuple[str, ...]] | None:
         """The program with every safe fix made, and lines on what was not; None where nothing can be fixed."""
@@ -177,8 +240,6 @@ class Checker:
     @staticmethod
     def alone(path: str, checked: Checked, diagnostic: Diagnostic) -> bool:
         """Whether the fix of one finding leaves a file that parses and compiles."""
-        from torchlint.pool import with_deep_stack
-
         docstrings = checked.project is not None and checked.project.config.docstrings
         if diagnostic not in checked.sound:
 

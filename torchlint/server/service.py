@@ -155,6 +155,7 @@ class Server(LanguageServer):
             message = types.ShowMessageParams(types.MessageType.Error, f"torchlint: {checked.problem}")
             self.window_show_message(message)
         self._show(document, checked)
+        self.worker.submit(lambda: self.checker.prepare(path, checked.program))
 
     def _show(self, document: Document, checked: Checked) -> None:
         shown: dict[str, list[types.Diagnostic]] = {uri: [] for uri in document.uris}
