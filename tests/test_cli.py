@@ -12,7 +12,9 @@ import pytest
 
 import torchlint
 from torchlint.cli import main
-from torchlint.options import TEACHING, UsageError, parse
+from torchlint.explain import explain, for_terminal
+from torchlint.options import TEACHING, VERBS, UsageError, help_text, parse
+from torchlint.report.terminal import Paint
 
 EVALUATE = """\
 import torch
@@ -211,3 +213,23 @@ def test_option_parsing() -> None:
     assert arguments.flag("--quiet")
     with pytest.raises(UsageError):
         parse(["check", "--nope"])
+
+
+def test_the_first_screen_and_the_options_fit_eighty_columns() -> None:
+    assert max(map(len, TEACHING.splitlines())) <= 80
+    for verb in VERBS:
+        wrapped = help_text(verb, 80)
+        assert max(map(len, wrapped.splitlines())) <= 80
+        assert wrapped.split() == help_text(verb).split()
+
+
+def test_a_page_is_wrapped_for_the_screen_and_says_the_same() -> None:
+    page = explain(["TL201"])
+    shown = for_terminal(page, 70, Paint(False))
+    assert shown.split() == page.split()
+    inside = False
+    for line in shown.splitlines():
+        inside ^= line.startswith("```")
+        assert inside or len(line) <= 70 or " " not in line.strip().removeprefix("- ")
+    assert "    for x, y in loader:\n        correct += (model(x).argmax(1) == y).sum().item()\n" in shown
+    assert "\x1b[1m## Why is this bad\x1b[0m" in for_terminal(page, 70, Paint(True))

@@ -122,7 +122,7 @@ def _call(arguments: Arguments) -> int:
         return int(import_module(ELSEWHERE[arguments.verb]).main(arguments))
     verbs: dict[str, Callable[[Arguments], int]] = {
         "teach": lambda _: _say(TEACHING),
-        "help": lambda a: _say(help_text(a.paths[0])),
+        "help": lambda a: _say(help_text(a.paths[0], _width(sys.stdout))),
         "version": _version,
         "check": _check,
         "fix": _fix,
@@ -417,7 +417,8 @@ def _fix_stdin(arguments: Arguments, session: Session) -> int:
 
 def _rule(arguments: Arguments) -> int:
     from torchlint.catalogue import listing as load
-    from torchlint.explain import explain, listing
+    from torchlint.explain import explain, for_terminal, listing
+    from torchlint.report.terminal import Paint
     from torchlint.rule import UnknownRule
 
     troubles = load()[1]
@@ -427,7 +428,8 @@ def _rule(arguments: Arguments) -> int:
         _write(listing())
     else:
         try:
-            _write(explain(arguments.paths))
+            page, width = explain(arguments.paths), _width(sys.stdout)
+            _write(for_terminal(page, width, Paint(color_wanted(sys.stdout))) if width else page)
         except UnknownRule as error:
             return _trouble(str(error))
     return TROUBLE if troubles else CLEAN

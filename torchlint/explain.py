@@ -5,12 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torchlint.catalogue import load
+from torchlint.report.terminal import BOLD, BOLD_CYAN, Paint, wrap
 from torchlint.rule import Rule, select
 
 
 def explain(selectors: Sequence[str]) -> str:
-    """The pages of the named rules. Raises UnknownRule."""
+    """The pages of the named rules, as Markdown. Raises UnknownRule."""
     return "\n".join(_page(rule) for rule in select(load(), selectors))
+
+
+def for_terminal(page: str, width: int, paint: Paint) -> str:
+    """A page as it is read on a screen of so many columns: paragraphs wrapped, headings painted, code as it is."""
+    shown: list[str] = []
+    paragraph: list[str] = []
+    code = False
+
+    def end_paragraph() -> None:
+        if paragraph:
+            indent = "  " if paragraph[0].startswith(("- ", "* ")) else ""
+            shown.extend(wrap(" ".join(map(str.strip, paragraph)), width, "", indent))
+            paragraph.clear()
+
+    for line in page.split("\n"):
+        fence = line.startswith("```")
+        if code or fence or line.startswith(("#", "|")) or not line.strip():
+            end_paragraph()
+            shown.append(paint(line, BOLD_CYAN if line.startswith("# ") else BOLD) if _is_heading(line, code) else line)
+            code ^= fence
+            continue
+        if line.startswith(("- ", "* ")):
+            end_paragraph()
+        paragraph.append(line)
+    end_paragraph()
+    return "\n".join(shown)
+
+
+def _is_heading(line: str, code: bool) -> bool:
+    return line.startswith("#") and not code
 
 
 def _page(rule: Rule) -> str:

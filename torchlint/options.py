@@ -141,21 +141,23 @@ VERBS: dict[str, tuple[str, str, dict[str, Option]]] = {
 _SHORT = {"-q": "--quiet", "-j": "--jobs", "-h": "--help", "-V": "--version"}
 
 TEACHING = """\
-torchlint finds mistakes and waste in PyTorch training code, and fixes what it can.
+torchlint finds mistakes and waste in PyTorch training, and fixes what it can.
 
   torchlint check src/            report findings (exit 1 if there are any)
   torchlint fix src/              show every fix as a diff, write nothing
   torchlint fix src/ --apply      write the safe fixes (--unsafe for the rest)
   torchlint fix src/ --apply --verify=run -- python train.py
-                                  write only the fixes that your own run proves (needs torch)
-  torchlint verify TL201          run a rule's cases before and after its fix (needs torch)
+                                  write only the fixes that your own run proves
+  torchlint verify TL201          run a rule's cases before and after its fix
   torchlint rule TL201            explain a rule; --all lists them
   torchlint report src/ --html findings.html
-                                  one page: findings by rule and file, fixes, what was measured of them
-  torchlint config                the settings that hold here, and where each comes from
-  torchlint doctor                what is installed, what is broken, and what to do about it
+                                  one page: findings, fixes, measured gains
+  torchlint config                the settings that hold here, and their origin
+  torchlint doctor                what is installed, what is broken
 
-Silence one line with `# torchlint: ignore[TL201] why`; settings live in [tool.torchlint] of pyproject.toml.
+Silence one line with `# torchlint: ignore[TL201] why`.
+Settings live in [tool.torchlint] of pyproject.toml.
+`verify` and `--verify=run` need torch: pip install 'torchlint[verify]'.
 `torchlint VERB --help` lists the options of a verb.
 """
 
@@ -257,11 +259,14 @@ def parse(argv: list[str]) -> Arguments:
     return arguments
 
 
-def help_text(verb: str) -> str:
-    """The options of one verb."""
+def help_text(verb: str, width: int = 0) -> str:
+    """The options of one verb, wrapped at a width of columns; 0 never wraps."""
+    from torchlint.report.terminal import wrap
+
     placeholder, summary, options = VERBS[verb]
-    lines = [f"torchlint {verb} {placeholder}: {summary}", ""]
+    usage = f"torchlint {verb} {placeholder}".rstrip()
+    lines = [*wrap(f"{usage}: {summary}", width, "", "  "), ""]
     for name, option in options.items():
         left = f"  {name} {option.value}".rstrip()
-        lines.append(f"{left:<28}{option.help}")
+        lines += wrap(option.help, width, f"{left:<27} ", " " * 28)
     return "\n".join([*lines, ""])
