@@ -63,7 +63,7 @@ from torchlint.semantics.transfers import (
     may_be_cuda,
     move_target,
 )
-from torchlint.source import argument, dotted, find, has_star, walk
+from torchlint.source import argument, dotted, find, has_star, walk, walk_scope
 
 RULE = Rule(
     "TL301",
@@ -133,8 +133,8 @@ def _chosen_with_moved(loader: LoaderCall, moves: list[BatchMove], ctx: Context)
 
 
 def _taker(loader: LoaderCall, ctx: Context) -> str | None:
-    """The imported function or class that is given the loader."""
-    for call in find(loader.function.node, cst.Call):
+    """The imported function or class that is given the loader, in the scope that makes it."""
+    for call in (n for n in walk_scope(loader.function.body) if isinstance(n, cst.Call)):
         name = ctx.sem.qualified(call.func)
         if name is None or name.startswith((OWN, "torch.")) or "." not in name:
             continue
@@ -297,4 +297,6 @@ def _device_assigned(statement: cst.CSTNode, ctx: Context) -> str | None:
 
 
 def _rebinds(statement: cst.CSTNode, name: str) -> bool:
-    return any(dotted(t.target) == name for t in find(statement, cst.AssignTarget))
+    if isinstance(statement, (cst.FunctionDef, cst.ClassDef)):
+        return False  # a name of its own
+    return any(isinstance(t, cst.AssignTarget) and dotted(t.target) == name for t in walk_scope(statement))

@@ -167,15 +167,16 @@ def is_held_out(sem: Semantics, loader: LoaderCall, splits: Collection[str]) -> 
     return False
 
 
+_TEST = re.compile(r"^\s*(?:async )?def test_", re.MULTILINE)
+
+
 def is_unit_test(sem: Semantics, loader: LoaderCall) -> bool:
     """Code of a file that pytest or unittest collects; an evaluation script called `test_x.py` holds no tests."""
     path = sem.file.path.replace(os.sep, "/")
     base = path.rpartition("/")[2]
     if base == "conftest.py":
         return True
-    if not (base.startswith("test_") or base.endswith("_test.py")) or isinstance(loader.function.node, cst.Module):
-        return False
-    return any(f.name.startswith("test_") for f in sem.functions)
+    return (base.startswith("test_") or base.endswith("_test.py")) and _TEST.search(sem.file.text) is not None
 
 
 def runs_on_import(sem: Semantics, function: Function, node: cst.CSTNode) -> bool:
