@@ -6,12 +6,16 @@ import importlib.util
 import json
 import re
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 from checkout import ROOT
+
+from torchlint.cli import main
+from torchlint.testing import Suite
 
 DOCS = ROOT / "docs"
 PAGES = sorted(p.relative_to(DOCS).as_posix() for p in DOCS.rglob("*.md") if p.relative_to(DOCS).parts[0] != "example")
@@ -57,6 +61,34 @@ def test_links_lead_to_pages(page: str) -> None:
 def test_figures_are_those_of_the_result_files(page: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = benchmark("figures", monkeypatch)
     assert figures.fill(page, benchmark(script, monkeypatch).FIGURES, check=True) == 0
+
+
+def test_the_rule_of_ten_minutes_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page's commands and files, in its order: the scaffold is filled, and every check of it holds, the run too."""
+    page = (DOCS / "add-a-rule.md").read_text(encoding="utf-8")
+    files = dict(re.findall(r'```python title="([^"]+)"\n(.*?)```', page, re.DOTALL))
+    shown = dict(re.findall(r"```console\n\$ torchlint ([^\n]+)\n(.*?)```", page, re.DOTALL))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHLINT_BLESS", "1")
+    (scaffold, check, verify) = shown
+    assert main(scaffold.split()) == 0
+    made = capsys.readouterr().out
+    assert made.splitlines()[:3] == shown[scaffold].splitlines()
+    for name, text in files.items():
+        assert name == "test_rules.py" or Path(name).parent.is_dir(), "the scaffold makes the folder"
+        Path(name).write_text(text, encoding="utf-8")
+    assert main([*check.split(), "--jobs", "1"]) == 1
+    assert capsys.readouterr().out.startswith(shown[check].partition("…")[0])
+    namespace: dict[str, Any] = {}
+    exec(compile(files["test_rules.py"], "test_rules.py", "exec"), namespace)
+    checks = Suite("tools/lint").checks()
+    assert f"{len(checks)} passed" in page
+    assert "nonzero_count:run" in map(str, checks)
+    for one in checks:
+        namespace["test_rules"](one)
+    assert verify == "verify ACME002 --rules tools/lint"
 
 
 def test_the_comparison_counts_what_it_lists() -> None:
