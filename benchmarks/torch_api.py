@@ -55,7 +55,7 @@ def has(torch: Path, name: str) -> bool:
             break
     if not rest:
         return True
-    files = [place] if place.is_file() else sorted(place.glob("*.py"))
+    files = [place] if place.is_file() else sorted(place.glob("*.py*"))  # torch._C has stubs only
     if place == torch:
         files += [torch / "_C" / "__init__.pyi", torch / "_C" / "_VariableFunctions.pyi"]
     elif place.is_dir():

@@ -24,6 +24,11 @@ GOOD = "import torch\n\nx = torch.zeros(3).to('cuda')\n"  # TL401
 NOT_PYTHON = {
     "python2": (b"import torch\nprint 'loss', loss\n", 2, "this is Python 2"),
     "python2_except": (b"try:\n    pass\nexcept IOError, e:\n    pass\n", 3, "this is Python 2"),
+    "python2_backticks": (b"import torch\nprint_(`x`)\ny = `x`\n", 2, "this is Python 2"),
+    "python2_unequal": (b"import torch\nif 1 <> 2:\n    pass\n", 2, "this is Python 2"),
+    "python2_long": (b"import torch\nx = 10L\n", 2, "this is Python 2"),
+    "python2_parameters": (b"import torch\ndef f((a, b)):\n    pass\n", 2, "this is Python 2"),
+    "no_python2": (b"import torch\nThis is `x`, or 10 L\n", 2, "invalid syntax"),
     "python2_raise": (b"import torch\nraise ValueError, 'x'\n", 2, "this is Python 2"),
     "conflict": (b"import torch\n<<<<<<< HEAD\nx = 1\n=======\nx = 2\n>>>>>>> other\n", 2, "merge conflict marker"),
     "nul": (b"import torch\nx = '\0'\n", 2, "a NUL byte"),

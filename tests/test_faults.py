@@ -229,7 +229,7 @@ def test_a_full_file_system_costs_lines_and_no_finding(tmp_path: Path) -> None:
 
 def test_a_read_only_file_stays_as_it_is(target: Path) -> None:
     target.chmod(0o444)
-    assert put(target) == f"{target}: not written: it is read-only"
+    assert put(target) == f"{target}: not written: it is read-only; make it writable first"
     assert target.read_bytes() == OLD
 
 
@@ -240,7 +240,7 @@ def test_a_read_only_file_system(tmp_path: Path, target: Path) -> None:
         pytest.skip("nothing can be mounted here")
     try:
         subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
-        assert put(target) == f"{target}: not written: it is read-only"
+        assert put(target) == f"{target}: not written: it is read-only; make it writable first"
         store = Cache(str(target.parent / "c"), b"key")
         store.put("/a.py", 1, 1, b"c", ((), (), False))
         store.save()

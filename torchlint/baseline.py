@@ -215,6 +215,11 @@ def read(path: str) -> Baseline:
         raise BaselineError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > _LIMIT:
         raise BaselineError(f"{path}: larger than {_LIMIT // 1024 // 1024} MiB; that is no baseline of torchlint's")
+    return parsed(path, data)
+
+
+def parsed(path: str, data: bytes) -> Baseline:
+    """What a baseline file holds. Raises BaselineError."""
     again = "delete it and make it anew with --write-baseline"
     try:
         content = json.loads(data)

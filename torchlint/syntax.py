@@ -31,6 +31,11 @@ _CONFLICT = re.compile(r"^(<{7}|={7}|>{7}|\|{7})(?= |$|\r)", re.MULTILINE)
 _MAGIC = re.compile(r"^[ \t]*(%{1,2}[A-Za-z]\w*|![A-Za-z]\S*)", re.MULTILINE)
 _PRINT = re.compile(r"^[ \t]*(print|exec)[ \t]+[^\s=(.,)\]:]")
 _PYTHON2 = re.compile(r"^[ \t]*(?:raise[ \t]+\w+[ \t]*,|except[ \t]+[\w.]+[ \t]*,[ \t]*\w+[ \t]*:)")
+# `x`, a <> b, ur"x", 10L: what no Python 3 takes, wherever it stands in a line.
+_PYTHON2_WITHIN = re.compile(r"[=(,+%][ \t]*`[^`\n]+`|[\w)\]][ \t]*<>[ \t]*[\w(\[]|\b[uU][rR]['\"]|(?<![\w.])\d+L\b")
+
+_PYTHON2_SIGNS = (_PRINT, _PYTHON2, _PYTHON2_WITHIN)
+_PYTHON2_MESSAGES = ("Missing parentheses in call", "parameters cannot be parenthesized")
 
 
 def first_line(message: str) -> str:
@@ -81,7 +86,7 @@ def _explain(text: str, error: SyntaxError) -> Trouble | None:
     if conflict and conflict[1] != "=" * 7:
         where = text.count("\n", 0, conflict.start()) + 1
         return Trouble(f"merge conflict marker {conflict[1]!r}: resolve the conflict first", where, 1)
-    if "Missing parentheses in call" in message or _PRINT.match(line) or _PYTHON2.match(line):
+    if any(told in message for told in _PYTHON2_MESSAGES) or any(sign.search(line) for sign in _PYTHON2_SIGNS):
         return Trouble(
             f"this is Python 2 ({line.strip()[:60]!r}): torchlint reads Python 3, try 2to3 first", row, column
         )

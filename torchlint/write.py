@@ -39,7 +39,7 @@ def write(path: str, content: bytes, text: str, inside: Sequence[str]) -> str | 
         if cache.digest(old) != content:
             return changed
         if not info.st_mode & 0o222 or not os.access(target, os.W_OK):
-            return f"{path}: not written: it is read-only"
+            return f"{path}: not written: it is read-only; make it writable first"
         data = decode_file(target, old).encode(text)
         _sweep(os.path.dirname(target))
         if not _replace(target, data, info):
