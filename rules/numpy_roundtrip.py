@@ -29,12 +29,13 @@ numbers), or where nothing says that the tensor may lie on a GPU.
 
 ## Fix safety
 
-There is no fix: numpy and torch differ in dtypes (float64 against float32), in which of several equal maxima they name,
-and in the order in which they sum.
+Unsafe: numpy and torch differ in which of several equal maxima they name and in the order in which they sum. The fix
+is made where every step has a plain twin (`argmax`, `argsort`, `flip`, elementwise functions, sums along an axis,
+changes of dtype) and nothing else reads the arrays.
 
 ## Verified by
 
-`fixtures/numpy_roundtrip/`: bad.py is reported, its near-misses in ok.py are not.
+`fixtures/numpy_roundtrip/run.py`: the same weights after training, the same outputs.
 
 ## References
 
@@ -47,12 +48,13 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from torchlint.diagnostic import Severity
-from torchlint.rule import Category, Context, Finding, Rule
+from torchlint.diagnostic import Applicability, Edit, Fix, Severity
+from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Function, Kind
 from torchlint.semantics.knowledge import AUTOGRAD_FUNCTION, MODULE_BASES
 from torchlint.semantics.syncs import uses_gpu
 from torchlint.source import argument, dotted, find, walk
+from torchlint.vectorise.from_numpy import FromNumpy, Untranslated, conversion
 
 RULE = Rule(
     "TL408",
@@ -61,6 +63,7 @@ RULE = Rule(
     triggers=(r"\.numpy\(",),
     requires=(r"\.numpy\(", r"from_numpy\(|[Tt]ensor\(|as_tensor\(", r"cuda|device"),
     since="0.1",
+    fixes=(Applicability.UNSAFE,),
 )
 
 _BACK = frozenset(
@@ -104,7 +107,53 @@ def check(call: cst.Call, context: Context) -> Iterator[Finding]:
         f"`{' '.join(context.file.code(start).split())}` takes a detour through numpy and comes back as a tensor",
         "the CPU waits for the GPU, computes alone, and copies the result back; the graph is cut",
         "stay in torch, which has these functions, too",
+        _fix(call, function, context),
     )
+
+
+def _fix(call: cst.Call, function: Function, context: Context) -> Fix | None:
+    """The same in torch, where each step is a call with a plain twin; the arrays' names go."""
+    file, gone = context.file, dict[str, cst.Assign]()
+
+    def inline(name: str) -> cst.BaseExpression | None:
+        assign = _only_for(name, call, function, context)
+        if assign is None:
+            return None
+        gone[name] = assign
+        return assign.value
+
+    def is_exit(node: cst.BaseExpression) -> bool:
+        return _is_exit(node, context, [])
+
+    start, end = file.span(call)
+    try:
+        tensor = FromNumpy(context.sem, is_exit, inline).text(call.args[0].value)
+        text = conversion(call, context.sem.qualified(call.func) or "", tensor, context.sem)
+    except Untranslated:
+        return None
+    first = min((file.span(a)[0] for a in gone.values()), default=start)
+    if "#" in file.text[start:end] or _rebound(text.partition(".")[0], first, call, function, context):
+        return None
+    return unsafe("Stay in torch", Edit(start, end, text), *(file.delete(a) for a in gone.values()))
+
+
+def _only_for(name: str, call: cst.Call, function: Function, context: Context) -> cst.Assign | None:
+    """The statement that binds the name, if nothing but this conversion reads it."""
+    made = [n for n in walk(function.body) if isinstance(n, cst.Assign) and dotted(n.targets[0].target) == name]
+    reads = [n for n in find(function.body, cst.Name) if n.value == name and _is_read(n, context)]
+    if len(made) != 1 or len(made[0].targets) != 1 or len(reads) != 2 or name in function.params:
+        return None  # its binding, and one use
+    line = context.file.parent(made[0])
+    alone = isinstance(line, cst.SimpleStatementLine) and len(line.body) == 1
+    together = context.file.parent(line) if line is not None else None
+    return made[0] if alone and together is context.file.parent(context.file.statement(call)) else None
+
+
+def _rebound(name: str, first: int, call: cst.Call, function: Function, context: Context) -> bool:
+    """Whether the tensor's name is bound anew behind the place and before the statement of the call."""
+    last = context.file.span(context.file.statement(call))[0]
+    targets = (n for n in walk(function.body) if isinstance(n, (cst.AssignTarget, cst.AugAssign)))
+    return any(dotted(n.target) == name and first < context.file.span(n)[0] < last for n in targets)
 
 
 def _is_hot(call: cst.Call, function: Function, context: Context) -> bool:
