@@ -1,8 +1,8 @@
 """Fuzz torchlint for as long as wanted: generated programs of known truth, rewrites that change nothing, damaged files.
 
-    python benchmarks/fuzz.py [--seed N] [--minutes M] [--real FOLDER…] [--out FILE]
+    python benchmarks/fuzz.py [--seed N…] [--minutes M] [--real FOLDER…] [--out FILE]
 
-The same seed gives the same programs and the same damage. `--real` adds the .py files of folders (a fixed sample of
+The same seed gives the same programs and the same damage; each seed runs for that many minutes. `--real` adds the .py files of folders (a fixed sample of
 them) to the fixtures, as what is rewritten and damaged. Counts go to results/fuzz.json; each breach is printed with
 what reproduces it, and any makes the exit code 1. The tests run a small fixed part of the same.
 """
@@ -42,8 +42,8 @@ METHODS = ("step", "zero_grad", "backward", "eval", "train")
 
 
 class Run:
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self) -> None:
+        self.seed = 0
         self.counts: dict[str, Counter[str]] = {}
         self.breaches: list[str] = []
         self.slow: list[tuple[float, str]] = []
@@ -106,7 +106,7 @@ def truth(run: Run, number: int, examples: int = 40) -> None:
     try:
         judge()
     except AssertionError as error:
-        run.breach(f"truth: batch {number}: {error}")
+        run.breach(f"truth: seed {run.seed}, batch {number}: {error}")
 
 
 def compiled(new: Rewritten | None) -> Rewritten | None:
@@ -171,35 +171,42 @@ def damage(run: Run, number: int, names: list[str], known: dict[str, str]) -> No
     start = time.process_time()
     stats: Counter[str] = Counter()
     for line in breaches(data, stats):
-        run.breach(f"damage {number} of {name}: {line}")
+        run.breach(f"damage {run.seed}-{number} of {name}: {line}")
     run.count("damage", "files")
     for what, count in stats.items():
         run.count("damage", what, count)
-    run.slow.append((round(time.process_time() - start, 2), f"damage {number} of {name}, {len(data)} bytes"))
+    run.slow.append((round(time.process_time() - start, 2), f"damage {run.seed}-{number} of {name}, {len(data)} bytes"))
     run.slow = sorted(run.slow, reverse=True)[:10]
+
+
+def one_seed(run: Run, minutes: float, known: dict[str, str]) -> set[str]:
+    """All three kinds by turns, for that long; the names of the texts that there were to damage and rewrite."""
+    began, names, damaged = time.monotonic(), sorted(known), 0
+    queue = [name for name in names if plain(known[name])]
+    random.Random(run.seed).shuffle(queue)
+    batch = 0
+    while time.monotonic() - began < minutes * 60:
+        batch += 1
+        truth(run, batch)
+        for _ in range(30):
+            damaged += 1
+            damage(run, damaged, names, known)
+        for name in (queue.pop() for _ in range(min(6, len(queue)))):
+            relation(run, name, known[name])
+            run.count("relations", "texts rewritten")
+    return set(names)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, nargs="+", default=[1])
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--real", type=Path, nargs="*", default=[])
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
-    run, began = Run(args.seed), time.monotonic()
-    known = texts(args.real, args.seed)
-    names = sorted(known)
-    queue = [name for name in names if plain(known[name])]
-    random.Random(args.seed).shuffle(queue)
-    number = 0
-    while time.monotonic() - began < args.minutes * 60:
-        number += 1
-        truth(run, number)
-        for _ in range(30):
-            damage(run, run.counts.get("damage", Counter())["files"] + 1, names, known)
-        for name in (queue.pop() for _ in range(min(6, len(queue)))):
-            relation(run, name, known[name])
-            run.count("relations", "texts rewritten")
+    run, used = Run(), set[str]()
+    for run.seed in args.seed:
+        used |= one_seed(run, args.minutes, texts(args.real, run.seed))
     result = {
         "with": {
             "torchlint": __version__,
@@ -208,11 +215,10 @@ def main() -> int:
             "libcst": version("libcst"),
             "hypothesis": version("hypothesis"),
         },
-        "seed": args.seed,
+        "seeds": args.seed,
         "minutes": args.minutes,
-        "texts": len(known),
+        "texts": len(used),
         "counts": {group: dict(sorted(counts.items())) for group, counts in sorted(run.counts.items())},
-        "texts left to rewrite": len(queue),
         "longest": [
             {"cpu_seconds": seconds, "what": re.sub(r"(/[\w.+-]+)+/(?=\w)", "", what)} for seconds, what in run.slow
         ],

@@ -93,8 +93,36 @@ def notebook(data: bytes) -> None:
         expect(source.encode(source.text) == data)
 
 
+def baseline(data: bytes) -> None:
+    """Accepted findings are read from JSON, or refused in words of one line."""
+    from torchlint.baseline import BaselineError, parsed
+
+    try:
+        found = parsed("baseline.json", data)
+    except BaselineError as error:
+        expect(bool(str(error)) and "\n" not in str(error))
+        return
+    expect(all(entry.path and entry.code and entry.fingerprint for entry in found.entries))
+
+
+def signed(data: bytes) -> None:
+    """Nothing is taken for a result of the verifier's but what was signed; what was signed comes back."""
+    from torchlint.verify.channel import Forged, seal, sign, unsealed, verified
+
+    key = "ab" * 32
+    try:
+        verified(data.decode("utf-8", "replace"), key)
+        raise AssertionError("a result is believed without its key")
+    except Forged:
+        pass
+    expect(unsealed(seal(data, key), key) == data)
+    text = data.decode("latin-1")
+    expect(verified(sign([text], key), key) == [text])
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "decoder": decoder, "parser": parser, "suppressions": suppressions, "config": config, "notebook": notebook,
+    "baseline": baseline, "signed": signed,
 }  # fmt: skip
 
 
@@ -116,6 +144,11 @@ def corpus(name: str, folder: Path) -> None:
         }
         whole = {"cells": [cell, {**cell, "source": "x = 1"}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
         seeds = [json.dumps(whole).encode(), json.dumps(whole, indent=1).encode()]
+    elif name == "baseline":
+        one = {"path": "a.py", "code": "TL201", "line": "x", "fingerprint": "0123", "message": "m"}
+        seeds = [json.dumps({"torchlint-baseline": 1, "findings": found}).encode() for found in ([], [one], [one, one])]
+    elif name == "signed":
+        seeds = [json.dumps({"body": body, "mac": "00" * 64}).encode() for body in ("{}", "[1]")] + [b"[", b"{}"]
     elif name == "suppressions":
         seeds = [b"[TL201] why\n", b"-file[TL1, TL2]\n", b"\n# noqa: TL201, E501  # noqa\n", *seeds]
     for number, data in enumerate(seeds):
@@ -128,12 +161,14 @@ def fuzz(name: str, seconds: int, seed: int, folder: str) -> None:
 
     sys.path.insert(0, str(HERE.parent))
     with atheris.instrument_imports(include=["torchlint"]):
+        import torchlint.baseline
         import torchlint.config
         import torchlint.encoding
         import torchlint.notebook
         import torchlint.prefilter
         import torchlint.suppress
-        import torchlint.syntax  # noqa: F401
+        import torchlint.syntax
+        import torchlint.verify.channel  # noqa: F401
     flags = [f"-max_total_time={seconds}", f"-seed={seed}", "-max_len=4096", "-rss_limit_mb=4096", "-timeout=60"]
     atheris.Setup([sys.argv[0], *flags, f"-artifact_prefix={folder}/crash-", f"{folder}/corpus"], TARGETS[name])
     atheris.Fuzz()

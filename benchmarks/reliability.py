@@ -51,7 +51,8 @@ def fuzzing() -> str:
     for group, counts in data["fuzz"]["counts"].items():
         if group != "relations, explained":
             rows += [[group, what, f"{number:,}"] for what, number in counts.items()]
-    text = f"Seed {data['fuzz']['seed']}, {data['fuzz']['minutes']:g} minutes, {data['fuzz']['texts']} texts, "
+    seeds = ", ".join(map(str, data["fuzz"]["seeds"]))
+    text = f"Seeds {seeds}, {data['fuzz']['minutes']:g} minutes each, {data['fuzz']['texts']} texts, "
     text += ", ".join(f"{name} {value}" for name, value in data["fuzz"]["with"].items()) + ".\n\n"
     text += table(["kind", "what", "count"], rows) + "\n"
     text += f"Breaches: {len(data['fuzz']['breaches'])}.\n\n"

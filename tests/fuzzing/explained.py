@@ -8,6 +8,7 @@ ONCE_PER_FILE = frozenset(("TL407", "TL701"))
 # (relation, rule) -> why its findings may differ
 SAME_FILE: dict[tuple[str, str], str] = {
     ("locals renamed", "TL907"): "that a number counts epochs is only told by its name",
+    ("locals renamed", "TL203"): "that data is held out of training is told by the name of its loader",
     ("locals renamed", "TL011"): "`[0]` is old on a loss alone, and untyped losses are only told by their names",
 }
 
@@ -20,6 +21,7 @@ _IN_SIGHT = (
 NOT_THROUGH_HELPERS: dict[str, str] = {
     **dict.fromkeys(("TL201", "TL202", "TL204", "TL307", "TL402", "TL403", "TL404", "TL906"), _EVIDENCE),
     **dict.fromkeys(("TL011", "TL106", "TL112", "TL116", "TL206", "TL601", "TL702", "TL804", "TL907"), _IN_SIGHT),
+    "TL701": "where the optimizer's class came as an argument: `step()` in a helper is that of an unknown object",
     "TL103": "only for `scaler.step(optimizer)`: the helper's `scaler` has no evidence of being a GradScaler",
 }
 
