@@ -2,9 +2,10 @@
 
     python benchmarks/fuzz.py [--seed N…] [--minutes M] [--real FOLDER…] [--out FILE]
 
-The same seed gives the same programs and the same damage; each seed runs for that many minutes. `--real` adds the .py files of folders (a fixed sample of
-them) to the fixtures, as what is rewritten and damaged. Counts go to results/fuzz.json; each breach is printed with
-what reproduces it, and any makes the exit code 1. The tests run a small fixed part of the same.
+The same seed gives the same programs and the same damage; each seed runs for that many minutes. `--real` adds the .py
+files of folders (a fixed sample of them) to the fixtures, as what is rewritten and damaged. Counts go to
+results/fuzz.json; each breach is printed with what reproduces it, and any makes the exit code 1. The tests run a small
+fixed part of the same.
 """
 
 from __future__ import annotations
