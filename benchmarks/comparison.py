@@ -298,8 +298,8 @@ def by_key() -> str:
         def cell(tool: str, one: Any = one, key: str = key) -> str:
             hit, alarms = one["tools"][tool]
             if tool in PEERS and not any(c in KEYS[key] for c in rules_of(tool)):
-                return "no rule"
-            return f"{hit}" + (f" (+{alarms} good)" if alarms else "")
+                return "–"
+            return f"{hit}" + (f" (+{alarms})" if alarms else "")
 
         lines.append([key, one["bad"], one["ok"], *(cell(tool) for tool in TOOLS)])
     found, alarms = data["keys"]["dataloader-no-workers"]["tools"][OFF]
