@@ -16,6 +16,7 @@ import struct
 import sys
 import time
 import types
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -542,6 +543,11 @@ def test_what_is_replaced_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         assert told is not None
         assert name in told
     assert tamper.replaced() is None
+    with monkeypatch.context() as patched:  # what a program does to run without a GPU, a compiler or a proxy
+        for owner, name in ((torch, "compile"), (torch, "load"), (torch.Tensor, "cuda"), (torch.nn.Module, "cuda"),
+                            (socket, "socket"), (builtins, "print"), (warnings, "warn")):  # fmt: skip
+            patched.setattr(owner, name, lambda *_, **__: None)
+        assert tamper.replaced() is None
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "torchlint.verify.compare", types.ModuleType("torchlint.verify.compare"))
         assert "sys.modules.torchlint.verify.compare" in str(tamper.replaced())

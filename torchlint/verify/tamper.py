@@ -25,6 +25,9 @@ _OPERATORS = (
     "__and__", "__or__", "__xor__", "__invert__", "__neg__", "__bool__", "__float__", "__int__", "__index__",
     "__getitem__", "__setitem__", "__len__", "__iter__", "__array__", "allclose", "tolist",
 )  # fmt: skip
+# What programs replace to run without a GPU or a compiler, with older files, behind a proxy or quietly: nothing is judged
+# by it.
+_THEIRS = frozenset(("compile", "cuda", "load", "socket", "warn"))
 _STORE_GLOBAL = dis.opmap["STORE_GLOBAL"]
 _ABSENT = object()
 
@@ -47,10 +50,10 @@ def remember() -> None:
         _keep_own(module, used)
     for module in {id(v): v for m in ours for v in vars(m).values() if isinstance(v, ModuleType)}.values():
         if module not in ours:
-            _keep_called(module, used)
+            _keep_called(module, used - _THEIRS)
     _keep_called(importlib.import_module("builtins"), used | {"__import__", "__build_class__"})
     for owner in (torch.Tensor, torch.nn.Module, torch.optim.Optimizer):
-        named = {name for name in used if not name.startswith("__")}
+        named = {name for name in used - _THEIRS if not name.startswith("__")}
         for name in named.union(_OPERATORS if owner is torch.Tensor else ()):
             if _current(_spaces(owner), name) is not _ABSENT:
                 _keep(owner, name)
