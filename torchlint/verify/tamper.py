@@ -25,8 +25,8 @@ _OPERATORS = (
     "__and__", "__or__", "__xor__", "__invert__", "__neg__", "__bool__", "__float__", "__int__", "__index__",
     "__getitem__", "__setitem__", "__len__", "__iter__", "__array__", "allclose", "tolist",
 )  # fmt: skip
-# What programs replace to run without a GPU or a compiler, with older files, behind a proxy or quietly: nothing is judged
-# by it.
+# What programs replace to run without a GPU or a compiler, with older files, behind a proxy or quietly. No judgement
+# goes by it.
 _THEIRS = frozenset(("compile", "cuda", "load", "socket", "warn"))
 _STORE_GLOBAL = dis.opmap["STORE_GLOBAL"]
 _ABSENT = object()
