@@ -281,6 +281,155 @@ def super_dropped(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
             yield [gone(node)]
 
 
+def prefixed(line: cst.SimpleStatementLine, code: str) -> Swap:
+    """The line with a statement in front, on the same row."""
+    statement = cst.parse_statement(code)
+    assert isinstance(statement, cst.SimpleStatementLine)
+    then = cst.Semicolon(whitespace_after=cst.SimpleWhitespace(" "))
+    return line, line.with_changes(body=[statement.body[0].with_changes(semicolon=then), *line.body])
+
+
+def training_loop(node: cst.CSTNode) -> cst.SimpleStatementLine | None:
+    """The first line of a loop over batches that trains."""
+    if isinstance(node, cst.For) and isinstance(node.body, cst.IndentedBlock):
+        first, code = node.body.body[0], spelled(node)
+        inner = any(isinstance(n, cst.For) for n in node.body.body)
+        if not inner and re.search(r"\.backward\(", code) and re.search(r"opt\w*\.step\(", code):
+            return first if isinstance(first, cst.SimpleStatementLine) else None
+    return None
+
+
+def cleared_per_epoch(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    if not around.loops or training_loop(node) is None or not isinstance(node, cst.For):
+        return
+    if isinstance(node.body, cst.IndentedBlock):
+        cleared = [s for s in node.body.body if call_of(s).endswith(".zero_grad")]
+        if len(cleared) == 1 and spelled(node).count(".zero_grad(") == 1:
+            left = [s for s in node.body.body if s is not cleared[0]]
+            inner = node.with_changes(body=node.body.with_changes(body=left))
+            first = cst.ensure_type(cleared[0], cst.SimpleStatementLine).with_changes(leading_lines=node.leading_lines)
+            yield [(node, cst.FlattenSentinel([first, inner.with_changes(leading_lines=())]))]
+
+
+def optimizer_in_loop(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    first = training_loop(node)
+    if first is not None:
+        made = re.search(
+            r"^ *(opt\w* = (?:torch\.)?optim\.\w+\(\w+\.parameters\(\)[^()\n]*\))$", around.code, re.MULTILINE
+        )
+        if made is not None:
+            yield [prefixed(first, made[1])]
+
+
+def compiled_in_loop(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    first = training_loop(node)
+    if first is not None and re.search(r"^import torch$", around.file, re.MULTILINE):
+        if re.search(r"\bmodel\(", spelled(node)):
+            yield [prefixed(first, "model = torch.compile(model)")]
+
+
+def saved_every_batch(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    first = training_loop(node)
+    if first is not None and re.search(r"^import torch$", around.file, re.MULTILINE):
+        if re.search(r"\bmodel\(", spelled(node)):
+            yield [prefixed(first, "torch.save(model.state_dict(), 'last.pt')")]
+
+
+def recording_off(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    if isinstance(node, cst.FunctionDef) and not node.decorators and isinstance(node.body, cst.IndentedBlock):
+        if any(training_loop(n) is not None for n in below(node, cst.For)):
+            yield [(node, node.with_changes(decorators=[cst.Decorator(cst.parse_expression("torch.no_grad()"))]))]
+
+
+def backward_in_autocast(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    if isinstance(node, cst.IndentedBlock):
+        for first, second in zip(node.body, node.body[1:], strict=False):
+            if isinstance(first, cst.With) and re.search(r"\bautocast\(", spelled(first.items[0].item)):
+                if isinstance(second, cst.SimpleStatementLine) and call_of(second).endswith(".backward"):
+                    if isinstance(first.body, cst.IndentedBlock):
+                        body = first.body.with_changes(body=[*first.body.body, second])
+                        yield [(first, first.with_changes(body=body)), gone(second)]
+
+
+def loader_argument(node: cst.CSTNode, name: str) -> cst.Arg | None:
+    if isinstance(node, cst.Call) and re.search(r"(^|\.)DataLoader$", spelled(node.func)):
+        return next((a for a in node.args if a.keyword is not None and a.keyword.value == name), None)
+    return None
+
+
+def shuffle_and_sampler(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    sampler = loader_argument(node, "sampler")
+    if isinstance(node, cst.Call) and sampler is not None and "ampler" in spelled(sampler.value):
+        shuffle = loader_argument(node, "shuffle")
+        if shuffle is None:
+            yield [(node, node.with_changes(args=[*node.args, cst.Arg(cst.Name("True"), cst.Name("shuffle"))]))]
+        else:
+            yield [(shuffle, shuffle.with_changes(value=cst.Name("True")))]
+
+
+def sampler_dropped(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    sampler = loader_argument(node, "sampler")
+    if sampler is not None and re.search(r"\btrain|\bsampler$", spelled(sampler.value)):
+        if re.search(r"DistributedDataParallel\(|\bDDP\(", around.code):
+            yield [(sampler, cst.RemoveFromParent())]
+
+
+def shuffle_dropped(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    shuffle = loader_argument(node, "shuffle")
+    if shuffle is not None and spelled(shuffle.value) == "True" and re.search(r"\.backward\(", around.code):
+        yield [(shuffle, cst.RemoveFromParent())]
+
+
+def moved_in_dataset(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    if around.name == "__getitem__" and isinstance(node, cst.Return) and isinstance(node.value, cst.Tuple):
+        first = node.value.elements[0]
+        if isinstance(first.value, cst.Name) and re.search(
+            rf"\b{first.value.value} = .*(tensor|from_numpy)\(", around.code
+        ):
+            yield [(first, first.with_changes(value=cst.parse_expression(f"{first.value.value}.cuda()")))]
+
+
+def unused_parameters(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    if isinstance(node, cst.Call) and re.search(r"(^|\.)(DistributedDataParallel|DDP)$", spelled(node.func)):
+        if node.args and "find_unused_parameters" not in spelled(node) and around.code.count("model") > 1:
+            added = cst.Arg(cst.Name("True"), cst.Name("find_unused_parameters"))
+            yield [(node, node.with_changes(args=[*node.args, added]))]
+
+
+def address_dropped(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    if isinstance(node, cst.FunctionDef) and "init_process_group(" in spelled(node):
+        set_here = [
+            s
+            for s in below(node, cst.SimpleStatementLine)
+            if re.match(r"os\.environ\[.MASTER_(ADDR|PORT).\]", spelled(s).strip())
+        ]
+        if set_here and "mp.spawn(" in around.file:
+            yield [gone(s) for s in set_here]
+
+
+def zeros_kept(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    if isinstance(node, cst.Call) and re.search(r"opt\w*\.zero_grad$", spelled(node.func)) and not node.args:
+        yield [(node, node.with_changes(args=[cst.Arg(cst.Name("False"), cst.Name("set_to_none"))]))]
+
+
+def anomalies_watched(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    first = training_loop(node)
+    if first is not None and re.search(r"^import torch$", around.file, re.MULTILINE):
+        yield [prefixed(first, "torch.autograd.set_detect_anomaly(True)")]
+
+
+def benchmark_on(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    if isinstance(node, cst.Assign) and spelled(node.targets[0].target).endswith("cudnn.benchmark"):
+        if spelled(node.value) == "False" and re.search(r"cudnn\.deterministic = True", around.code):
+            yield [(node, node.with_changes(value=cst.Name("True")))]
+
+
+def seed_dropped(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
+    if call_of(node) == "np.random.seed" and "torch.manual_seed(" in around.code and ".backward(" in around.file:
+        if re.search(r"\bnp\.random\.(rand|randn|randint|choice|shuffle|permutation|uniform|normal)\(", around.file):
+            yield [gone(node)]
+
+
 FAMILIES = {
     "no_grad-dropped": Family(("TL201",), r"no_grad\(|inference_mode\(", no_grad_dropped),
     "no_grad-decorator-dropped": Family(("TL201",), r"no_grad\(|inference_mode\(", no_grad_decorator_dropped),
@@ -301,6 +450,22 @@ FAMILIES = {
     "DDP-to-DataParallel": Family(("TL801",), r"^import torch$", ddp_to_dataparallel),
     "ModuleList-to-list": Family(("TL117",), r"ModuleList", plain_list),
     "super-init-dropped": Family(("TL118",), r"__init__\(\)", super_dropped),
+    "cleared-per-epoch": Family(("TL103",), r"\.zero_grad\(", cleared_per_epoch),
+    "optimizer-in-loop": Family(("TL114",), r"optim\.\w+\(", optimizer_in_loop),
+    "compiled-in-loop": Family(("TL706",), r"\.backward\(", compiled_in_loop),
+    "saved-every-batch": Family(("TL606",), r"\.backward\(", saved_every_batch),
+    "recording-off": Family(("TL206",), r"^import torch$", recording_off),
+    "backward-in-autocast": Family(("TL702",), r"autocast\(", backward_in_autocast),
+    "shuffle-and-sampler": Family(("TL306",), r"\bsampler=", shuffle_and_sampler),
+    "sampler-dropped": Family(("TL802",), r"DistributedSampler", sampler_dropped),
+    "shuffle-dropped": Family(("TL305",), r"shuffle=True", shuffle_dropped),
+    "moved-in-dataset": Family(("TL309",), r"def __getitem__", moved_in_dataset),
+    "unused-parameters": Family(("TL805",), r"DistributedDataParallel|DDP", unused_parameters),
+    "address-dropped": Family(("TL811",), r"MASTER_ADDR", address_dropped),
+    "zeros-kept": Family(("TL604",), r"\.zero_grad\(", zeros_kept),
+    "anomalies-watched": Family(("TL603",), r"\.backward\(", anomalies_watched),
+    "benchmark-on": Family(("TL903",), r"cudnn\.deterministic", benchmark_on),
+    "seed-dropped": Family(("TL901",), r"np\.random\.seed\(", seed_dropped),
 }
 
 
