@@ -99,6 +99,24 @@ def test_verdicts(tmp_path: Path, before: str, after: str, kind: Behaviour, text
         assert result.steps == (30 if before is LATE_IN_EVAL else 6), "a short program is run to its end"
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "count"),
+    [
+        (SCRIPT.replace(CLEAR, ""), SCRIPT, 3),  # far apart and a property restored: no question of rounding
+        (SCRIPT, SCRIPT.replace(CLEAR, ""), 6),
+        (SCRIPT, SCRIPT.replace("torch.log(torch.softmax(", "(torch.log_softmax("), 6),
+    ],
+)
+def test_nudged_runs_are_made_where_rounding_may_explain_it(
+    tmp_path: Path, before: str, after: str, count: int
+) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(before)
+    runs = Runs([sys.executable, "train.py"], cwd=str(tmp_path))
+    runs.judge({str(path): (before, after)})
+    assert runs.count == count
+
+
 def test_a_long_program_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchlint.verify.differential.SECONDS", 0.0)
     result = run(

@@ -80,7 +80,15 @@ def test_the_page() -> None:
     assert "train.py:7 &lt;b&gt;" in page
     assert page.count("<polyline") == 2
     assert "1e-" in divergence_plot(CURVE)
+    assert page.count("<svg") == 3  # time and memory of the proven one, the divergence of the other
+    assert "<dt>note</dt><dd>a note</dd>" in page
+    assert "<dt>sandbox</dt><dd>walls</dd>" in page
     assert "<script" not in page
+
+
+def test_only_short_curves_have_markers() -> None:
+    assert "<circle" in divergence_plot(CURVE)
+    assert "<circle" not in divergence_plot([Point(i, 1e-3, 1e-7) for i in range(1, 100)])
 
 
 def test_a_gradient_that_is_zero_but_for_rounding_is_no_deviation() -> None:

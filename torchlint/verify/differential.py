@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torchlint.verify.channel import Forged, items
-from torchlint.verify.compare import Comparison, Level, Yardstick, compare, deviation, without_graphs
+from torchlint.verify.compare import FAR, Comparison, Level, Yardstick, compare, deviation, without_graphs
 from torchlint.verify.judge import Run, judge_behaviour, judge_property
 from torchlint.verify.lines import edited_lines, evidence_lines
 from torchlint.verify.observe import Observation
@@ -113,18 +113,16 @@ class Runs:
         executed = any(reached)
         runs = _runs(first, fixed, ())
         differs = any(r.comparison.level is Level.DIFFERENT for r in runs)
-        if check.level is Level.BITWISE and differs:
+        intended = _intended(first, fixed, executed)
+        # What is far apart from its first difference on is no rounding: no nudge would bring it together.
+        if check.level is Level.BITWISE and differs and not (intended and _far(first, fixed, runs)):
             original.nudged = original.nudged or [
                 self._record(old, steps=original.steps, nudge=k) for k in range(NUDGES)
             ]
             runs = _runs(first, fixed, original.nudged)
         verdict = judge_behaviour(runs, self_check=check, executed=executed)
-        if verdict.kind is Behaviour.DIFFERENT and fixed.deviations and not fixed.ended:
-            for before, after in zip(first.broken, fixed.broken):
-                intended = judge_property([before], [after], executed=executed)
-                if before and not before.startswith("no ") and intended.kind is Behaviour.INTENDED:
-                    verdict = intended
-                    break
+        if verdict.kind is Behaviour.DIFFERENT and intended:
+            verdict = intended
         curve = _curve(first, fixed, original.nudged) if verdict.kind is Behaviour.DIFFERENT else ()
         growth = _growth(original.traced, fixed) if verdict.equivalent else None
         return Differential(verdict, first.steps, sandbox, curve, all(reached), growth)
@@ -258,6 +256,23 @@ def _runs(a: Recorded, b: Recorded, nudged: Sequence[Recorded]) -> list[Run]:
         yardstick = Yardstick(tuple(n.records[-1] for n in nudged if len(n.records) == len(a.records)))
         runs.append(Run("end", compare(a.records[-1], b.records[-1], yardstick)))
     return runs
+
+
+def _intended(first: Recorded, fixed: Recorded, executed: bool) -> BehaviourVerdict | None:
+    """The verdict on a property that the original breaks and the fix keeps, if there is one."""
+    if not fixed.deviations or fixed.ended:
+        return None
+    for before, after in zip(first.broken, fixed.broken):
+        verdict = judge_property([before], [after], executed=executed)
+        if before and not before.startswith("no ") and verdict.kind is Behaviour.INTENDED:
+            return verdict
+    return None
+
+
+def _far(first: Recorded, fixed: Recorded, runs: Sequence[Run]) -> bool:
+    """Whether the first step that differs at all differs by more than rounding can make of one step."""
+    at = next(i for i, run in enumerate(runs) if run.comparison.level is Level.DIFFERENT)
+    return at < min(first.steps, fixed.steps) and deviation(first.records[at], fixed.records[at]) >= FAR
 
 
 def _curve(first: Recorded, fixed: Recorded, nudged: Sequence[Recorded]) -> tuple[Point, ...]:

@@ -10,6 +10,8 @@ from typing import Any
 from torchlint.page import document, drawing, figure, heading, interval_plot
 from torchlint.verify.verdict import Behaviour, CaseVerdict, CostVerdict, MemoryVerdict, Point, Trend, human_bytes
 
+_MOST_MARKED = 40  # points of a curve: more of them would run into each other
+
 
 def render_page(results: Mapping[str, Sequence[CaseVerdict]], facts: Mapping[str, Any]) -> str:
     """The whole page. Every text that came from code under test is escaped."""
@@ -26,24 +28,33 @@ def render_page(results: Mapping[str, Sequence[CaseVerdict]], facts: Mapping[str
     return page("torchlint verify", described, totals, {rule: map(_article, group) for rule, group in results.items()})
 
 
-def page(title: str, described: str, totals: Sequence[tuple[int, str]], sections: Mapping[str, Iterable[str]]) -> str:
-    """The frame of a report: a line of facts, figures, and under each heading its articles."""
+def page(
+    title: str,
+    described: str,
+    totals: Sequence[tuple[int, str]],
+    sections: Mapping[str, Iterable[str]],
+    remarks: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The frame of a report: a line of facts, figures, remarks with their labels, under each heading its articles."""
     links = "".join(f'<a href="#r{i}">{html.escape(name)}</a>' for i, name in enumerate(sections))
     body = "".join(
         f'<h2 id="r{i}">{html.escape(name)}</h2>' + "".join(articles)
         for i, (name, articles) in enumerate(sections.items())
     )
-    return document(title, f"{heading(title, described, totals)}<nav>{links}</nav>{body}")
+    return document(title, f"{heading(title, described, totals)}{_listed(remarks)}<nav>{links}</nav>{body}")
 
 
 def article(title: str, verdict: str, tone: str, plots: Sequence[str], rows: Sequence[tuple[str, str]]) -> str:
     """One judged thing: its name, its verdict in the tone `good`, `warn` or `bad`, its plots and its facts."""
-    listed = "".join(f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in rows)
     return (
         f'<article><div class="head"><h3>{html.escape(title)}</h3>'
         f'<p class="verdict {tone}">{html.escape(verdict)}</p></div>'
-        f'<div class="plots">{"".join(plots)}</div><dl>{listed}</dl></article>'
+        f'<div class="plots">{"".join(plots)}</div>{_listed(rows)}</article>'
     )
+
+
+def _listed(rows: Sequence[tuple[str, str]]) -> str:
+    return "<dl>" + "".join(f"<dt>{label}</dt><dd>{html.escape(text)}</dd>" for label, text in rows) + "</dl>"
 
 
 def _article(v: CaseVerdict) -> str:
@@ -51,7 +62,8 @@ def _article(v: CaseVerdict) -> str:
     plots = []
     timed = {size: cost for size, cost in v.speed.items() if cost.ratio is not None}
     if timed:
-        plots.append(figure("Time before ÷ time after, 95 % interval, by size", speed_plot(timed)))
+        named = {f"n={size}": cost for size, cost in sorted(timed.items())}
+        plots.append(figure("Time before ÷ time after, 95 % interval, by size", speed_plot(named)))
     plots += memory_figures(v.memory)
     rows = [("cost", str(v.cost)), ("memory", str(v.memory))]
     changed = ", ".join(f"{name} {a}→{b}" for name, (a, b) in v.counters.items() if a != b)
@@ -65,14 +77,14 @@ def _article(v: CaseVerdict) -> str:
     return article(v.name, str(v.behaviour), tone, plots, rows)
 
 
-def speed_plot(timed: Mapping[int, CostVerdict]) -> str:
-    """Speedup with its interval per size."""
+def speed_plot(timed: Mapping[str, CostVerdict]) -> str:
+    """Speedups with their intervals, by name."""
     colours = {"faster": "good", "slower": "bad"}
     rows = [
-        (f"n={size}", cost.ratio or 1.0, cost.low or 1.0, cost.high or 1.0, colours.get(cost.kind.value, "soft"))
-        for size, cost in sorted(timed.items())
+        (name, cost.ratio or 1.0, cost.low or 1.0, cost.high or 1.0, colours.get(cost.kind.value, "soft"))
+        for name, cost in timed.items()
     ]
-    return interval_plot(rows, "speedup per size")
+    return interval_plot(rows, "speedup with its interval")
 
 
 def memory_figures(memory: MemoryVerdict) -> list[str]:
@@ -117,7 +129,7 @@ def divergence_plot(points: Sequence[Point]) -> str:
 
     parts = []
     for exponent in sorted({low, (low + high) // 2, high}):
-        label = "0" if 10.0**exponent <= floor else f"1e{exponent}"
+        label = "0" if 10.0**exponent <= floor else f"1e{exponent}" if exponent else "1"
         parts.append(
             f'<line x1="{left}" x2="{width - right}" y1="{y(10.0**exponent):.1f}" y2="{y(10.0**exponent):.1f}" '
             f'stroke="var(--line)"/><text class="soft" x="{left - 8}" y="{y(10.0**exponent) + 4:.1f}" '
@@ -130,6 +142,7 @@ def divergence_plot(points: Sequence[Point]) -> str:
     ):  # fmt: skip
         path = " ".join(f"{x(step):.1f},{y(value):.1f}" for step, value in series)
         parts.append(f'<polyline points="{path}" fill="none" stroke="var(--{colour})" stroke-width="2"/>')
-        parts += [f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="3" fill="var(--{colour})"/>' for s, v in series]
+        if len(series) <= _MOST_MARKED:
+            parts += [f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="3" fill="var(--{colour})"/>' for s, v in series]
         parts.append(f'<text x="{width - right + 8}" y="{y(series[-1][1]) + 4:.1f}">{name}</text>')
     return drawing(width, height, parts, "deviation from the original by step")

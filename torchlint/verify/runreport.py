@@ -116,7 +116,9 @@ class RunReport:
             ]
             for search in self.searches
         }
-        return page("torchlint verify", f"{shlex.join(self.command)} · {facts}", totals, sections)
+        remarks = [("written", path) for path in self.written]
+        remarks += [("note", note) for note in self._told()] + [("sandbox", sandbox) for sandbox in self.sandbox]
+        return page("torchlint verify", f"{shlex.join(self.command)} · {facts}", totals, sections, remarks)
 
 
 def place(search: Search) -> str:
@@ -126,6 +128,8 @@ def place(search: Search) -> str:
 
 def _compared(step: Step) -> str:
     judged = step.judged
+    if not judged.of:
+        return "nothing compared"
     if judged.unit == "calls":
         return f"{judged.compared} of {judged.of} calls compared"
     return f"{judged.compared} steps compared"
@@ -148,7 +152,7 @@ def _step(step: Step) -> dict[str, object]:
 
 def _article(step: Step, tone: str) -> str:
     from torchlint.page import figure
-    from torchlint.verify.page import article, divergence_plot, memory_figures
+    from torchlint.verify.page import article, divergence_plot, memory_figures, speed_plot
 
     judged = step.judged
     plots = []
@@ -162,6 +166,9 @@ def _article(step: Step, tone: str) -> str:
         plots += memory_figures(judged.cost.memory)
         if judged.cost.speed.kind is not Speed.NOT_MEASURED:
             rows.append(("time", str(judged.cost.speed)))
+            if judged.cost.speed.ratio is not None:
+                timing = speed_plot({"time": judged.cost.speed})
+                plots.insert(0, figure("Time before ÷ time after, 95 % interval", timing))
         if judged.cost.memory.kind is not Trend.NOT_MEASURED:
             rows.append(("memory", str(judged.cost.memory)))
         changed = ", ".join(f"{name} {a}→{b}" for name, (a, b) in judged.cost.counters.items() if a != b)
