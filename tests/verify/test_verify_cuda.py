@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -13,12 +14,15 @@ torch = pytest.importorskip("torch")
 from torchlint.catalogue import load  # noqa: E402
 from torchlint.config import Config  # noqa: E402
 from torchlint.fix import fix_text  # noqa: E402
+from torchlint.verify.case import Case  # noqa: E402
 from torchlint.verify.cases import load_cases, resolve_device, verify_rule  # noqa: E402
 from torchlint.verify.measure import Runnable, time_pairs  # noqa: E402
 from torchlint.verify.observe import observe  # noqa: E402
+from torchlint.verify.ranks import launch  # noqa: E402
 from torchlint.verify.remap import remapped  # noqa: E402
+from torchlint.verify.sandbox import Outcome  # noqa: E402
 from torchlint.verify.shadow import CUDA_IS_UP, Limits  # noqa: E402
-from torchlint.verify.surroundings import rng_state  # noqa: E402
+from torchlint.verify.surroundings import global_flags, rng_state  # noqa: E402
 from torchlint.verify.table import machine_facts  # noqa: E402
 from torchlint.verify.userrun import verify_run  # noqa: E402
 from torchlint.verify.verdict import Behaviour, Speed  # noqa: E402
@@ -88,6 +92,81 @@ def test_evidence_names_the_device() -> None:
         facts = machine_facts("cuda")
     assert (facts["gpu"], facts["cuda"]) == ("a device", "13.0")
     assert facts["driver"]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_address_space_is_not_limited_on_a_device(device: str) -> None:
+    """CUDA maps far more than it uses."""
+    given: dict[str, object] = {}
+
+    def forked(*_: object, **settings: object) -> Outcome:
+        given.update(settings)
+        return Outcome(reason="not run")
+
+    case = Case(name="c", entry="f", make_inputs=lambda seed, device, size: {}, wrong_fix=str)
+    with mock.patch("torchlint.verify.cases.run_forked", forked):
+        verify_rule("", "", [case], device=device)
+    assert (given["memory"] is None) is (device == "cuda")
+
+
+def set_cudnn(name: str) -> Callable[[bool], None]:
+    return lambda on: setattr(torch.backends.cudnn, name, on)
+
+
+@pytest.mark.parametrize(
+    ("flag", "write"),
+    [
+        ("autocast cuda", lambda on: torch.set_autocast_enabled("cuda", on)),
+        ("flash attention", torch.backends.cuda.enable_flash_sdp),
+        ("memory-efficient attention", torch.backends.cuda.enable_mem_efficient_sdp),
+        ("plain attention", torch.backends.cuda.enable_math_sdp),
+        ("cudnn", set_cudnn("enabled")),
+        ("cudnn benchmark", set_cudnn("benchmark")),
+        ("cudnn deterministic", set_cudnn("deterministic")),
+        ("cudnn TF32", set_cudnn("allow_tf32")),
+    ],
+)
+def test_switches_of_a_device_are_compared_and_put_back(flag: str, write: Callable[[bool], None]) -> None:
+    before = global_flags()
+    leaves = observe(lambda: write(not before[flag]), {}).leaves
+    assert leaves[f"flag {flag}"] == repr(not before[flag])
+    assert global_flags() == before
+
+
+def test_ranks_keep_off_the_device(tmp_path: Path) -> None:
+    """Two processes meet on the CPU, also where there is a GPU."""
+    script = "import torch\nassert not torch.cuda.is_available() and not torch.cuda.device_count()\n"
+    with mock.patch.multiple(torch.cuda, is_available=lambda: True, device_count=lambda: 1):
+        (trace,) = launch(script, tmp_path / "runs", 0)
+    assert not trace.error
+
+
+def moves(x: torch.Tensor) -> dict[str, int]:
+    """Every way to a device and back that the remapping tells apart."""
+    made = [x.to(0), x.cuda(), x.to("cuda:0", non_blocking=True), torch.zeros(2, device=0)]
+    assert all(t.is_cuda and t.device.type == "cuda" for t in made)
+    like = x.to(made[0])
+    assert like.is_cuda
+    assert not like.cpu().is_cuda
+    assert not torch.zeros_like(like, device="cpu").is_cuda
+    like.copy_(x)
+    parameter = torch.nn.Linear(2, 2).cuda().weight
+    assert parameter.is_cuda
+    if like.sum() > 0:
+        torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return {}
+
+
+def test_each_way_to_a_device_is_counted() -> None:
+    with remapped() as mode:
+        moves(torch.ones(2))
+    counted = mode.counters
+    assert counted["host→device copies"] == 3 + 1 + 1 + 2  # the three, the one like another, copy_, weight and bias
+    assert counted["device→host copies"] == 1
+    assert counted["blocking copies"] == counted["host→device copies"] - 1 + 1  # all but the non-blocking one; cpu()
+    assert counted["syncs"] == 1 + 1 + 1  # cpu(), the condition, synchronize()
+    assert counted["caches emptied"] == 1
 
 
 PROGRAM = """\

@@ -82,6 +82,7 @@ class RunReport:
         ]
 
     def json(self) -> str:
+        from torchlint.verify.cases import resolve_device
         from torchlint.verify.table import machine_facts
 
         units = [
@@ -90,13 +91,14 @@ class RunReport:
             for search in self.searches
         ]  # fmt: skip
         document = {
-            "version": SCHEMA_VERSION, "machine": machine_facts("cpu"), "command": list(self.command),
+            "version": SCHEMA_VERSION, "machine": machine_facts(resolve_device("auto")), "command": list(self.command),
             "runs": self.runs, "seconds": self.seconds, "units": units, "written": list(self.written),
             "notes": self._told(), "sandbox": list(self.sandbox),
         }  # fmt: skip
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
     def html(self) -> str:
+        from torchlint.verify.cases import resolve_device
         from torchlint.verify.page import page
         from torchlint.verify.table import machine_facts
 
@@ -108,7 +110,7 @@ class RunReport:
             (sum(step.judged.verdict.kind is Behaviour.DIFFERENT for step in steps), "different"),
             (self.runs, "runs of the command"),
         ]
-        facts = ", ".join(f"{key} {value}" for key, value in machine_facts("cpu").items())
+        facts = ", ".join(f"{key} {value}" for key, value in machine_facts(resolve_device("auto")).items())
         sections = {
             place(search): [
                 *(_article(step, "good") for step in search.accepted),
