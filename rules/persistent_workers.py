@@ -66,7 +66,7 @@ RULE = Rule(
     Category.DATA,
     Severity.INFO,
     triggers=(r"DataLoader\b", r"[lL]oader\b.*:\s*(#.*)?$", r"^\s*for .*epoch", r"^\s*while "),
-    requires=(r"\bDataLoader\s*\(|\bDataLoader\s+as\b", r"num_workers"),
+    requires=(r"DataLoader\s*\(|\bDataLoader\s+as\b", r"num_workers"),
     since="0.2",
     fixes=(Applicability.UNSAFE,),
 )

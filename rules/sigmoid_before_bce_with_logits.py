@@ -45,6 +45,7 @@ in another file, or other code reads the probabilities, too, the edit is only su
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
@@ -52,6 +53,13 @@ from torchlint.edits import without_activation
 from torchlint.rule import Category, Context, Finding, Rule, suggestion, unsafe
 from torchlint.semantics.lossflow import LossInput, ModuleOutput, is_first, meets
 from torchlint.semantics.outputs import End
+
+# A loss in the same file, or a function or layer that ends in sigmoid and may meet one elsewhere.
+_MEETS = (
+    r"\b(?:BCEWithLogitsLoss|binary_cross_entropy_with_logits)\b"
+    r"|return [^\n]*(?<!\w)sigmoid\(|= [^\n]*(?<!\w)sigmoid\([^\n]*\n\s+return \w"
+    r"|\bSigmoid\(\)"
+)
 
 RULE = Rule(
     "TL109",
@@ -66,10 +74,7 @@ RULE = Rule(
     ),
     requires=(
         r"(?<!\w)sigmoid_?\(|\bSigmoid\(",
-        # A loss in the same file, or a function or Sequential that ends in sigmoid and may meet one elsewhere.
-        r"\b(?:BCEWithLogitsLoss|binary_cross_entropy_with_logits)\b"
-        r"|return [^\n]*(?<!\w)sigmoid\(|= [^\n]*(?<!\w)sigmoid\([^\n]*\n\s+return \w"
-        r"|\bSigmoid\(\)\s*[,)\]]",
+        _MEETS,
     ),
     since="0.1",
     fixes=(Applicability.UNSAFE, Applicability.SUGGESTION),
@@ -95,6 +100,8 @@ def check_module(output: ModuleOutput, context: Context) -> Iterator[Finding]:
     end = output.end
     if output.activation != "sigmoid" or end.node is None or meets(context.sem, output, _LOSSES):
         return
+    if not re.search(_MEETS, context.file.text):
+        return  # what the prefilter leaves out
     edit = without_activation(context.file, end)
     fix = suggestion("give logits", edit) if edit is not None else None
     question = Question("output-not-in-bce-with-logits", f"{output.cls.own}@{context.file.row(end.node)}")

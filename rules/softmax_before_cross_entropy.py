@@ -55,6 +55,7 @@ computed in float64.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import libcst as cst
@@ -65,6 +66,13 @@ from torchlint.rule import Category, Context, Finding, Rule, suggestion, unsafe
 from torchlint.semantics.lossflow import LossInput, ModuleOutput, is_first, meets
 from torchlint.semantics.outputs import End
 from torchlint.semantics.unit_tests import holds_unit_tests
+
+# A loss in the same file, or a function or layer that ends in softmax and may meet one elsewhere.
+_MEETS = (
+    r"\b(?:CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss)\b"
+    r"|return [^\n]*(?<!\w)softmax\(|= [^\n]*(?<!\w)softmax\([^\n]*\n\s+return \w"
+    r"|\bSoftmax(?:2d)?\([^()\n]*\)"
+)
 
 RULE = Rule(
     "TL108",
@@ -79,10 +87,7 @@ RULE = Rule(
     ),
     requires=(
         r"(?<!\w)softmax\(|\bSoftmax(?:2d)?\(",
-        # A loss in the same file, or a function or Sequential that ends in softmax and may meet one elsewhere.
-        r"\b(?:CrossEntropyLoss|cross_entropy|NLLLoss|nll_loss)\b"
-        r"|return [^\n]*(?<!\w)softmax\(|= [^\n]*(?<!\w)softmax\([^\n]*\n\s+return \w"
-        r"|\bSoftmax(?:2d)?\([^()\n]*\)\s*[,)\]]",
+        _MEETS,
     ),
     since="0.1",
     fixes=(Applicability.UNSAFE, Applicability.SUGGESTION),
@@ -118,6 +123,7 @@ def check_module(output: ModuleOutput, context: Context) -> Iterator[Finding]:
         or end.node is None
         or holds_unit_tests(context.sem)
         or meets(context.sem, output, _TAKES)
+        or not re.search(_MEETS, context.file.text)  # what the prefilter leaves out
     ):
         return
     edit = without_activation(context.file, end)

@@ -2,18 +2,21 @@
 
 ## What it does
 
-Finds two things in code that trains on a GPU:
+Finds in code that trains on a GPU
 
 - a convolutional model over images of one size (MNIST, CIFAR, SVHN and the like) with no `cudnn.benchmark` in the
   project;
 - a layer of `nn.Linear` or `nn.Embedding` whose constant width is no multiple of 8, in a file that computes in half
-  precision.
+  precision;
+- a convolutional model that is trained in half precision, with no `channels_last` in the project;
+- a model of this file whose `forward` has no branches, trained in a script that compiles nothing.
 
 ## Why is this bad
 
 cuDNN has several algorithms for each convolution. By default it picks one by rule of thumb; with `benchmark` it
 measures them once per shape and keeps the fastest. Tensor cores work on tiles: a vocabulary of 50257 is computed with
-slower kernels than one of 50304.
+slower kernels than one of 50304. In half precision cuDNN computes in channels-last order and converts inputs that are
+not. `torch.compile` joins small kernels and leaves Python out.
 
 ## Example
 
@@ -32,8 +35,8 @@ with torch.autocast("cuda", dtype=torch.bfloat16):
     logits = nn.Linear(768, 50304).cuda()(hidden)  # the last 47 are never asked for
 ```
 
-Silent where `cudnn` is mentioned anywhere (deterministic runs want no benchmark), for widths under 512, and in files
-that load weights whose shapes are given.
+Silent where `cudnn` (`channels_last`, `torch.compile`) is mentioned anywhere, for widths under 512, and in files that
+load weights whose shapes are given.
 
 Off by default: what is gained depends on the GPU, and is nothing for many models.
 
@@ -60,15 +63,16 @@ import libcst as cst
 
 from torchlint.diagnostic import Question, Severity
 from torchlint.rule import Category, Context, Finding, Rule
-from torchlint.semantics import Effect, LoaderCall
+from torchlint.semantics import Effect, Kind, LoaderCall
 from torchlint.semantics.loading import dataset_value, loader_loops
-from torchlint.source import argument, literal
+from torchlint.semantics.names import OWN
+from torchlint.source import argument, dotted, literal, walk
 
 RULE = Rule(
     "TL707",
     Category.PRECISION,
     Severity.INFO,
-    triggers=(r"DataLoader\b", r"\bnn\.Linear\(|\bnn\.Embedding\(", r"[lL]oader\b.*:\s*(#.*)?$"),
+    triggers=(r"DataLoader\b", r"\.step\(\s*\)", r"\bnn\.Linear\(|\bnn\.Embedding\(", r"[lL]oader\b.*:\s*(#.*)?$"),
     requires=(r"\bcuda\b", r"DataLoader\b|\bautocast\b|\bbfloat16\b|\.half\("),
     since="0.2",
     default=False,
@@ -77,6 +81,9 @@ RULE = Rule(
 _ONE_SIZE = re.compile(r"^torchvision\.datasets\.(CIFAR100?|\w*MNIST|SVHN|STL10|USPS|PCAM|FER2013)$")
 _CONVOLVES = re.compile(
     r"\bConv2d\(|\btorchvision\.models\b|\bmodels\.(resnet|vgg|densenet|mobilenet|efficientnet)|\bresnet\d+\("
+)
+_COMPILES = re.compile(
+    r"\bcompile\b|\bjit\b|\bexport\b|DataParallel|FullyShard|deepspeed|retain_graph|create_graph|register_\w*hook"
 )
 _HALF = re.compile(r"\bautocast\b|\bbfloat16\b|\.half\(")
 _LOADS = re.compile(r"from_pretrained\(|load_state_dict\(")
@@ -89,17 +96,68 @@ def check_cudnn(loader: LoaderCall, context: Context) -> Iterator[Finding]:
     text = context.file.text
     if "cudnn" in text or not _CONVOLVES.search(text) or not _ONE_SIZE.match(dataset_value(context.sem, loader).origin):
         return
+    if _trains(loader, context):
+        yield Finding(
+            loader.node,
+            "all images have one size, and cuDNN is not asked to find its fastest algorithms for it",
+            "it chooses by rule of thumb",
+            "set `torch.backends.cudnn.benchmark = True`, unless runs must be deterministic",
+            unless=(Question("mentions", "cudnn"),),
+        )
+
+
+@RULE.on
+def check_layout(loader: LoaderCall, context: Context) -> Iterator[Finding]:
+    """Convolutions in half precision over images laid out channel by channel."""
+    text = context.file.text
+    if "channels_last" in text or not _CONVOLVES.search(text) or not re.search(r"\bautocast\b", text):
+        return
+    if _trains(loader, context):
+        yield Finding(
+            loader.node,
+            "convolutions in half precision get their images channel by channel",
+            "cuDNN's half-precision kernels take channels last, and convert what is not",
+            "move model and images with `memory_format=torch.channels_last`",
+            unless=(Question("mentions", "channels_last"),),
+        )
+
+
+@RULE.on
+def check_compile(call: cst.Call, context: Context) -> Iterator[Finding]:
+    """`model = Net().to(device)` in a script that trains it and compiles nothing."""
+    text = context.file.text
+    value = context.sem.value(call)
+    if value.kind is not Kind.MODULE or not value.origin.startswith(OWN) or value.node is not call:
+        return
+    if _COMPILES.search(text) or (context.torch_version is not None and context.torch_version < (2, 0)):
+        return
+    cls, function = context.sem.class_of(value.origin), context.sem.function(call)
+    forward = cls.methods.get("forward") if cls is not None else None
+    if forward is None or any(isinstance(n, (cst.If, cst.While, cst.For, cst.Try)) for n in walk(forward.node.body)):
+        return  # it may break the graph
+    assign = context.file.parent(call)
+    while isinstance(assign, (cst.Attribute, cst.Call)):
+        assign = context.file.parent(assign)
+    name = dotted(assign.targets[0].target) if isinstance(assign, cst.Assign) else None
+    events = context.sem.events(function)
+    forwards = [e for e in events if e.effect is Effect.FORWARD and e.subject == name and e.loops]
+    if name and forwards and any(e.effect is Effect.STEP and e.loops for e in events):
+        yield Finding(
+            call,
+            f"`{name}` is trained as Python runs it",
+            "its `forward` has no branches, and `torch.compile` would join its kernels",
+            f"try `{name} = torch.compile({name})` and measure: it pays for models of some size and many steps",
+            unless=(Question("mentions", "torch.compile"),),
+        )
+
+
+def _trains(loader: LoaderCall, context: Context) -> bool:
+    """Whether an optimizer steps in a loop over the loader."""
     for loop in loader_loops(context.sem):
         steps = context.sem.events(loop.function, Effect.STEP)
         if loop.loader is loader.node and any(step.within(loop.node) for step in steps):
-            yield Finding(
-                loader.node,
-                "all images have one size, and cuDNN is not asked to find its fastest algorithms for it",
-                "it chooses by rule of thumb",
-                "set `torch.backends.cudnn.benchmark = True`, unless runs must be deterministic",
-                unless=(Question("mentions-cudnn", ""),),
-            )
-            return
+            return True
+    return False
 
 
 @RULE.on

@@ -142,9 +142,9 @@ def _sets_precision(project: Project, path: str, subject: str) -> bool:
     return any(knowledge.PRECISION_WORDS.search(project.text(p)) for p in project.neighbours(path))
 
 
-def _mentions_cudnn(project: Project, path: str, subject: str) -> bool:
-    """Whether anything in the project says how cuDNN is to choose."""
-    return any("cudnn" in project.text(p) for p in project.neighbours(path))
+def _mentions(project: Project, path: str, subject: str) -> bool:
+    """Whether anything in the project says the word: `cudnn`, `channels_last`, `compile`."""
+    return any(subject in project.text(p) for p in project.neighbours(path))
 
 
 def _sets_rendezvous(project: Project, path: str, subject: str) -> bool:
@@ -249,7 +249,7 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "returns-number": _returns_number,
     "calls-set-epoch": _calls_set_epoch,
     "sets-precision": _sets_precision,
-    "mentions-cudnn": _mentions_cudnn,
+    "mentions": _mentions,
     "sets-rendezvous": _sets_rendezvous,
     "no-cuda-use": _no_cuda_use,
     "ignores-mode": _ignores_mode,
