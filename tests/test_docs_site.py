@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -57,7 +58,10 @@ def test_links_lead_to_pages(page: str) -> None:
         assert (DOCS / page).parent.joinpath(target).is_file(), target
 
 
-@pytest.mark.parametrize(("page", "script"), [("reliability.md", "reliability"), ("comparison.md", "comparison")])
+@pytest.mark.parametrize(
+    ("page", "script"),
+    [("reliability.md", "reliability"), ("comparison.md", "comparison"), ("tutorial.md", "tutorial")],
+)
 def test_figures_are_those_of_the_result_files(page: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = benchmark("figures", monkeypatch)
     assert figures.fill(page, benchmark(script, monkeypatch).FIGURES, check=True) == 0
@@ -89,6 +93,22 @@ def test_the_rule_of_ten_minutes_is_one(
     for one in checks:
         namespace["test_rules"](one)
     assert verify == "verify ACME002 --rules tools/lint"
+
+
+def test_the_tutorial_shows_what_is_printed_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tutorial = json.loads((ROOT / "benchmarks/results/tutorial.json").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    script = Path(shutil.copy(DOCS / "example" / "tutorial" / "train.py", tmp_path))
+    for name in ("check", "fix"):
+        assert main([name, "train.py"]) == 1
+        printed = capsys.readouterr()
+        assert printed.err + printed.out == tutorial["printed"][name]
+    script.write_text(tutorial["fixed"], encoding="utf-8")
+    assert main(["check", "train.py"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err + printed.out == tutorial["printed"]["again"]
 
 
 def test_the_comparison_counts_what_it_lists() -> None:
