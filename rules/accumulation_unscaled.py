@@ -46,7 +46,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
-from torchlint.semantics import Effect, Event, Kind, TrainingLoop, flow
+from torchlint.semantics import Effect, Event, Kind, Semantics, TrainingLoop, flow
 from torchlint.source import argument, dotted, find, literal, walk
 
 RULE = Rule(
@@ -91,8 +91,8 @@ def _scaled(group: flow.Accumulation, context: Context) -> bool:
     name = (dotted(group.steps) or "").rpartition(".")[2]
     if not name and value is ...:
         return True
-    where: cst.CSTNode = context.file.tree if name else group.loop.function.node
-    for node in walk(where):
+    nodes = context.sem.once(_arithmetic) if name else walk(group.loop.function.node)
+    for node in nodes:
         if isinstance(node, cst.BinaryOperation):
             if isinstance(node.operator, cst.Divide) and _is(node.right, name, value) and not _counts(node.left):
                 return True
@@ -105,21 +105,24 @@ def _scaled(group: flow.Accumulation, context: Context) -> bool:
                 return True
             if isinstance(node.operator, cst.MultiplyAssign) and _inverse(node.value, name, value):
                 return True
-        elif isinstance(node, cst.Call) and any(_is(a.value, name, value) for a in node.args):
-            if isinstance(node.func, cst.Attribute) and node.func.attr.value in (
-                "div",
-                "div_",
-                "true_divide",
-                "divide",
-            ):
-                return True
-            if (
-                name
-                and _inside(node, group, context)
-                and dotted(node.func) not in ("print", "range", "min", "max", "int", "len")
-            ):
+        elif isinstance(node, cst.Call) and (_divides(node) or (name and _may_scale(node, group, context))):
+            if any(_is(a.value, name, value) for a in node.args):
                 return True
     return any(_gives_scaled(e) for e in group.loop.of(Effect.CALL, Effect.LOSS, Effect.FORWARD))
+
+
+def _arithmetic(sem: Semantics) -> list[cst.CSTNode]:
+    """What of the file may divide something or hand it on."""
+    return [n for n in walk(sem.file.tree) if isinstance(n, (cst.BinaryOperation, cst.AugAssign, cst.Call))]
+
+
+def _divides(call: cst.Call) -> bool:
+    return isinstance(call.func, cst.Attribute) and call.func.attr.value in ("div", "div_", "true_divide", "divide")
+
+
+def _may_scale(call: cst.Call, group: flow.Accumulation, context: Context) -> bool:
+    """Whether what the call is given may end up in the loss."""
+    return dotted(call.func) not in ("print", "range", "min", "max", "int", "len") and _inside(call, group, context)
 
 
 def _is(node: cst.CSTNode, name: str, value: object) -> bool:

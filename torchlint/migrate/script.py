@@ -37,10 +37,10 @@ class Script:
         self.qualified = qualified
         self._trains: dict[cst.CSTNode, bool] = {}
 
-    @classmethod
-    def whole(cls, sem: Semantics) -> Script:
+    @staticmethod
+    def whole(sem: Semantics) -> Script:
         """The script behind a file whose tree may be thinned: here the prints and loops of every function matter."""
-        return cls(sem.whole.file, sem.whole.qualified)
+        return sem.whole.once(_script)
 
     # -- what there is ----------------------------------------------------------------------------------------------
 
@@ -66,7 +66,15 @@ class Script:
 
     def made_by(self, name: str) -> list[cst.Call]:
         """The calls of that qualified name."""
-        return [c for c in self.calls if self.qualified(c.func) == name]
+        return self._calls_by_name.get(name, [])
+
+    @cached_property
+    def _calls_by_name(self) -> dict[str, list[cst.Call]]:
+        found: dict[str, list[cst.Call]] = {}
+        for call in self.calls:
+            if (name := self.qualified(call.func)) is not None:
+                found.setdefault(name, []).append(call)
+        return found
 
     @cached_property
     def classes(self) -> dict[str, cst.ClassDef]:
@@ -316,3 +324,7 @@ class Script:
                     queue.extend(self.call_sites.get(ancestor, []))
                     break
         return found
+
+
+def _script(sem: Semantics) -> Script:
+    return Script(sem.file, sem.qualified)

@@ -280,7 +280,7 @@ def is_differentiated(growth: Growth, sem: Semantics) -> bool:
         events = sem.events(function, Effect.BACKWARD, Effect.GRAD)
         if not events:
             continue
-        made = _made_from(growth, function.node)
+        made = _made_from(growth, function.node, sem)
         for event in events:
             if growth.is_list and is_last_item(event, growth.name):
                 continue
@@ -304,22 +304,37 @@ def _clause_names(event: Event, made: set[str], sem: Semantics) -> set[str]:
 # -- where the graph goes -----------------------------------------------------------------------------------------
 
 
-def _made_from(growth: Growth, scope: cst.CSTNode) -> set[str]:
+def _made_from(growth: Growth, scope: cst.CSTNode, sem: Semantics) -> set[str]:
     """The total, and the names that get it or something computed from it with its graph."""
+    known = sem.once(_flows_by_scope)
+    flows = known.get(scope)
+    if flows is None:
+        flows = known[scope] = list(_flows(scope))
     result = {growth.name}
     for _ in range(4):
         size = len(result)
-        for node in walk(scope):
-            if isinstance(node, cst.Assign) and any(_carried(n, node.value) for n in result):
-                result |= {n for t in node.targets for n in bound_names(t.target)}
-            elif isinstance(node, cst.AugAssign) and any(_carried(n, node.value) for n in result):
-                if (name := dotted(node.target)) is not None:
-                    result.add(name)
-            elif isinstance(node, cst.For) and any(_carried(n, node.iter) for n in result):
-                result |= bound_names(node.target)
+        for kept, bound in flows:
+            if not result.isdisjoint(kept):
+                result |= bound
         if len(result) == size:
             break
     return result
+
+
+def _flows_by_scope(_: Semantics) -> dict[cst.CSTNode, list[tuple[set[str], set[str]]]]:
+    return {}
+
+
+def _flows(scope: cst.CSTNode) -> Iterator[tuple[set[str], set[str]]]:
+    """For each binding in a scope, the names whose graph the bound value may hold, and the names bound to it."""
+    for node in walk(scope):
+        if isinstance(node, cst.Assign):
+            yield _kept_names(node.value), {n for t in node.targets for n in bound_names(t.target)}
+        elif isinstance(node, cst.AugAssign):
+            if (name := dotted(node.target)) is not None:
+                yield _kept_names(node.value), {name}
+        elif isinstance(node, cst.For):
+            yield _kept_names(node.iter), bound_names(node.target)
 
 
 def _carried(name: str, node: cst.BaseExpression) -> bool:
@@ -357,7 +372,7 @@ def _kept_names(node: cst.BaseExpression) -> set[str]:
 def escapes(growth: Growth, sem: Semantics) -> bool:
     """Whether the total may get, with its graph, where it cannot be followed: returned, yielded, given to a call."""
     scope = growth.function.node
-    made = _made_from(growth, scope)
+    made = _made_from(growth, scope, sem)
     for node in walk(scope):
         if isinstance(node, (cst.Return, cst.Yield)):
             value = node.value.item if isinstance(node.value, cst.From) else node.value

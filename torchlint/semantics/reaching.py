@@ -286,6 +286,9 @@ def _merged(envs: Iterable[Env | None]) -> Env:
     result: Env = {}
     for env in envs:
         for key, definitions in (env or {}).items():
-            known = result.get(key, ())
-            result[key] = known + tuple(d for d in definitions if not any(d is k for k in known))
+            known = result.get(key)
+            if known is None:
+                result[key] = definitions
+            elif known is not definitions:  # on most ways nothing was bound anew
+                result[key] = known + tuple(d for d in definitions if not any(d is k for k in known))
     return result
