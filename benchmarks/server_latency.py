@@ -28,8 +28,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from torchlint import __version__, run
-from torchlint.nearest import Nearest
+from torchlint import __version__
+from torchlint.server.checking import Checker
 from torchlint.server.service import DEBOUNCE
 
 HERE = Path(__file__).parent
@@ -141,18 +141,18 @@ def session(path: Path, edits: int, debounce: float) -> tuple[dict[str, list[flo
 
 def engine(path: Path, texts: list[str]) -> tuple[list[float], list[float]]:
     """Milliseconds, by the clock and of the processor, of the same checks here."""
-    nearest, name = Nearest(), str(path.resolve())
-    project = nearest.project(name)
+    checker, name = Checker(), str(path.resolve())
     times, cpu = [], []
-    for text in [texts[0], *texts]:
+    for number, text in enumerate([texts[0], *texts]):
         gc.disable()
         began, used = time.perf_counter(), time.process_time()
-        data = text.encode()
-        run.check_bytes(name, data, project.config, project.selection, lambda: nearest.files(name, project))
+        checker.check(name, text.encode(), number, {})
         times.append(_since(began))
         cpu.append((time.process_time() - used) * 1000)
         gc.enable()
         gc.collect()
+        if number == 0:
+            checker.prepare(name, text)
     return times[1:], cpu[1:]
 
 
