@@ -133,7 +133,7 @@ def check_compile(call: cst.Call, context: Context) -> Iterator[Finding]:
         return
     cls, function = context.sem.class_of(value.origin), context.sem.function(call)
     forward = cls.methods.get("forward") if cls is not None else None
-    if forward is None or any(isinstance(n, (cst.If, cst.While, cst.For, cst.Try)) for n in walk(forward.node.body)):
+    if forward is None or any(isinstance(n, (cst.If, cst.While, cst.For, cst.Try)) for n in walk(forward.node)):
         return  # it may break the graph
     assign = context.file.parent(call)
     while isinstance(assign, (cst.Attribute, cst.Call)):
