@@ -109,7 +109,7 @@ def _evidence(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
     if iterated_here(sem, loader.node):
         return None  # its loop is here, and nothing in it is moved
     leaves = _leaves(loader, ctx)
-    if leaves and any(_may_be(m.loader) for m in moves):
+    if leaves and any(_may_be(m.loader, loader, ctx) for m in moves):
         return ()
     if leaves and _fed_to_cuda_model(loader, ctx):
         return ()
@@ -143,8 +143,10 @@ def _taker(loader: LoaderCall, ctx: Context) -> str | None:
     return None
 
 
-def _may_be(value: Value) -> bool:
-    """Whether a loop over this value may be one over any loader of the file."""
+def _may_be(value: Value, loader: LoaderCall, ctx: Context) -> bool:
+    """Whether a loop over this value may be one over the loader: over any of the file, or of those in a display."""
+    if isinstance(value.node, (cst.Tuple, cst.List)):
+        return any(ctx.sem.value(e.value).node is loader.node for e in value.node.elements)
     return not isinstance(value.node, cst.Call)
 
 

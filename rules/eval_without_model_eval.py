@@ -1,8 +1,8 @@
 """Evaluation with dropout and batch statistics still in training mode.
 
 ## What it does
-Finds evaluation code (recording off, or a loop over data that only reports numbers) that runs a model which the same
-file has just trained and which nothing puts into eval mode.
+Finds evaluation code (recording off, or a loop over data that only reports numbers) that runs a model which nothing
+puts into eval mode, and which the same file has just trained, or has made anew and loaded weights into.
 
 Silent where the mode is set by the function, by any caller, or by a helper in the project; where the model is known to
 hold no layer that minds (no Dropout, no BatchNorm); and where train mode is set on purpose right before (refreshing
@@ -54,7 +54,15 @@ from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, EvalRegion, Event, Function
 from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, measures
-from torchlint.semantics.modes import aliases, arrives_in_eval_mode, handed_to, same_module, trained_here, wrapped
+from torchlint.semantics.modes import (
+    aliases,
+    arrives_in_eval_mode,
+    handed_to,
+    only_loaded,
+    same_module,
+    trained_here,
+    wrapped,
+)
 from torchlint.semantics.modules import class_elsewhere, made_of_none, minds_mode
 from torchlint.semantics.tails import held_out_draws
 from torchlint.source import walk_scope
@@ -65,7 +73,7 @@ RULE = Rule(
     Severity.WARNING,
     triggers=(r"no_grad", r"inference_mode", EVALUATION_NAMES, HELD_OUT_NAMES),
     shapes=("forwards",),
-    requires=(r"\.backward\(",),
+    requires=(r"\.backward\(|\.load_state_dict\(",),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )
@@ -89,7 +97,8 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
     if region.mode == "train" and not overridden and not _forgotten(events, first):
         return
     if region.mode == "unknown" and not trained_here(ctx.sem, region.function, first):
-        return
+        if not only_loaded(ctx.sem, first) or not measures(ctx.sem, region):
+            return
     fix = None if overridden else _fix(region, first, ctx)
     yield _finding(first, () if overridden else _questions(region.function, first, ctx), fix)
 

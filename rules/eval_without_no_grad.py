@@ -45,6 +45,7 @@ Bitwise equality of results, and saved-tensor bytes and peak tensor memory befor
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import libcst as cst
 
@@ -55,7 +56,7 @@ from torchlint.semantics import Effect, EvalRegion, Event, Function
 from torchlint.semantics.escapes import escaping
 from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, is_frozen
 from torchlint.semantics.modes import grad_mode
-from torchlint.semantics.tails import evaluating_tails
+from torchlint.semantics.tails import evaluating_scripts, evaluating_tails
 from torchlint.source import walk_scope
 
 RULE = Rule(
@@ -85,7 +86,7 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
 
 @RULE.on
 def behind_training(module: cst.Module, ctx: Context) -> Iterator[Finding]:
-    for function, forward in evaluating_tails(ctx.sem):
+    for function, forward in chain(evaluating_tails(ctx.sem), evaluating_scripts(ctx.sem)):
         if not is_frozen(ctx.sem, forward.subject):
             yield _finding(function, forward, (), ctx, _fix_tail(function, forward, ctx))
 

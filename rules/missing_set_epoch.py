@@ -1,9 +1,10 @@
 """A shuffling `DistributedSampler` is never told the epoch, so every epoch has the same order.
 
 ## What it does
-Reports a `DistributedSampler` that shuffles and feeds a training loader over several epochs, where nothing in the
-project calls `set_epoch`. Loaders that Accelerate, Fabric, Ignite or Opacus take over are not reported: they announce
-epochs or replace the sampler. Nor are samplers of evaluation loaders, where order does not matter.
+Reports a `DistributedSampler` that shuffles and feeds a training loader over several epochs, in its file or in one that
+calls the function which makes the loader, where nothing in the project calls `set_epoch`. Loaders that Accelerate,
+Fabric, Ignite or Opacus take over are not reported: they announce epochs or replace the sampler. Nor are samplers of
+evaluation loaders, where order does not matter.
 
 ## Why is this bad
 The sampler draws its permutation from `seed + epoch`, and the epoch stays 0 until `set_epoch` changes it. Each process
@@ -77,19 +78,28 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
                 if at is not None and at not in reported and sharding.shuffles(sampler):
                     reported.add(at)
                     yield finding(script, trained, at)
+    for sampler, function in sharding.given_away(script):
+        at = script.file.twin(sampler, ctx.file)
+        if at is not None and at not in reported and sharding.shuffles(sampler):
+            reported.add(at)
+            yield _told_nowhere(at, None, (Question("feeds-no-epochs", f"~.{function.name.value}"),))
 
 
 def finding(script: Script, trained: sharding.Trained, sampler: cst.Call) -> Finding:
     asks = [Question("calls-set-epoch", name) for name in sharding.handed_to_strangers(script, trained)]
     if trained.elsewhere:
         asks.append(Question("not-trained", trained.elsewhere))
+    return _told_nowhere(sampler, announce(script, trained), tuple(asks))
+
+
+def _told_nowhere(sampler: cst.Call, fix: Fix | None, unless: tuple[Question, ...]) -> Finding:
     return Finding(
         sampler,
         "`set_epoch` is never called on this DistributedSampler",
         "it draws the same order in every epoch",
         "call `set_epoch(epoch)` at the start of each",
-        announce(script, trained),
-        tuple(asks),
+        fix,
+        unless,
     )
 
 

@@ -19,7 +19,8 @@ Reports, for tensors:
 `exp` overflows at 89 in float32 and at 12 in float16, and softmax and sigmoid round to 0 from about 104 and 17 on: the
 logarithm is then infinite and the gradient NaN, and one NaN ends a training. The functions on the right are exact in
 those cases, and one kernel instead of three. `log(1 + x)` and `exp(x) - 1` lose the digits of a small `x`: most code
-takes them of lengths and counts, so they are reported (as info) only with the option `small`.
+takes them of lengths and counts, so they are reported (as info) only with the option `small`. Unit tests are left
+alone: what a test expects is written out on purpose.
 
 ## Example
 
@@ -66,6 +67,7 @@ from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics.made import Scope
 from torchlint.semantics.outputs import End, Outputs, same_activation
 from torchlint.semantics.pointwise import constant, is_tensor, operation, reduced
+from torchlint.semantics.unit_tests import holds_unit_tests
 from torchlint.source import dotted
 
 RULE = Rule(
@@ -95,8 +97,8 @@ _DIGITS = "the digits of a small value are lost when 1 is added or taken away"
 def check_log(call: cst.Call, context: Context) -> Iterator[Finding]:
     """The logarithm of something that has a stable form."""
     log = operation(call, context.sem)
-    if log is None or log.name != "log":
-        return
+    if log is None or log.name != "log" or holds_unit_tests(context.sem):
+        return  # what a test expects is written out on purpose
     inner = log.operand
     shifted = _one_and(inner, context)
     if shifted is not None:
@@ -119,7 +121,7 @@ def check_arithmetic(node: cst.BinaryOperation, context: Context) -> Iterator[Fi
         exp = operation(node.left, context.sem)
         if exp is not None and exp.name == "exp":
             yield _finding(node, "torch.expm1", _DIGITS, (exp.operand, ""), context, Severity.INFO)
-    if not isinstance(node.operator, cst.Divide):
+    if not isinstance(node.operator, cst.Divide) or holds_unit_tests(context.sem):
         return
     if constant(node.left) == 1:
         other = _one_and(node.right, context)

@@ -362,7 +362,7 @@ def _close(stretches: Stretches, names: list[_Names], chosen: list[int], familie
         for name in names[i].sets:
             setters.setdefault(name, []).append(i)
     special = {"__call__", "__enter__", "__exit__"}
-    if ".backward(" in outside.whole.text:
+    if ".backward(" in outside.whole.text or ".load_state_dict(" in outside.whole.text:
         special.add("__init__")  # what a model is made of says whether its mode matters
     top = _Names(outside)
     # The families of which the top level, or else kept code, names a class.

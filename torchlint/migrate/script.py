@@ -114,6 +114,9 @@ class Script:
         name = self.qualified(call.func)
         if name is not None and name.startswith("~."):
             return self.functions.get(name[2:])
+        if isinstance(call.func, cst.Name):  # `train = train_by_dice if dice else …`: the first of those it may be
+            chosen = (self.qualified(value) or "" for value, _ in self.assigned(call.func))
+            return next((self.functions[n[2:]] for n in chosen if n[2:] in self.functions and n[:2] == "~."), None)
         if isinstance(call.func, cst.Attribute) and dotted(call.func.value) == "self":
             owner = self.owner(call)
             if owner is not None:

@@ -10,6 +10,7 @@ import libcst as cst
 
 from torchlint.migrate.epochs import counts_once
 from torchlint.migrate.script import DISTRIBUTED_SAMPLER, LOADER, PASSES_ITEMS, Loop, Script
+from torchlint.semantics.evaluation import is_held_out_name
 from torchlint.source import argument, dotted, has_star, literal, walk, walk_scope
 
 # Methods and functions that take a loader and hand back one that is sharded and announces its epochs.
@@ -67,6 +68,28 @@ def _handed_over(script: Script) -> Iterator[Trained]:
                 made = tuple(script.origins(arg.value))
                 if any(isinstance(m, cst.Call) and script.qualified(m.func) == LOADER for m in made):
                     yield Trained(loop, arg.value, made, ((loop, call),), target)
+
+
+def given_away(script: Script) -> Iterator[tuple[cst.Call, cst.FunctionDef]]:
+    """The samplers of loaders that functions return for other files to train with, each with its function.
+
+    Loaders that are named for evaluation are left out: their order does not matter.
+    """
+    for loader in script.made_by(LOADER):
+        function, line = script.scope(loader), script.file.statement(loader)
+        if not isinstance(function, cst.FunctionDef) or prepared(script, loader):
+            continue
+        names = {n.value for n in walk(line) if isinstance(n, cst.Name)}
+        if any(map(is_held_out_name, names)):
+            continue
+        bound = {dotted(t.target) for t in walk(line) if isinstance(t, cst.AssignTarget)}
+        returned = [n for n in walk_scope(function.body) if isinstance(n, cst.Return) and n.value is not None]
+        if any(n is loader or dotted(n) in bound - {None} for r in returned for n in walk(r)):
+            for sampler in samplers(script, loader):
+                if script.scope(sampler) is function and not any(
+                    is_held_out_name(n.value) for n in walk(sampler) if isinstance(n, cst.Name)
+                ):
+                    yield sampler, function
 
 
 def loaders(script: Script, trained: Trained) -> list[cst.Call]:

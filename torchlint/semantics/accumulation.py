@@ -108,8 +108,11 @@ def _loops(node: cst.CSTNode, sem: Semantics) -> tuple[Loop, ...]:
 
 
 def starts_anew(growth: Growth, scope: cst.CSTNode) -> bool:
-    """Whether the scope assigns the total something that does not build on it, or empties it."""
-    for node in walk(scope, into=lambda n: not isinstance(n, cst.ClassDef)):
+    """Whether each turn of the scope assigns the total something that does not build on it, or empties it.
+
+    What is done every so many turns (`if step % 100 == 0: total = 0`) leaves it growing in between.
+    """
+    for node in walk(scope, into=lambda n: not isinstance(n, cst.ClassDef) and not _is_now_and_then(n)):
         if isinstance(node, cst.Assign) and node is not growth.at:
             if any(growth.name in bound_names(t.target) for t in node.targets) and not _mentions(
                 node.value, growth.name
@@ -121,6 +124,13 @@ def starts_anew(growth: Growth, scope: cst.CSTNode) -> bool:
         elif isinstance(node, cst.Del) and growth.name in bound_names(node.target):
             return True
     return False
+
+
+def _is_now_and_then(node: cst.CSTNode) -> bool:
+    """`if step % 100 == 0:`, whatever else is asked for."""
+    return isinstance(node, cst.If) and any(
+        isinstance(n.operator, cst.Modulo) for n in find(node.test, cst.BinaryOperation)
+    )
 
 
 def bound_names(target: cst.CSTNode) -> set[str]:

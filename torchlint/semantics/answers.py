@@ -20,6 +20,7 @@ from torchlint.semantics.datasets import reads_items
 from torchlint.semantics.effects import Effect
 from torchlint.semantics.grad import body_disables
 from torchlint.semantics.kinds import Graph, Kind, Value
+from torchlint.semantics.loops import TrainingLoop
 from torchlint.semantics.modes import always_off, mode_at
 from torchlint.semantics.modules import minds_mode
 from torchlint.semantics.names import OWN
@@ -27,6 +28,7 @@ from torchlint.semantics.transfers import batch_moves, may_be_cuda
 from torchlint.source import dotted, find
 
 if TYPE_CHECKING:
+    from torchlint.semantics.model import Semantics
     from torchlint.semantics.project import Project
 
 _DEPTH = 4
@@ -104,10 +106,17 @@ def _callers_off(project: Project, path: str, subject: str, depth: int) -> bool:
 
 
 def _callers_set_eval(project: Project, path: str, subject: str) -> bool:
-    """Whether any caller puts a module into eval mode before the call."""
+    """Whether any caller, or a caller's caller, puts a module into eval mode before the call."""
+    return _callers_eval(project, path, subject, 0)
+
+
+def _callers_eval(project: Project, path: str, subject: str, depth: int) -> bool:
     for sem, site in project.callers(path, subject):
         mode, _ = mode_at(sem, site.function, site.but(subject=""))
         if mode in ("eval", "mixed"):
+            return True
+        above = os.path.abspath(sem.file.path)
+        if site.function.qualname and depth < _DEPTH and _callers_eval(project, above, site.function.own, depth + 1):
             return True
     return False
 
@@ -216,6 +225,22 @@ def _not_trained(project: Project, path: str, subject: str) -> bool:
     return True
 
 
+_ANNOUNCE_EPOCHS = re.compile(r"\bset_epoch\b|\.prepare\(|setup_dataloaders?\(|make_private")
+
+
+def _feeds_no_epochs(project: Project, path: str, subject: str) -> bool:
+    """Whether no caller of the function is known to train over several epochs, or something announces them."""
+    if any(_ANNOUNCE_EPOCHS.search(project.text(p)) for p in project.neighbours(path)):
+        return True
+    return not any(_trains_in_epochs(sem) for sem, _ in project.callers(path, subject))
+
+
+def _trains_in_epochs(sem: Semantics) -> bool:
+    """Whether a training loop of the file stands in another loop, or in a function that is called in one."""
+    loops = list(sem.objects(TrainingLoop))
+    return any(t.outer or any(site.loops for site in sem.call_sites(t.function)) for t in loops)
+
+
 def _not_fed_into(*losses: str) -> Callable[[Project, str, str], bool]:
     """Is no such loss of the project given the output of the activation (`~.Net@row`)?"""
 
@@ -255,6 +280,7 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "ignores-mode": _ignores_mode,
     "moves-no-batches": _moves_no_batches,
     "not-trained": _not_trained,
+    "feeds-no-epochs": _feeds_no_epochs,
     "items-in-memory": _items_in_memory,
     "output-not-in-cross-entropy": _not_fed_into("cross_entropy", "nll"),
     "output-not-in-bce-with-logits": _not_fed_into("bce_with_logits"),

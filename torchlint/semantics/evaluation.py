@@ -19,7 +19,7 @@ from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.escapes import escaping
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.loops import EvalRegion, Loop
-from torchlint.semantics.modes import last_mode, mode_after, mode_at
+from torchlint.semantics.modes import last_mode, loads_weights, mode_after, mode_at
 from torchlint.semantics.names import Class, Function
 from torchlint.semantics.origins import is_module
 from torchlint.semantics.unit_tests import holds_unit_tests
@@ -122,11 +122,17 @@ def _judge(
         # Results are only reported; the loop goes over a loader, or the function says that it evaluates.
         if _EVALUATES.search(name.lower()) and not _runs_its_parts(sem, function, first):
             evidence = "name"
-        elif isinstance(node, cst.For) and _over_data(sem, node) and _reports(sem, node):
+        elif any(_over_data(sem, loop) for loop in _loops_in(node, first)) and _reports(sem, node):
             evidence = "loader"
-        elif _loaded(sem, first.subject) and ".backward(" not in sem.file.text:
+        elif loads_weights(sem, first.subject) and ".backward(" not in sem.file.text:
             evidence = "loaded"
-    elif hot and isinstance(node, cst.For) and not escapes and _over_held_out(sem, node) and _reports(sem, node):
+    elif (
+        hot
+        and in_loop
+        and not escapes
+        and any(_over_held_out(sem, loop) for loop in _loops_in(node, first))
+        and _reports(sem, node)
+    ):
         evidence = "loader"  # a pass over held-out data between the turns of training
     elif (
         not hot
@@ -137,7 +143,7 @@ def _judge(
         and owner(function) is None
     ):
         evidence = "name"
-    if not evidence or (evidence != "no_grad" and _on_made_up_data(sem, forwards)):
+    if not evidence or (evidence != "no_grad" and on_made_up_data(sem, forwards)):
         return None
     if evidence == "eval" and escapes and hot and not in_loop:
         return None
@@ -283,27 +289,41 @@ def _over_data(sem: Semantics, loop: cst.For) -> bool:
     return sem.value(unwrap_iteration(loop.iter)).kind in (Kind.LOADER, Kind.DATASET)
 
 
+def _loops_in(node: cst.CSTNode, event: Event) -> tuple[cst.For, ...]:
+    """The `for` loops around an event, from a region's own on."""
+    at = next((i for i, loop in enumerate(event.loops) if loop is node), None)
+    return () if at is None else tuple(loop for loop in event.loops[at:] if isinstance(loop, cst.For))
+
+
 def _over_held_out(sem: Semantics, loop: cst.For) -> bool:
-    """Whether the loop goes over a loader or data set that is named for evaluation: `for x, y in val_loader`."""
+    """Whether the loop goes over a loader or data set that is named for evaluation, or draws from one in each turn."""
     from torchlint.semantics.blocks import unwrap_iteration
 
-    return is_held_out_name(dotted(unwrap_iteration(loop.iter)) or "") and _over_data(sem, loop)
+    if is_held_out_name(dotted(unwrap_iteration(loop.iter)) or "") and _over_data(sem, loop):
+        return True
+    return any(draws_held_out(call) for call in find(loop.body, cst.Call))
+
+
+def draws_held_out(call: cst.Call) -> bool:
+    """`next(iter(test_loader))`, `next(enumerate(test_loader))`, `test_loader.__iter__().next()`."""
+    from torchlint.semantics.blocks import unwrap_iteration
+
+    if isinstance(call.func, cst.Attribute) and call.func.attr.value == "__iter__":
+        return is_held_out_name(dotted(call.func.value) or "")
+    if dotted(call.func) == "next" and call.args and isinstance(call.args[0].value, cst.Call):
+        call = call.args[0].value
+    elif dotted(call.func) != "iter":
+        return False
+    if dotted(call.func) not in ("iter", "enumerate") or not call.args:
+        return False
+    return is_held_out_name(dotted(unwrap_iteration(call.args[0].value)) or "")
 
 
 def is_held_out_name(name: str) -> bool:
     return _HELD_OUT.search(name.rpartition(".")[2].lower()) is not None
 
 
-def _loaded(sem: Semantics, subject: str) -> bool:
-    """Whether the file loads the module's weights: `model.load_state_dict(torch.load(path))`."""
-    for call in find(sem.file.tree, cst.Call):
-        if isinstance(call.func, cst.Attribute) and call.func.attr.value == "load_state_dict" and call.args:
-            if (dotted(call.func.value) or "").removesuffix(".module") == subject.removesuffix(".module"):
-                return True
-    return False
-
-
-def _on_made_up_data(sem: Semantics, forwards: list[Event]) -> bool:
+def on_made_up_data(sem: Semantics, forwards: list[Event]) -> bool:
     """Whether the model only sees tensors made on the spot: a smoke test, a benchmark, an export."""
     for event in forwards:
         call = event.origin or event.node
@@ -336,7 +356,7 @@ def _reports(sem: Semantics, loop: cst.For | cst.While | cst.FunctionDef) -> boo
     """Whether the code turns results into numbers: item, argmax, max, numpy, comparisons."""
     for n in walk_scope(loop.body):
         if isinstance(n, cst.Call) and isinstance(n.func, cst.Attribute):
-            if n.func.attr.value in _NUMBERS:
+            if n.func.attr.value in _NUMBERS or (sem.qualified(n.func) == "torch.max" and len(n.args) == 2):
                 return True
     return False
 
@@ -409,8 +429,9 @@ def measures(sem: Semantics, region: EvalRegion) -> bool:
     """
     if may_evaluate_name(region.function.name):
         return True
-    loop = region.node
-    if not isinstance(loop, cst.For) or not _over_data(sem, loop):
+    walked = _loops_in(region.node, region.forwards[0])
+    loop = next((each for each in walked if _over_data(sem, each)), None)
+    if loop is None:
         return False
     return _reports(sem, loop) or any(
         (isinstance(n, cst.ComparisonTarget) and isinstance(n.operator, cst.Equal))

@@ -12,7 +12,7 @@ from torchlint.semantics.effects import Effect
 from torchlint.semantics.frames import Frame, Summary
 from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value, join, join_all, join_graph
 from torchlint.semantics.names import OWN, Function
-from torchlint.semantics.origins import used
+from torchlint.semantics.origins import is_module, used
 from torchlint.source import children, dotted, literal
 
 if TYPE_CHECKING:
@@ -138,6 +138,10 @@ def self_attribute(ev: Evaluator, name: str, frame: Frame) -> Value | None:
             return ev.summary(method).returns
         return Value(Kind.FUNCTION, method.own, node=method.node)
     by_use = used(ev, frame.function, f"{frame.self_name}.{name}") if frame.self_name else UNKNOWN
+    if by_use.kind is Kind.UNKNOWN and is_module(ev.names, cls):
+        # A module's member whose `forward` is called is a module, whoever made it.
+        if any("forward" in ev.class_uses.get(c.qualname, {}).get(name, ()) for c in ev.names.mro(cls)):
+            return Value(Kind.MODULE, evidence="used")
     return by_use if by_use.kind is not Kind.UNKNOWN else None
 
 
@@ -336,6 +340,8 @@ def display(ev: Evaluator, node: cst.Tuple | cst.List, frame: Frame) -> Value:
     kind = Kind.TUPLE if isinstance(node, cst.Tuple) else Kind.LIST
     starred = any(isinstance(e, cst.StarredElement) for e in node.elements)
     element = join_all(values) if values else None
+    if element is not None and element.kind is Kind.LOADER and element.node is None:
+        element = element.but(node=node)  # one of those that stand here
     return Value(
         kind,
         graph=join_graph(values) if values else Graph.UNKNOWN,

@@ -97,7 +97,8 @@ UNKNOWN = Value()
 def join(a: Value, b: Value) -> Value:
     """What is known when either may hold."""
     if a == b:
-        return a
+        # Which of two loaders it is decides what is said of each.
+        return a.but(node=None) if a.kind is Kind.LOADER and a.node is not b.node else a
     if a.kind is Kind.NONE or (a.kind is Kind.NUMBER and b.is_tensor):
         return b
     if b.kind is Kind.NONE or (b.kind is Kind.NUMBER and a.is_tensor):

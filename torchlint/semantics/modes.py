@@ -12,7 +12,7 @@ from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.effects import Effect, Event, GradMode
 from torchlint.semantics.loops import EvalRegion
 from torchlint.semantics.names import OWN, Function
-from torchlint.source import dotted
+from torchlint.source import dotted, find
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -150,6 +150,15 @@ def grad_mode(sem: Semantics, region: EvalRegion) -> GradMode:
     return first.grad
 
 
+def loads_weights(sem: Semantics, subject: str) -> bool:
+    """Whether the file loads the module's weights: `model.load_state_dict(torch.load(path))`."""
+    for call in find(sem.file.tree, cst.Call):
+        if isinstance(call.func, cst.Attribute) and call.func.attr.value == "load_state_dict" and call.args:
+            if (dotted(call.func.value) or "").removesuffix(".module") == subject.removesuffix(".module"):
+                return True
+    return False
+
+
 def trained_here(sem: Semantics, function: Function, event: Event) -> bool:
     """Whether the file trains the event's module and never puts it (by that name) into eval mode."""
     last = event.subject.rpartition(".")[2]
@@ -173,6 +182,17 @@ def arrives_in_eval_mode(sem: Semantics, subject: str) -> bool:
     if not name or not re.search(rf"\b{name}\s*=\s*[\w.]+\.from_pretrained\(", sem.file.text):
         return False
     return not any(e.effect is Effect.TRAIN for f in sem.functions for e in sem.events(f))
+
+
+def only_loaded(sem: Semantics, event: Event) -> bool:
+    """Whether the file makes the event's module of a class of its own, loads its weights, and never sets a mode.
+
+    A new module is in train mode.
+    """
+    value, text = event.value, sem.file.text
+    if ".eval(" in text or ".train(" in text or sem.class_of(value.origin) is None or value.evidence:
+        return False
+    return not event.subject.startswith("self.") and loads_weights(sem, event.subject)
 
 
 def handed_to(event: Event, subject: str) -> bool:

@@ -207,6 +207,9 @@ class Names:
             return canonical(self.imports[root] + dot + rest)
         if root in self.functions or root in self.classes:
             return OWN + text
+        if dot and self.stars and root in _BROUGHT and root not in self.module.local:
+            if any(s.partition(".")[0] not in ("typing", "math") for s in self.stars):
+                return canonical(_BROUGHT[root] + dot + rest)  # `from utils import *` brings what utils imports
         if root not in self.module.local and self.stars and not dot and not root.startswith("_"):
             for star in self.stars:
                 if star in STAR_NAMES and root in STAR_NAMES[star]:
@@ -298,6 +301,8 @@ def _targets(node: cst.CSTNode) -> Iterator[str]:
             yield from _targets(element.value)
 
 
+# Modules that everybody calls so: where nothing in the file binds the name, a star import did.
+_BROUGHT = {"torch": "torch", "nn": "torch.nn", "F": "torch.nn.functional", "np": "numpy"}
 # What `from torch import *` and friends bring in, as far as rules care.
 STAR_NAMES: dict[str, frozenset[str]] = {
     "torch": frozenset(

@@ -37,6 +37,8 @@ def collect_uses(ev: Evaluator) -> None:
                 continue
             if isinstance(node, cst.Attribute):
                 base = dotted(node.value)
+                if base is None and node.attr.value in ("cuda", "to"):
+                    base = dotted(_converted(node.value))
                 if base is not None:
                     uses.setdefault(base, set()).add(node.attr.value)
                     if cls is not None and function.params and base.startswith(function.params[0] + "."):
@@ -44,6 +46,24 @@ def collect_uses(ev: Evaluator) -> None:
                         ev.class_uses.setdefault(cls.qualname, {}).setdefault(key, set()).add(node.attr.value)
             elif isinstance(node, cst.Call) and (base := dotted(node.func)) is not None:
                 uses.setdefault(base, set()).add("()")
+
+
+# Conversions that may stand between a batch and its move to a device.
+_CONVERSIONS = frozenset(
+    "float double half long int bool byte type squeeze unsqueeze view reshape permute transpose contiguous".split()
+)
+
+
+def _converted(node: cst.BaseExpression) -> cst.BaseExpression:
+    """`x` of `x.float()`, `Variable(x)`."""
+    while isinstance(node, cst.Call):
+        if isinstance(node.func, cst.Attribute) and node.func.attr.value in _CONVERSIONS:
+            node = node.func.value
+        elif (dotted(node.func) or "").rpartition(".")[2] == "Variable" and node.args:
+            node = node.args[0].value
+        else:
+            break
+    return node
 
 
 def used(ev: Evaluator, function: Function, key: str) -> Value:

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
-from torchlint.semantics.blocks import unwrap_iteration
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.escapes import escaping
 from torchlint.semantics.evaluation import (
     DIFFERENTIATES,
-    is_held_out_name,
+    draws_held_out,
     is_region_itself,
     may_evaluate,
+    on_made_up_data,
     reports_numbers,
     uses_gradients,
 )
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.modes import same_module
 from torchlint.semantics.names import Function
-from torchlint.source import dotted, find
+from torchlint.source import find
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -71,6 +71,28 @@ def _is_tail(sem: Semantics, function: Function, event: Event, events: list[Even
     return isinstance(around, cst.Module) or not any(behind(n) for n in escaping(sem, function, around))
 
 
+def evaluating_scripts(sem: Semantics) -> Iterator[tuple[Function, Event]]:
+    """The passes that a script makes at its top level, outside of loops, once it has put a model into eval mode."""
+    module = sem.names.module
+    events = sem.events(module)
+    if any(e.effect in DIFFERENTIATES for e in events) or ".backward(" in sem.file.text:
+        return
+    seen: set[str] = set()
+    for event in events:
+        if event.effect is not Effect.FORWARD or event.value.kind is not Kind.MODULE or event.grad.off:
+            continue
+        if event.loops or event.via is not None or event.subject in seen or on_made_up_data(sem, [event]):
+            continue
+        if isinstance(sem.file.parent(event.node), cst.Expr):
+            continue  # warms up
+        begun = next((e for e in reversed(events) if e.order < event.order and _sets_mode(e, event)), None)
+        if begun is None or begun.effect is not Effect.EVAL or begun.loops or begun.via is not None:
+            continue
+        if not uses_gradients(sem, sem.file.tree, tuple(events)):
+            seen.add(event.subject)
+            yield module, event
+
+
 def _sets_mode(mode: Event, event: Event) -> bool:
     return mode.effect in (Effect.EVAL, Effect.TRAIN) and same_module(mode.subject, event.subject)
 
@@ -94,16 +116,9 @@ def held_out_draws(sem: Semantics) -> Iterator[tuple[Function, Event]]:
                 continue
             first, row = sem.file.row(last.node), sem.file.row(event.node)
             draws = [c for c in find(event.loops[-1].body, cst.Call) if first < sem.file.row(c) <= row]
-            if any(_draws_held_out(c) for c in draws) and reports_numbers(
+            if any(draws_held_out(c) for c in draws) and reports_numbers(
                 event.loops[-1].body,
                 lambda n, row=row: sem.file.row(n) >= row,  # type: ignore[misc]
             ):
                 yield function, event
                 break
-
-
-def _draws_held_out(call: cst.Call) -> bool:
-    """`next(iter(test_loader))`, `next(enumerate(test_loader))`, `iter(test_loader).next()`."""
-    if dotted(call.func) not in ("iter", "enumerate") or not call.args:
-        return False
-    return is_held_out_name(dotted(unwrap_iteration(call.args[0].value)) or "")
