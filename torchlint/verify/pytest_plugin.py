@@ -54,7 +54,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     with open(plan_path, "w", encoding="utf-8") as file:
         json.dump({**plan, "out": out}, file)
     agent.start(plan_path)
-    _state.update(run=run, out=out)
+    found = [(d.path, d.row, d.code) for d in session.result.diagnostics if d.fix is not None]
+    _state.update(run=run, out=out, found=found)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -68,8 +69,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for path, why in sorted(run.whole_files.items()):
         terminalreporter.write_line(f"{path}: not-verifiable({why})")
     for f in run.functions:
-        place = f"{f.path}:{f.function.before[0]} {f.function.name}"
-        terminalreporter.write_line(f"{place}: {f.verdict}; {f.verified} calls compared")
+        first, last = f.function.before
+        codes = {code for path, row, code in _state["found"] if path == f.path and first <= row <= last}
+        place = f"{f.path}:{first} {f.function.name}"
+        compared = f"; {f.verified} of {f.calls} calls compared" if f.calls else ""
+        terminalreporter.write_line(f"{place}: {'+'.join(sorted(codes))}  {f.verdict}{compared}")
     if not run.functions and not run.whole_files:
         terminalreporter.write_line("no fixes to judge")
 
