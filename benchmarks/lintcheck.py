@@ -154,7 +154,7 @@ def _planted(code: str) -> str:
     if not mine:
         return "none"
     found, planted, projects = (sum(f[key] for f in mine) for key in ("found", "planted", "projects"))
-    return f"{found} of {planted}, in {projects} projects"
+    return f"{found} of {planted} ({projects} project{'' if projects == 1 else 's'})"
 
 
 def main() -> int:

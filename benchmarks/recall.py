@@ -415,7 +415,10 @@ def zeros_kept(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
 def anomalies_watched(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
     first = training_loop(node)
     if first is not None and re.search(r"^import torch$", around.file, re.MULTILINE):
-        yield [prefixed(first, "torch.autograd.set_detect_anomaly(True)")]
+        watched = cst.ensure_type(
+            cst.parse_statement("torch.autograd.set_detect_anomaly(True)"), cst.SimpleStatementLine
+        )  # the rule wants it as a line of its own
+        yield [(first, cst.FlattenSentinel([watched, first]))]
 
 
 def benchmark_on(node: cst.CSTNode, around: Around) -> Iterator[list[Swap]]:
