@@ -79,6 +79,11 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
                     yield from _report(function, event, found, events, ctx)
 
 
+def _part_of(one: str, other: str) -> bool:
+    """Whether one of the two modules holds the other: who puts a part into train mode has seen to the rest."""
+    return one.startswith(f"{other}.") or other.startswith(f"{one}.")
+
+
 def _stuck(events: list[Event], event: Event) -> Loop | None:
     """The innermost loop that trains the module, evaluates it and never goes back to train mode; None if there is
     none."""
@@ -92,7 +97,7 @@ def _stuck(events: list[Event], event: Event) -> Loop | None:
         if not trained:
             continue
         if any(
-            e.effect is Effect.TRAIN and (not e.subject or _same(e, event) or event.subject.startswith(e.subject + "."))
+            e.effect is Effect.TRAIN and (not e.subject or _same(e, event) or _part_of(e.subject, event.subject))
             for e in inside
         ):
             return None
