@@ -125,7 +125,12 @@ class Purity:
         elif node.args:
             return False
         name = node.func.attr.value if isinstance(node.func, cst.Attribute) else ""
-        if name not in _REDUCE or not isinstance(owner, cst.Subscript) or len(owner.slice) != 1:
+        if (
+            name not in _REDUCE
+            or not isinstance(owner, cst.Subscript)
+            or len(owner.slice) != 1
+            or self.is_own_row(owner)
+        ):
             return False
         index = owner.slice[0].slice
         if not isinstance(index, cst.Index) or not self._varies(index.value) or not self.is_pure(index.value):
