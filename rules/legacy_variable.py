@@ -6,14 +6,12 @@ Reports
 
 - `torch.autograd.Variable`, called, passed on, in annotations and in `isinstance`
 - `loss.data[0]` and `total[0]` of tensors that have no dimension
-- `x.data` of what certainly is a tensor, read or changed in place (as info)
 
 ## Why is this bad
 
 Tensors and Variables became one in torch 0.4. `Variable(x)` wraps nothing any more and cuts `x` off its graph.
 `volatile=True` does nothing but warn, so what was meant to save memory records a graph. Indexing a tensor without
-dimensions raises an IndexError. `x.data` shares memory with `x` behind autograd's back: a change in place that a later
-backward would have refused gives wrong gradients instead.
+dimensions raises an IndexError.
 
 ## Example
 
@@ -32,15 +30,14 @@ with torch.no_grad():
     total += loss.item()
 ```
 
-Not reported: `x.data = y`, which exchanges the memory of `x`, items of tensors whose dimensions are unknown, and code
-that minds the version of torch.
+Not reported: items of tensors whose dimensions are unknown, code that minds the version of torch, and `x.data`, which
+is TL020's.
 
 ## Fix safety
 
 Safe where the tensor certainly has no graph that `Variable` would cut, where the new code cuts it as well
 (`x.detach().requires_grad_()`), and for losses that certainly have no dimension, whose indexing can only raise.
-Elsewhere unsafe. `with torch.no_grad():` in place of `volatile` is left to you. `x.data` becomes `x.detach()`, and a
-statement that changes `x.data` changes `x` under `with torch.no_grad():` (unsafe: autograd now sees both).
+Elsewhere unsafe. `with torch.no_grad():` in place of `volatile` is left to you.
 
 ## Verified by
 
@@ -77,7 +74,6 @@ RULE = Rule(
         r"\.data\[0\]",
         r"(?<=loss)\[0\]",
         r"(?<=total)\[0\]",
-        r"(?<!utils)\.data(?:\.[a-z]\w*\(|\s*(?:[\[),#]|$))",
     ),
     requires=(r"\btorch",),
     since="0.1",
@@ -86,7 +82,6 @@ RULE = Rule(
 
 _VARIABLE = "torch.autograd.Variable"
 _TOTAL = re.compile(r"(?:loss|total)$")
-_BEHIND = re.compile(r"\.[a-z]\w*\(|\s*(?:[\[),#]|$)", re.MULTILINE)  # what the trigger wants behind `.data`
 _ATOMS = (cst.Name, cst.Attribute, cst.Call, cst.Subscript)
 
 
@@ -228,57 +223,6 @@ def check_item(node: cst.Subscript, ctx: Context) -> Iterator[Finding]:
         f"call `{text}.item()`",
         kind("Take the number out", Edit(*ctx.file.span(node), f"{text}.item()")),
     )
-
-
-@RULE.on
-def check_data(node: cst.Attribute, ctx: Context) -> Iterator[Finding]:
-    """`x.data`, where `x` certainly is a tensor."""
-    file, parent = ctx.file, ctx.file.parent(node)
-    if node.attr.value != "data":
-        return
-    value = ctx.sem.value(node.value)
-    if value.kind not in (Kind.TENSOR, Kind.PARAMETER) or value.evidence == "used":
-        return
-    if isinstance(parent, (cst.AssignTarget, cst.AugAssign)) or not _BEHIND.match(file.text, file.span(node)[1]):
-        return
-    if isinstance(parent, cst.Subscript) and literal(getattr(parent.slice[0].slice, "value", parent)) == 0:
-        return  # an item, told above
-    if ctx.sem.qualified(node) is not None or minds_version(ctx.sem, node):
-        return
-    text = file.code(node.value)
-    call = file.parent(parent) if isinstance(parent, cst.Attribute) else None
-    if isinstance(parent, cst.Attribute) and isinstance(call, cst.Call) and re.search(r"[a-z]_$", parent.attr.value):
-        yield Finding(
-            node,
-            f"`{text}.data` is changed behind autograd's back",
-            "where a graph needs the old values, backward computes wrong gradients and says nothing",
-            f"change `{text}` itself under `torch.no_grad()`",
-            _in_no_grad(node, call, ctx),
-            severity=Severity.INFO,
-        )
-        return
-    yield Finding(
-        node,
-        f"`{text}.data` is `{text}` without its history",
-        "a change in place of either is not noticed by autograd",
-        f"write `{text}.detach()`",
-        unsafe("Detach it", Edit(*file.span(node), f"{text}.detach()")),
-        severity=Severity.INFO,
-    )
-
-
-def _in_no_grad(node: cst.Attribute, call: cst.Call, ctx: Context) -> Fix | None:
-    file = ctx.file
-    line = file.statement(call)
-    alone = isinstance(line, cst.SimpleStatementLine) and len(line.body) == 1 and file.parent(call) is line.body[0]
-    if not alone or not isinstance(file.parent(line), (cst.IndentedBlock, cst.Module)) or "\n" in file.code(call):
-        return None
-    no_grad, imports = torch_name(file, ctx.sem, "torch.no_grad", node)
-    start, end = file.caret(call)
-    dot = file.span(node.value)[1]
-    text = file.text[start:dot] + file.text[file.span(node)[1] : end]
-    between = file.newline + file.indent(line) + "    "
-    return unsafe("Change it without recording", Edit(start, end, f"with {no_grad}():{between}{text}"), *imports)
 
 
 @RULE.on
