@@ -1,13 +1,14 @@
 """Measure torchlint against its peers in one run: cold, warm, one small file, and cost against lines.
 
-    python benchmarks/speed.py FOLDER… [--sample N] [--rounds N] [--peers BIN] [--seed S] [--out NAME]
+    python benchmarks/speed.py FOLDER… --peers BIN [--sample N] [--rounds N] [--seed S]
+    python benchmarks/speed.py --page [--check]
 
 Each FOLDER holds Python files (an unzipped wheel). BIN is the bin folder of an environment with the peers, which this
 script does not install: `pip install torchfix==0.7.0 torch-preflight==0.5.0 ruff`. torchlint runs with the Python that
 runs this script. Tools take turns within each round, so that a change in the machine's load meets all of them; figures
 are user + system CPU seconds of the process and its children, wall seconds, and peak resident memory, as medians with
 the range. The cold comparison uses N files drawn at random, the same for all tools, because the peers take minutes on a
-package. Writes results/NAME.json and results/NAME.md beside this script.
+package. Writes results/speed.json and the figures of docs/performance.md; `--page` writes these alone, from the file.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from figures import fill, results
+from figures import table as lines_of_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = "torchfix==0.7.0 torch-preflight==0.5.0 ruff"
@@ -223,37 +227,91 @@ def setting(peers: Path) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[Row]) -> list[str]:
-    lines = ["| job | tool | CPU s | wall s | peak MB | CPU ratio to the first |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        cells = (row.job, row.tool, *map(shown, (row.cpu, row.wall, row.peak_mb, row.ratio)))
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+def conditions() -> str:
+    data = results("speed")
+    where, sizes = data["setting"], data["sizes"]
+    peers = {name: number for name, _, number in (line.partition("==") for line in where["peers"])}
+    named = ", ".join(f"{name} {peers[name]}" for name in ("TorchFix", "torch-preflight", "ruff"))
+    return (
+        f"{where['date'][:10]}, torchlint {where['torchlint']}, Python {where['python']} on {where['machine']}, beside "
+        f"{named}. The code is {', '.join(data['packages'])}: {sizes['files']:,} files, {sizes['lines']:,} lines. "
+        f"Medians of the rounds, range in brackets. Load at the start {where['load'][0]}, at the end "
+        f"{where['load at the end'][0]}: on a machine with other work, processor time says more than wall time.\n"
+    )
 
 
-def above_python(rows: Sequence[Row]) -> list[str]:
-    lines = ["| one small file | above bare python, wall ms | CPU ms |", "|---|---|---|"]
-    base: Row | None = None
-    for row in rows:
-        if row.tool == "bare python":
-            base = row
-        elif base is not None:
-            wall = [(a - b) * 1e3 for a, b in zip(row.wall, base.wall)]
-            cpu = [(a - b) * 1e3 for a, b in zip(row.cpu, base.cpu)]
-            name = row.job.removeprefix("one small file: ") + row.tool.removeprefix("torchlint")
-            lines.append(f"| {name} | {shown(wall)} | {shown(cpu)} |")
-    return lines
+def sample() -> str:
+    sizes = results("speed")["sizes"]
+    return (
+        f"A random sample of {sizes['sample files']} of these files ({sizes['sample lines']:,} lines), the same for "
+        "all tools, because the others take minutes on a package. One process each.\n"
+    )
+
+
+def job(name: str) -> str:
+    found = [row for row in results("speed")["rows"] if row["job"].startswith(name)]
+    return lines_of_table(
+        ["tool", "processor time, s", "wall, s", "peak, MB", "ratio of processor time"],
+        [[row["tool"], *(shown(row[key]) for key in ("cpu", "wall", "peak_mb", "ratio"))] for row in found],
+    )
+
+
+def growing() -> str:
+    return lines_of_table(
+        ["files", "lines", "processor time, s", "µs a line", "peak, MB"],
+        [
+            [
+                f"{g['files']:,}",
+                f"{g['lines']:,}",
+                f"{g['cpu']:.2f}",
+                f"{g['cpu'] / g['lines'] * 1e6:.0f}",
+                f"{g['peak_mb']:.0f}",
+            ]
+            for g in results("speed")["growth"]
+        ],
+    )
+
+
+def small() -> str:
+    """Each job's own Python start is taken off, round by round."""
+    base: dict[str, dict[str, Any]] = {}
+    lines: list[list[object]] = []
+    for row in results("speed")["rows"]:
+        name = row["job"].removeprefix("one small file: ")
+        if name == row["job"]:
+            continue
+        if row["tool"] == "bare python":
+            base[name] = row
+            continue
+        above = [shown([(a - b) * 1e3 for a, b in zip(row[key], base[name][key])]) for key in ("cpu", "wall")]
+        lines.append([name + row["tool"].removeprefix("torchlint"), *above])
+    return lines_of_table(["file", "processor time, ms", "wall, ms"], lines)
+
+
+FIGURES: dict[str, Callable[[], str]] = {
+    "conditions": conditions,
+    "sample": sample,
+    "cold": lambda: job("cold"),
+    "growth": growing,
+    "warm": lambda: job("warm"),
+    "small": small,
+}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--peers", type=Path, required=True, help=f"bin folder of an environment with {PEERS}")
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--peers", type=Path, help=f"bin folder of an environment with {PEERS}")
     parser.add_argument("--sample", type=int, default=60, help="files for the cold comparison")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="speed")
+    parser.add_argument("--page", action="store_true", help="only write the page, from the last results")
+    parser.add_argument("--check", action="store_true", help="with --page: only say whether the page is fresh")
     args = parser.parse_args()
+    if args.page:
+        return fill("performance.md", FIGURES, args.check)
+    if not args.folders or args.peers is None:
+        parser.error("needs folders to check, and --peers")
     peers = args.peers.absolute()
     missing = [t for t in ("torchfix", "torch-preflight", "ruff") if not (peers / t).exists()]
     if missing:
@@ -268,43 +326,17 @@ def main() -> int:
         copy(files, roots, scratch / "all")
         coldness = cold(scratch / "sample", peers, args.rounds)
         warmth = warm(scratch / "all", peers, max(args.rounds * 2, 5))
-        small = one_file(scratch, max(args.rounds * 3, 9))
+        alone = one_file(scratch, max(args.rounds * 3, 9))
         grown = growth(files, roots, scratch, args.seed)
     where["load at the end"] = [round(x, 2) for x in os.getloadavg()]
     sizes = {"files": len(files), "lines": lines_of(files), "sample files": len(drawn), "sample lines": lines_of(drawn)}
     packages = [r.name for r in roots]
-    rows = coldness + warmth + small
+    rows = coldness + warmth + alone
     out = Path(__file__).parent / "results"
     out.mkdir(exist_ok=True)
     data = {"setting": where, "packages": packages, "sizes": sizes, "rows": [asdict(r) for r in rows], "growth": grown}
-    (out / f"{args.out}.json").write_text(json.dumps(data, indent=1) + "\n")
-    text = [
-        "# Speed",
-        "",
-        f"`benchmarks/speed.py` on {', '.join(packages)}: {sizes['files']:,} files, {sizes['lines']:,} lines. The cold",
-        f"comparison: a random sample of {sizes['sample files']} of these files, {sizes['sample lines']:,} lines, the",
-        "same for all tools, because the peers take minutes on a package. Medians of the rounds, range in brackets.",
-        "",
-        *(
-            f"- {key}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
-            for key, value in where.items()
-        ),
-        "",
-        *table(coldness + warmth),
-        "",
-        *above_python(small),
-        "",
-        "| files | lines | CPU s, cold, one process | µs a line | peak MB |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {g['files']:.0f} | {g['lines']:,.0f} | {g['cpu']:.2f} | {g['cpu'] / g['lines'] * 1e6:.1f}"
-            f" | {g['peak_mb']:.0f} |"
-            for g in grown
-        ),
-        "",
-    ]
-    (out / f"{args.out}.md").write_text("\n".join(text))
-    return 0
+    (out / "speed.json").write_text(json.dumps(data, indent=1) + "\n")
+    return fill("performance.md", FIGURES)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,12 @@ def test_links_lead_to_pages(page: str) -> None:
 
 @pytest.mark.parametrize(
     ("page", "script"),
-    [("reliability.md", "reliability"), ("comparison.md", "comparison"), ("tutorial.md", "tutorial")],
+    [
+        ("reliability.md", "reliability"),
+        ("comparison.md", "comparison"),
+        ("tutorial.md", "tutorial"),
+        ("performance.md", "speed"),
+    ],
 )
 def test_figures_are_those_of_the_result_files(page: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = benchmark("figures", monkeypatch)
