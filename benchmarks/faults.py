@@ -18,10 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from figures import fill, table
+
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "benchmarks" / "results" / "faults.tsv"
-PAGE = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- figures: faults -->\n", "<!-- end -->"
 T = "import torch\n"
 LOOP = T + "def f(model, loader):\n  for x in loader:\n    loss = model(x)\n    loss.backward()\n"
 SOURCES = {
@@ -107,7 +107,7 @@ def main() -> None:
     options.add_argument("--page", action="store_true")
     chosen = options.parse_args()
     if chosen.page:
-        write_page()
+        fill("reliability.md", FIGURES)
         return
     memory = int(chosen.gigabytes * (1 << 30))
     rows = []
@@ -132,18 +132,15 @@ def main() -> None:
             print(*rows[-1], f"{time.monotonic() - began:.1f} s by the wall", sep="\t", flush=True)
     if not chosen.names:
         OUT.write_text("source\tMB\tended\tCPU seconds\tpeak MB\n" + "".join("\t".join(row) + "\n" for row in rows))
-        write_page()
+        fill("reliability.md", FIGURES)
 
 
-def write_page() -> None:
-    """Put the rows into the page, between its marks."""
+def rows_of_results() -> str:
     head, *rows = [line.split("\t") for line in OUT.read_text().splitlines()]
-    table = [head, ["---"] * len(head), *rows]
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    lines = "".join(f"| {' | '.join(row)} |\n" for row in table)
-    PAGE.write_text(f"{before}{BEGIN}{lines}{END}{after}", encoding="utf-8", newline="\n")
+    return table(head, [list(row) for row in rows])
+
+
+FIGURES = {"faults": rows_of_results}
 
 
 def _shown(measured: tuple[str, float, float]) -> tuple[str, str, str]:

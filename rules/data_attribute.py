@@ -57,18 +57,20 @@ from torchlint.semantics.deprecations.shims import minds_version
 from torchlint.semantics.kinds import Kind
 from torchlint.source import literal
 
+_BEHIND = r"(?:\.[a-z]\w*\(|\s*(?:[\[),#]|$))"  # not an assignment, nor another attribute that is no call
+
 RULE = Rule(
     "TL020",
     Category.FILES,
     Severity.INFO,
-    triggers=(r"(?<!utils)\.data(?:\.[a-z]\w*\(|\s*(?:[\[),#]|$))",),
+    triggers=(r"(?<!utils)\.data" + _BEHIND,),
     requires=(r"\btorch",),
     since="0.2",
     default=False,
     fixes=(Applicability.UNSAFE,),
 )
 
-_BEHIND = re.compile(r"\.[a-z]\w*\(|\s*(?:[\[),#]|$)", re.MULTILINE)  # what the trigger wants behind `.data`
+_IS_BEHIND = re.compile(_BEHIND, re.MULTILINE)
 
 
 @RULE.on
@@ -80,7 +82,7 @@ def check(node: cst.Attribute, ctx: Context) -> Iterator[Finding]:
     value = ctx.sem.value(node.value)
     if value.kind not in (Kind.TENSOR, Kind.PARAMETER) or value.evidence == "used":
         return
-    if isinstance(parent, (cst.AssignTarget, cst.AugAssign)) or not _BEHIND.match(file.text, file.span(node)[1]):
+    if isinstance(parent, (cst.AssignTarget, cst.AugAssign)) or not _IS_BEHIND.match(file.text, file.span(node)[1]):
         return
     if isinstance(parent, cst.Subscript) and literal(getattr(parent.slice[0].slice, "value", parent)) == 0:
         return  # an item: TL011's

@@ -62,6 +62,7 @@ def test_links_lead_to_pages(page: str) -> None:
     ("page", "script"),
     [
         ("reliability.md", "reliability"),
+        ("reliability.md", "faults"),
         ("comparison.md", "comparison"),
         ("tutorial.md", "tutorial"),
         ("performance.md", "speed"),

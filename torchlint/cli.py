@@ -208,9 +208,10 @@ def _check(arguments: Arguments) -> int:
         except ConfigError as error:
             return _trouble(str(error))
         if known is not None:
-            again = None if narrowing is not None else known.printed(_view(form, arguments))
+            again = known.printed(_view(form, arguments)) if narrowing is None else None
             if again is not None:
-                return _repeat(again, known.problems)
+                _write(again[0])
+                return _ended(again[1], known.problems)
             return _show(form, arguments, known.check(), known, _source, narrowing)
     session = _open(arguments)
     if isinstance(session, int):
@@ -261,12 +262,17 @@ def _show(
     if narrowing is not None and not arguments.flag("--quiet"):
         # Where a program reads the findings, this goes to the person beside it.
         (sys.stdout if for_people or target else sys.stderr).write(narrowing.told())
-    for line in problems:
-        tell(line)
     broken = any(d.code in ("TL001", "TL002") for d in found)
     code = TROUBLE if broken else _code(arguments, found)
-    if found and narrowing is None and not target and form in ("text", "concise"):
+    if found and narrowing is None and not target and for_people:
         remember(arguments, files, _view(form, arguments), text, code)
+    return _ended(code, problems)
+
+
+def _ended(code: int, problems: list[str]) -> int:
+    """The exit code of a check, once it has been told what could not be read."""
+    for line in problems:
+        tell(line)
     return TROUBLE if problems else code
 
 
@@ -274,15 +280,6 @@ def _view(form: str, arguments: Arguments) -> tuple[object, ...]:
     """What a report for people and its exit code hang on, besides the findings and what they are about."""
     flags = [arguments.flag(name) for name in ("--statistics", "--quiet", "--exit-zero")]
     return (form, color_wanted(sys.stdout), _width(sys.stdout), *flags, os.getcwd())
-
-
-def _repeat(printed: tuple[str, int], problems: list[str]) -> int:
-    """Print what was printed before."""
-    text, code = printed
-    _write(text)
-    for line in problems:
-        tell(line)
-    return TROUBLE if problems else code
 
 
 def _source(path: str) -> str:

@@ -83,19 +83,12 @@ class Scan:
         elif re.sub(r"\\(\W)", r"\1", pattern) == "|".join(needed):
             for literal in filter(self._has, needed):
                 yield from self._rows_with(literal)
-        elif _within_line(pattern):
-            ends = [*starts[1:], len(text)]
-            for literal in filter(self._has, needed):
-                for row in self._rows_with(literal):
-                    if compiled.search(text, starts[row], ends[row]):
-                        yield row
         else:
-            last = len(starts) - 1
+            above, below = (0, 1) if _within_line(pattern) else (1, 3)
             for literal in filter(self._has, needed):
                 for row in self._rows_with(literal):
-                    begin = starts[max(row - 1, 0)]
-                    end = starts[row + 3] if row + 3 <= last else len(text)
-                    for match in compiled.finditer(text, begin, end):
+                    end = starts[row + below] if row + below < len(starts) else len(text)
+                    for match in compiled.finditer(text, starts[max(row - above, 0)], end):
                         yield from self._rows_of(match)
 
     def _rows_with(self, literal: str) -> Iterable[int]:

@@ -95,14 +95,18 @@ class Warm:
 
     def printed(self, view: tuple[object, ...]) -> tuple[str, int] | None:
         """What an earlier run over the same outcomes printed in the same form, and its exit code."""
-        return self._parts[0].store.report(self._shown(view)) if len(self._parts) == 1 else None
+        return self._parts[0].store.report(self._shown(view)) if self._is_small() else None
 
     def remember(self, view: tuple[object, ...], text: str, code: int) -> None:
         """Keep what was printed for a run to come, which then need not even load what a finding is made of."""
-        if len(self._parts) == 1:
+        if self._is_small():
             store = self._parts[0].store
             store.keep_report(self._shown(view), text, code)
             store.save()
+
+    def _is_small(self) -> bool:
+        """Whether it is of few files under one settings file, as hooks and editors call for again and again."""
+        return len(self._parts) == 1 and len(self.files) <= FEW
 
     def _shown(self, view: tuple[object, ...]) -> bytes:
         """A digest of all that a report is made of. Not by marshal, for what `open_store` says."""
@@ -197,8 +201,8 @@ def reuse(arguments: Arguments) -> Warm | None:
 
 
 def remember(arguments: Arguments, files: list[str], view: tuple[object, ...], text: str, code: int) -> None:
-    """Keep what a check printed, where it was of few files: as hooks and editors call for the same again and again."""
-    if len(files) > FEW or "-" in arguments.paths:
+    """Keep what a check of few files printed, whose outcomes are in the cache by now."""
+    if len(files) > FEW:
         return
     try:
         known = reuse(arguments)
