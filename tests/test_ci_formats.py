@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import jsonschema
 import pytest
-from test_report import SOURCE, finding, insertion, render
+from test_report import SARIF_SCHEMA, SOURCE, finding, insertion, render
 
 from torchlint.catalogue import load
 from torchlint.cli import main
@@ -25,7 +27,8 @@ Output = pytest.CaptureFixture[str]
 EVIL = "\x1b]0;owned\x07 ]]> <b>&\"' \u202e \ud800 \ufffe \x00 \n::error::x"
 MOVE = "import torch\n\nx = torch.range(0, 3)\n"
 
-# The keys and values that each format's own documentation asks for.
+# What each format's own documentation asks for, in our words.
+# GitLab, "Code Quality report format".
 GITLAB = {
     "type": "array",
     "items": {
@@ -40,31 +43,50 @@ GITLAB = {
             "location": {
                 "type": "object",
                 "required": ["path", "lines"],
+                "additionalProperties": False,
                 "properties": {
-                    "path": {"type": "string", "pattern": "^(?!\\./|/)"},
+                    "path": {"type": "string", "pattern": "^(?!\\./|/)."},
                     "lines": {
                         "type": "object",
                         "required": ["begin"],
-                        "properties": {"begin": {"type": "integer", "minimum": 1}},
+                        "additionalProperties": False,
+                        "properties": {
+                            "begin": {"type": "integer", "minimum": 1},
+                            "end": {"type": "integer", "minimum": 1},
+                        },
                     },
                 },
             },
         },
     },
 }
+# reviewdog, "Reviewdog Diagnostic Format" (DiagnosticResult). A column counts bytes and needs its line.
 _POSITION = {
     "type": "object",
     "required": ["line"],
     "additionalProperties": False,
     "properties": {"line": {"type": "integer", "minimum": 1}, "column": {"type": "integer", "minimum": 1}},
 }
-_RANGE = {"type": "object", "required": ["start"], "properties": {"start": _POSITION, "end": _POSITION}}
+_RANGE = {
+    "type": "object",
+    "required": ["start"],
+    "additionalProperties": False,
+    "properties": {"start": _POSITION, "end": _POSITION},
+}
+_NAMED = {
+    "type": "object",
+    "required": ["name"],
+    "additionalProperties": False,
+    "properties": {"name": {"type": "string", "minLength": 1}, "url": {"type": "string", "format": "uri"}},
+}
+_SEVERITIES = {"enum": ["UNKNOWN_SEVERITY", "ERROR", "WARNING", "INFO"]}
 RDJSON = {
     "type": "object",
-    "required": ["source", "diagnostics"],
+    "required": ["diagnostics"],
     "additionalProperties": False,
     "properties": {
-        "source": {"type": "object", "required": ["name"]},
+        "source": _NAMED,
+        "severity": _SEVERITIES,
         "diagnostics": {
             "type": "array",
             "items": {
@@ -72,14 +94,21 @@ RDJSON = {
                 "required": ["message", "location"],
                 "additionalProperties": False,
                 "properties": {
-                    "message": {"type": "string"},
+                    "message": {"type": "string", "minLength": 1},
                     "location": {
                         "type": "object",
                         "required": ["path"],
-                        "properties": {"path": {"type": "string"}, "range": _RANGE},
+                        "additionalProperties": False,
+                        "properties": {"path": {"type": "string", "minLength": 1}, "range": _RANGE},
                     },
-                    "severity": {"enum": ["ERROR", "WARNING", "INFO"]},
-                    "code": {"type": "object", "required": ["value"]},
+                    "severity": _SEVERITIES,
+                    "source": _NAMED,
+                    "code": {
+                        "type": "object",
+                        "required": ["value"],
+                        "additionalProperties": False,
+                        "properties": {"value": {"type": "string", "minLength": 1}, "url": {"type": "string"}},
+                    },
                     "suggestions": {
                         "type": "array",
                         "items": {
@@ -94,22 +123,95 @@ RDJSON = {
         },
     },
 }
+# Jenkins, junit-10.xsd of the xUnit plugin: of each element the attributes it must have, those it may, its children.
+_COUNTED = {"name", "tests", "failures", "errors"}
+JUNIT: dict[str, tuple[set[str], set[str], set[str]]] = {
+    "testsuites": (set(), {*_COUNTED, "time"}, {"testsuite"}),
+    "testsuite": (
+        _COUNTED,
+        {"group", "time", "skipped", "timestamp", "hostname", "id", "package", "file", "log", "url"},
+        {"testsuite", "properties", "testcase", "system-out", "system-err"},
+    ),
+    "testcase": ({"name"}, {"time", "classname", "group"}, {"skipped", "error", "failure", "system-out", "system-err"}),
+    "failure": (set(), {"type", "message"}, set()),
+    "skipped": (set(), {"type", "message"}, set()),
+}
 
 
 def gitlab(found: Sequence[Diagnostic], source: str = SOURCE) -> Any:
-    report = json.loads(render("gitlab", found, source))
+    return valid_gitlab(render("gitlab", found, source))
+
+
+def valid_gitlab(text: str) -> Any:
+    report = json.loads(text)
     jsonschema.Draft7Validator(GITLAB).validate(report)
+    for issue in report:
+        lines = issue["location"]["lines"]
+        assert lines["begin"] <= lines.get("end", lines["begin"])
+    assert len({issue["fingerprint"] for issue in report}) == len(report)
     return report
 
 
 def rdjson(found: Sequence[Diagnostic], source: str = SOURCE) -> Any:
-    report = json.loads(render("rdjson", found, source))
-    jsonschema.Draft7Validator(RDJSON).validate(report)
+    return valid_rdjson(render("rdjson", found, source))
+
+
+def valid_rdjson(text: str) -> Any:
+    report = json.loads(text)
+    jsonschema.Draft7Validator(RDJSON, format_checker=jsonschema.FormatChecker()).validate(report)
+    for entry in report["diagnostics"]:
+        for range_ in [entry["location"]["range"], *(s["range"] for s in entry.get("suggestions", ()))]:
+            start, end = (range_.get(key, range_["start"]) for key in ("start", "end"))
+            assert (start["line"], start["column"]) <= (end["line"], end["column"])
     return report["diagnostics"]
 
 
 def junit(found: Sequence[Diagnostic], source: str = SOURCE) -> ET.Element:
-    return ET.fromstring(render("junit", found, source).encode())
+    return valid_junit(render("junit", found, source))
+
+
+def valid_junit(text: str) -> ET.Element:
+    report = ET.fromstring(text.encode())
+    assert report.tag == "testsuites"
+    for element in report.iter():
+        needed, allowed, children = JUNIT[element.tag]
+        assert needed <= set(element.attrib) <= needed | allowed
+        assert {child.tag for child in element} <= children
+        assert element.tag in ("failure", "skipped") or not (element.text or "").strip()
+    for suites in (report, *report):
+        cases = list(suites.iter("testcase"))
+        assert suites.get("tests") == str(len(cases))
+        assert suites.get("failures") == str(sum(1 for _ in suites.iter("failure")))
+        assert all(len(case) <= 1 for case in cases)
+    return report
+
+
+def annotations(text: str) -> list[tuple[str, dict[str, str], str]]:
+    """Command, properties and message of each line, read as the runner reads them.
+
+    GitHub, "Workflow commands for GitHub Actions", and TryParseV2 and ValidateLinesAndColumns of its runner.
+    """
+
+    def undone(value: str, *more: tuple[str, str]) -> str:
+        for code, char in (("%0D", "\r"), ("%0A", "\n"), *more, ("%25", "%")):
+            value = value.replace(code, char)
+        return value
+
+    read = []
+    for line in re.split("\r\n|\r|\n", text.removesuffix("\n")) if text else ():
+        assert line.startswith("::")
+        command, _, listed = line[2 : line.index("::", 2)].partition(" ")
+        assert command in ("error", "warning", "notice")
+        pairs = [pair.split("=", 1) for pair in listed.split(",")]
+        properties = {key: undone(value, ("%3A", ":"), ("%2C", ",")) for key, value in pairs}
+        assert properties.keys() <= {"title", "file", "line", "endLine", "col", "endColumn"}
+        assert all(value.strip() == value != "" for value in properties.values())
+        assert 1 <= int(properties["line"]) <= int(properties["endLine"])
+        if "col" in properties:
+            assert properties["line"] == properties["endLine"]
+            assert 1 <= int(properties["col"]) <= int(properties["endColumn"])
+        read.append((command, properties, undone(line[line.index("::", 2) + 2 :])))
+    return read
 
 
 def of_each_severity() -> list[Diagnostic]:
@@ -142,11 +244,14 @@ def test_paths_start_at_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_junit_counts_what_fails() -> None:
     report = junit([*of_each_severity(), finding(path="z.py")])
-    assert report.attrib == {"name": "torchlint", "tests": "4", "failures": "3", "errors": "0", "skipped": "1"}
+    assert report.attrib == {"name": "torchlint", "tests": "4", "failures": "3", "errors": "0"}
     first, second = report
-    assert (first.get("name"), first.get("tests"), second.get("name")) == ("src/train.py", "3", "z.py")
+    assert first.attrib == {
+        "name": "src/train.py", "file": "src/train.py", "tests": "3", "failures": "2", "errors": "0", "skipped": "1",
+    }  # fmt: skip
+    assert second.get("name") == "z.py"
     assert [case[0].tag for case in first] == ["failure", "failure", "skipped"]
-    assert first[0].get("line") == "6"
+    assert first[0].get("name") == "TL201 eval-without-no-grad at 6:5"
     assert (first[0][0].text or "").startswith("src/train.py:6:5: TL201 ")
 
 
@@ -194,6 +299,60 @@ def test_hostile_text_stays_text(form: str) -> None:
         shown = entry["description" if form == "gitlab" else "message"]
         assert "]]> <b>&\"'" in shown
         shown.encode()  # no lone surrogate is left for strict readers
+
+
+ODD_NAMES = ["a b.py", "名前 é.py", "q\"uo'te&<x>.py", "new\nline.py", "100%2C,a:b.py", "-dash.py", "cr\r::error::x.py"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+@pytest.mark.parametrize("form", ["gitlab", "junit", "rdjson", "github", "sarif"])
+def test_odd_file_names_make_valid_reports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, form: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ODD_NAMES:
+        (tmp_path / name).write_text(
+            "import torch\n\nx = torch.range(0, 3)\ny = torch.load(\n    'é', weights_only=False)\n"
+        )
+    notebook(tmp_path / "on kaggle.ipynb", ["!pip install x\n", MOVE])
+    assert main(["check", ".", "--select", "TL010,TL904", "--output-format", form]) == 1
+    text = capsys.readouterr().out
+    files = {name.replace("\n", "␊").replace("\r", "␍") for name in ODD_NAMES} | {"on kaggle.ipynb"}
+    if form == "gitlab":
+        named = [issue["location"]["path"] for issue in valid_gitlab(text)]
+    elif form == "junit":
+        named = [suite.attrib["file"] for suite in valid_junit(text) for _ in suite]
+    elif form == "rdjson":
+        named = [entry["location"]["path"] for entry in valid_rdjson(text)]
+    elif form == "github":
+        named, files = [about["file"] for _, about, _ in annotations(text)], {*ODD_NAMES, "on kaggle.ipynb"}
+    else:
+        jsonschema.Draft7Validator(SARIF_SCHEMA).validate(json.loads(text))
+        results = json.loads(text)["runs"][0]["results"]
+        uris = [r["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] for r in results]
+        named, files = [unquote(uri) for uri in uris], {*ODD_NAMES, "on kaggle.ipynb"}
+    assert set(named) == files
+    assert len(named) == 2 * len(ODD_NAMES) + 1
+
+
+def test_empty_reports_are_valid() -> None:
+    assert valid_gitlab(render("gitlab", [])) == []
+    assert valid_rdjson(render("rdjson", [])) == []
+    assert valid_junit(render("junit", [])).get("failures") == "0"
+    assert annotations(render("github", [])) == []
+
+
+def test_annotations_are_read_as_they_were_meant() -> None:
+    found = finding(message="100% of a,b:c::d\n::error::e: why; do", path="a,b:c%0A.py", severity=Severity.ERROR)
+    many, one = annotations(render("github", [found, finding(end="loader")]))
+    assert many[0] == "error"
+    assert many[1] == {
+        "title": "torchlint (TL201 eval-without-no-grad)", "file": "a,b:c%0A.py", "line": "6", "endLine": "9",
+    }  # fmt: skip
+    assert many[2] == "a,b:c%0A.py:6:5: TL201 100% of a,b:c::d\n::error::e: why; do"
+    assert one[1] | {"title": ""} == {
+        "title": "", "file": "src/train.py", "line": "6", "endLine": "6", "col": "5", "endColumn": "23",
+    }  # fmt: skip
 
 
 def test_notebooks_name_the_cell_and_mark_the_first_line(
