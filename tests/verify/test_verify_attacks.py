@@ -39,6 +39,7 @@ PROGRAM = """\
 import torch
 from torch import nn
 {attack}
+torch.manual_seed(1)
 model = nn.Linear(4, 2)
 
 

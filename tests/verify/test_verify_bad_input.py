@@ -22,6 +22,7 @@ PROGRAM = """\
 import torch
 from torch import nn
 
+torch.manual_seed(1)
 model = nn.Linear(4, 2)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 

@@ -28,7 +28,7 @@ from torchlint.verify.judge import (  # noqa: E402
 )
 from torchlint.verify.lines import edited_lines, evidence_lines, traced  # noqa: E402
 from torchlint.verify.measure import Runnable, footprint, time_pairs  # noqa: E402
-from torchlint.verify.observe import nudge, observe, to_double  # noqa: E402
+from torchlint.verify.observe import Observation, nudge, observe, to_double  # noqa: E402
 from torchlint.verify.remap import remapped  # noqa: E402
 from torchlint.verify.stats import Ratio, paired_ratio  # noqa: E402
 from torchlint.verify.surroundings import global_flags, seed_all  # noqa: E402
@@ -124,6 +124,15 @@ def test_levels() -> None:
     wrong = level(lambda x: x.sum(0), lambda x: x.sum(0) * 1.00001, rows)
     assert wrong.level is Level.DIFFERENT
     assert wrong.differences[0].where == "return"
+
+
+@pytest.mark.parametrize(("ulps", "same"), [(0, True), (4, True), (7, False)])
+def test_a_number_that_no_nudge_moves_may_still_be_rounded_otherwise(ulps: int, same: bool) -> None:
+    def loss(steps: int) -> Observation:
+        return Observation({"return": 0.75 + steps * torch.finfo(torch.float32).eps / 2})
+
+    result = compare(loss(0), loss(ulps), Yardstick((loss(0), loss(0), loss(0))))
+    assert (result.level is not Level.DIFFERENT) == same
 
 
 def test_the_first_difference_is_what_a_caller_meets_first() -> None:

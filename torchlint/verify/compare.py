@@ -198,8 +198,9 @@ def _jumps(a: torch.Tensor, b: torch.Tensor, reference: torch.Tensor, eps: float
 def _envelope_ratio(a: torch.Tensor, b: torch.Tensor, runs: Sequence[torch.Tensor], eps: float) -> float:
     """The larger of the rms and maximum deviations of `b` from `a`, in units of how far nudged originals deviate.
 
-    Two ulps of the tensor's own scale (four for the maximum) are free: the last rounding may fall either way. Without
-    nudged runs, or where NaN or inf stand elsewhere, the ratio is infinite.
+    Two ulps of the tensor's own scale (four for the maximum) are free: the last rounding may fall either way. The
+    nudged runs are rounded too, so an envelope is known to half an ulp only: of a single number all three may come out
+    unmoved. Without nudged runs, or where NaN or inf stand elsewhere, the ratio is infinite.
     """
     if not runs or not torch.equal(a.isfinite(), b.isfinite()):
         return math.inf
@@ -209,7 +210,7 @@ def _envelope_ratio(a: torch.Tensor, b: torch.Tensor, runs: Sequence[torch.Tenso
     x, y = a[finite], b[finite]
     if not x.numel():
         return 0.0
-    free = 2 * eps * float(x.pow(2).mean().sqrt())
+    free = 2 * eps * _rms(x)
     worst = 0.0
     for measure, allowance in ((_rms, free), (_max, 2 * free)):
         deviation = measure(x - y)
@@ -218,6 +219,7 @@ def _envelope_ratio(a: torch.Tensor, b: torch.Tensor, runs: Sequence[torch.Tenso
         envelope = max((measure(x - r[finite]) for r in runs if r.shape == a.shape), default=0.0)
         if not math.isfinite(envelope):
             return math.inf
+        envelope = max(envelope, free / 4)
         worst = max(worst, (deviation - allowance) / envelope if envelope else math.inf)
     return worst
 
