@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torchlint.source import File
     from torchlint.suppress import Suppression
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, float], None]  # files done, of how many, and the share of their bytes
 
 
 @dataclass
@@ -241,9 +241,7 @@ def check_parts(
         work = pool.each(todo, checker, settings[0], jobs)
     else:
         work = pool.each(todo, checkers, (settings, owner), jobs)
-    for done, (path, got) in enumerate(work if todo else (), 1):
-        if progress is not None:
-            progress(done, len(todo))
+    for path, got in _followed(work if todo else (), todo, progress):
         index = owner[path]
         if isinstance(got, pool.Lost):
             outcomes[index][path] = ((cache.pack(_lost(path, got)),), (), False)
@@ -436,6 +434,19 @@ def fix_source(
     return done[0]
 
 
+def _followed(
+    work: Iterable[tuple[str, Any]], todo: Sequence[tuple[int, str]], progress: Progress | None
+) -> Iterator[tuple[str, Any]]:
+    """What is worked off as it comes, told to `progress`: large files come first, so their number alone says little."""
+    sizes = {path: size + 1 for size, path in todo}
+    whole, so_far = sum(sizes.values()), 0
+    for done, (path, got) in enumerate(work, 1):
+        so_far += sizes[path]
+        if progress is not None:
+            progress(done, len(todo), so_far / whole)
+        yield path, got
+
+
 def fix(
     result: Result,
     config: Config,
@@ -458,9 +469,8 @@ def fix(
         else:
             problems.append(f"{path}: not fixed: it is gone since it was checked")
     arguments = (config, selection, unsafe, result.answers, only)
-    for done, (path, got) in enumerate(pool.each(todo, fixer, arguments, config.jobs) if todo else ()):
-        if progress is not None:
-            progress(done + 1, len(todo))
+    work = pool.each(todo, fixer, arguments, config.jobs) if todo else ()
+    for path, got in _followed(work, todo, progress):
         if isinstance(got, pool.Lost):
             problems.append(f"{path}: fixing it {got}; nothing was written")
         elif got[0] == "unreadable":

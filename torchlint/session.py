@@ -395,15 +395,18 @@ class Session:
 
 
 class Bar:
-    """A progress bar on a terminal, for what takes longer than a second."""
+    """A progress bar on a terminal, for what takes longer than a second; as long as the work is, by bytes."""
+
+    LONGEST, SHORTEST = 30, 5  # characters; where the shortest has no room, there are only numbers
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._shown = 0.0
         self._began = time.monotonic()
-        self._on = sys.stderr.isatty()
+        self._on = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, share: float) -> None:
+        """`done` of `total` files, which hold that share of all bytes, are worked off."""
         if not self._on:
             return
         now = time.monotonic()
@@ -412,6 +415,14 @@ class Bar:
                 print("\r\x1b[K", end="", file=sys.stderr, flush=True)
         elif now - self._began > 1 and now - self._shown > 0.1:
             self._shown = now
-            filled = 30 * done // total
-            bar = "█" * filled + "░" * (30 - filled)
-            print(f"\r{self._what} {bar} {done}/{total}", end="", file=sys.stderr, flush=True)
+            print(f"\r{self._line(done, total, share)}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def _line(self, done: int, total: int, share: float) -> str:
+        counts = f"{int(100 * share):3}% {done:{len(str(total))}}/{total} files"
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80  # 0 where nobody has told it
+        room = min(columns - len(self._what) - len(counts) - 3, self.LONGEST)
+        if room < self.SHORTEST:
+            return f"{self._what} {counts}"[: columns - 1]  # a line that wraps could not be written over
+        full, empty = ("█", "░") if "utf" in (sys.stderr.encoding or "").lower() else ("#", "-")
+        filled = int(room * share)
+        return f"{self._what} {full * filled}{empty * (room - filled)} {counts}"
