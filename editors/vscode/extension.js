@@ -1,12 +1,20 @@
 // Starts `torchlint server` and hands it Python files and notebooks; everything else is the language client's.
 "use strict";
 
+const { spawn } = require("child_process");
 const fs = require("fs");
 const path = require("path");
 const vscode = require("vscode");
-const { LanguageClient } = require("vscode-languageclient/node");
+const { CloseAction, LanguageClient } = require("vscode-languageclient/node");
 
 let client;
+
+/** Trouble at the start is told once, by `start`, with what to do about it; later trouble as every client tells it. */
+class Client extends LanguageClient {
+  error(message, data, show) {
+    super.error(message, data, this.isRunning() && show);
+  }
+}
 
 /** The program to run: the setting, an environment of a trusted workspace folder, or whatever the PATH has. */
 function program() {
@@ -29,30 +37,52 @@ function program() {
   return "torchlint";
 }
 
+/** Starts the process; what it writes to stderr goes to `said`, too. */
+function launch(command, said) {
+  const [folder] = vscode.workspace.workspaceFolders || [];
+  return new Promise((resolve, reject) => {
+    const cwd = folder && folder.uri.scheme === "file" ? folder.uri.fsPath : undefined;
+    const server = spawn(command, ["server"], { cwd });
+    server.stderr.on("data", (text) => said.push(text.toString()));
+    server.once("spawn", () => resolve(server));
+    server.once("error", reject);
+  });
+}
+
 async function start() {
   const command = program();
   const debounce = vscode.workspace.getConfiguration("torchlint").get("debounce");
-  client = new LanguageClient(
-    "torchlint",
-    "torchlint",
-    { command, args: ["server"] },
-    {
-      documentSelector: [
-        { scheme: "file", language: "python" },
-        { scheme: "untitled", language: "python" },
-        { scheme: "vscode-notebook", language: "python" },
-        { scheme: "vscode-notebook-cell", language: "python" },
-      ],
-      initializationOptions: { debounce },
+  const said = [];
+  const started = new Client("torchlint", "torchlint", () => launch(command, said), {
+    documentSelector: [
+      { scheme: "file", language: "python" },
+      { scheme: "untitled", language: "python" },
+      { scheme: "vscode-notebook", language: "python" },
+      { scheme: "vscode-notebook-cell", language: "python" },
+    ],
+    initializationOptions: { debounce },
+    initializationFailedHandler: () => false,
+    errorHandler: {
+      error: (...about) => restarting.error(...about),
+      closed: () => (started.isRunning() ? restarting.closed() : { action: CloseAction.DoNotRestart, handled: true }),
     },
-  );
+  });
+  const restarting = started.createDefaultErrorHandler();
+  client = started;
   try {
-    await client.start();
+    await started.start();
   } catch (error) {
-    vscode.window.showErrorMessage(
-      `${command} could not be started (${error.message}). Install it with: pip install 'torchlint[server]', ` +
-        "or set torchlint.path.",
+    const last = said.join("").trim().split("\n").pop(); // it says itself what to do
+    const missing = error.code === "ENOENT" ? `there is no program ${command}` : error.message || error;
+    const why = last || `${missing}. Install it with: pip install 'torchlint[server]'`;
+    const settings = "Open Settings";
+    const chosen = await vscode.window.showErrorMessage(
+      `The server does not start: ${why.replace(/^torchlint: /, "")}, or set torchlint.path to another torchlint.`,
+      settings,
     );
+    if (chosen === settings) {
+      await vscode.commands.executeCommand("workbench.action.openSettings", "torchlint.path");
+    }
   }
 }
 
