@@ -18,6 +18,7 @@ from torchlint import pool, run
 from torchlint.cache import digest
 from torchlint.config import Config
 from torchlint.outcome import Selection
+from torchlint.session import Bar
 from torchlint.write import write
 
 RULES = [SYNTAX, rename_rule()]
@@ -209,3 +210,50 @@ def test_interrupt_leaves_no_worker(tmp_path: Path) -> None:
     for worker in workers:
         with pytest.raises(ProcessLookupError):
             os.kill(worker, 0)
+
+
+def test_progress_goes_by_bytes(tmp_path: Path) -> None:
+    sizes = [9_999] + [99] * 100
+    for number, size in enumerate(sizes):
+        (tmp_path / f"{number}.py").write_text("#" * size, encoding="utf-8")
+    paths = [str(path) for path in tmp_path.iterdir()]
+    told: list[tuple[int, int, float]] = []
+    run.check(paths, Config(jobs=1), SELECTION, lambda: paths, progress=lambda *now: told.append(now))
+    assert told[0] == (1, 101, 0.5)
+    assert told[-1] == (101, 101, 1.0)
+    assert told == sorted(told)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no pseudo-terminals")
+@pytest.mark.parametrize(
+    ("columns", "encoding", "term", "shown"),
+    [
+        (80, "utf-8", "xterm", "checking ███████████████░░░░░░░░░░░░░░░  50%   1/101 files"),
+        (40, "utf-8", "xterm", "checking ██████░░░░░░  50%   1/101 files"),
+        (20, "ascii", "xterm", "checking  50%   1/1"),
+        (60, "ascii", "xterm", "checking ###############---------------  50%   1/101 files"),
+        (80, "utf-8", "dumb", ""),
+    ],
+)
+def test_a_progress_bar_fits_its_terminal(
+    monkeypatch: pytest.MonkeyPatch, columns: int, encoding: str, term: str, shown: str
+) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    monkeypatch.setenv("TERM", term)
+    with os.fdopen(theirs, "w", encoding=encoding) as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        bar = Bar("checking")
+        monkeypatch.setattr(bar, "_began", time.monotonic() - 2)
+        bar(1, 101, 0.5)
+        print("END", file=terminal, flush=True)
+        written = os.read(ours, 1000).decode()
+    os.close(ours)
+    line = written.partition("END")[0].removeprefix("\r").removesuffix("\x1b[K")
+    assert line == shown
+    assert len(line) < columns

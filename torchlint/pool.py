@@ -24,6 +24,7 @@ _KEPT_BYTES = 1_000_000  # of source, whose trees may wait to be collected
 CRASHED = "crashed the parser"
 
 Make = Callable[..., Callable[[str], Any]]
+Progress = Callable[[int, int, float], None]  # files done, of how many, and the share of their bytes
 
 
 class Lost(Exception):
@@ -51,6 +52,19 @@ def each(
     ordered = [path for size, path in sorted(files, key=lambda f: (-f[0], f[1])) if size < LARGE]
     if ordered:
         yield from _here(ordered, make, arguments)
+
+
+def followed(
+    files: Sequence[tuple[int, str]], make: Make, arguments: tuple[Any, ...], jobs: int, progress: Progress | None
+) -> Iterator[tuple[str, Any | Lost]]:
+    """As `each`, told to `progress`: large files come first, so the number of those that are done says little."""
+    sizes = {path: size + 1 for size, path in files}
+    whole, so_far = sum(sizes.values()), 0
+    for done, (path, got) in enumerate(each(files, make, arguments, jobs), 1):
+        so_far += sizes[path]
+        if progress is not None:
+            progress(done, len(files), so_far / whole)
+        yield path, got
 
 
 def with_deep_stack(function: Callable[[], None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from torchlint.rule import Rule
     from torchlint.source import File
     from torchlint.suppress import Suppression
-
-Progress = Callable[[int, int, float], None]  # files done, of how many, and the share of their bytes
 
 
 @dataclass
@@ -194,7 +192,7 @@ def check(
     selection: Selection,
     project: Callable[[], Sequence[str]],
     store: cache.Cache | None = None,
-    progress: Progress | None = None,
+    progress: pool.Progress | None = None,
 ) -> Result:
     """Check files, reusing what `store` knows of them; findings come in path order, linked and suppressed.
 
@@ -214,7 +212,7 @@ class Part:
 
 
 def check_parts(
-    parts: Sequence[Part], project: Callable[[], Sequence[str]], progress: Progress | None = None
+    parts: Sequence[Part], project: Callable[[], Sequence[str]], progress: pool.Progress | None = None
 ) -> list[Result]:
     """The result of each part, as of `check`; the workers are shared, so that many small parts keep them busy too."""
     results = [Result(checked=len(part.files)) for part in parts]
@@ -238,10 +236,10 @@ def check_parts(
     settings = [(part.config, part.selection) for part in parts]
     jobs = parts[0].config.jobs
     if len(parts) == 1:
-        work = pool.each(todo, checker, settings[0], jobs)
+        work = pool.followed(todo, checker, settings[0], jobs, progress)
     else:
-        work = pool.each(todo, checkers, (settings, owner), jobs)
-    for path, got in _followed(work if todo else (), todo, progress):
+        work = pool.followed(todo, checkers, (settings, owner), jobs, progress)
+    for path, got in work:
         index = owner[path]
         if isinstance(got, pool.Lost):
             outcomes[index][path] = ((cache.pack(_lost(path, got)),), (), False)
@@ -434,25 +432,12 @@ def fix_source(
     return done[0]
 
 
-def _followed(
-    work: Iterable[tuple[str, Any]], todo: Sequence[tuple[int, str]], progress: Progress | None
-) -> Iterator[tuple[str, Any]]:
-    """What is worked off as it comes, told to `progress`: large files come first, so their number alone says little."""
-    sizes = {path: size + 1 for size, path in todo}
-    whole, so_far = sum(sizes.values()), 0
-    for done, (path, got) in enumerate(work, 1):
-        so_far += sizes[path]
-        if progress is not None:
-            progress(done, len(todo), so_far / whole)
-        yield path, got
-
-
 def fix(
     result: Result,
     config: Config,
     selection: Selection,
     unsafe: bool,
-    progress: Progress | None = None,
+    progress: pool.Progress | None = None,
     only: Wanted | None = None,
 ) -> tuple[list[Fixed], list[str]]:
     """The fixed texts of the files in which a check found something to fix, and lines about what went wrong."""
@@ -469,8 +454,7 @@ def fix(
         else:
             problems.append(f"{path}: not fixed: it is gone since it was checked")
     arguments = (config, selection, unsafe, result.answers, only)
-    work = pool.each(todo, fixer, arguments, config.jobs) if todo else ()
-    for path, got in _followed(work, todo, progress):
+    for path, got in pool.followed(todo, fixer, arguments, config.jobs, progress):
         if isinstance(got, pool.Lost):
             problems.append(f"{path}: fixing it {got}; nothing was written")
         elif got[0] == "unreadable":
