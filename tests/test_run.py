@@ -229,7 +229,7 @@ def test_progress_goes_by_bytes(tmp_path: Path) -> None:
     ("columns", "encoding", "term", "shown"),
     [
         (80, "utf-8", "xterm", "checking ███████████████░░░░░░░░░░░░░░░  50%   1/101 files"),
-        (40, "utf-8", "xterm", "checking ██████░░░░░░  50%   1/101 files"),
+        (40, "utf-8", "xterm", "checking █████░░░░░░  50%   1/101 files"),
         (20, "ascii", "xterm", "checking  50%   1/1"),
         (60, "ascii", "xterm", "checking ###############---------------  50%   1/101 files"),
         (80, "utf-8", "dumb", ""),
