@@ -13,6 +13,12 @@ Reports, for tensors:
 | `torch.log(1 + torch.exp(x))` | `F.softplus(x)` |
 | `1 / (1 + torch.exp(-x))` | `torch.sigmoid(x)` |
 | `torch.log(1 + x)`, `torch.exp(x) - 1` (with `small = true`) | `torch.log1p(x)`, `torch.expm1(x)` |
+| `((x - y) ** 2).mean()` | `F.mse_loss(x, y)` |
+| `-F.log_softmax(x, 1).gather(1, y.unsqueeze(1)).mean()` | `F.cross_entropy(x, y)` |
+| `-(F.one_hot(y, n) * F.log_softmax(x, 1)).sum(1).mean()` | `F.cross_entropy(x, y)` |
+| `-(probs * F.log_softmax(x, 1)).sum(1).mean()` | `F.cross_entropy(x, probs)` |
+
+The losses are reported as info: their values are right.
 
 ## Why is this bad
 
@@ -21,6 +27,10 @@ logarithm is then infinite and the gradient NaN, and one NaN ends a training. Th
 those cases, and one kernel instead of three. `log(1 + x)` and `exp(x) - 1` lose the digits of a small `x`: most code
 takes them of lengths and counts, so they are reported (as info) only with the option `small`. Unit tests are left
 alone: what a test expects is written out on purpose.
+
+A loss that is written out takes any two shapes that broadcast: predictions of shape `[n, 1]` and targets of shape `[n]`
+give the mean over all `n * n` pairs, and the model learns the targets' average. `F.mse_loss` warns of that, and
+`F.cross_entropy` raises. They also are one call each for what else are three to five, with results kept in between.
 
 ## Example
 
@@ -36,12 +46,14 @@ loss = -(target * F.log_softmax(logits, dim=1)).sum(1).mean()
 
 Silent where the author has seen to it: an epsilon or clamp inside the logarithm, a maximum that is subtracted before
 `exp`; where what goes into `exp` is a difference or negative, as in a Gaussian's weights; for `log(1 - x)` of anything
-but a sigmoid.
+but a sigmoid; for squared differences from a number or an average, and for those that are meant to be broadcast; for
+log-probabilities that are weighted afterwards, as in policy gradients.
 
 ## Fix safety
 
 Unsafe: results differ in the last bits, and by far where the written-out form overflows or rounds. Where the parts
-stand in statements of their own, the finding has no fix.
+stand in statements of their own, the finding has no fix. For losses of tensors whose shapes and kinds are not known the
+call is shown and never written.
 
 ## Verified by
 
@@ -52,6 +64,8 @@ stand in statements of their own, the finding has no fix.
 - <https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.log_softmax.html>
 - <https://docs.pytorch.org/docs/stable/generated/torch.logsumexp.html>
 - <https://docs.pytorch.org/docs/stable/generated/torch.log1p.html>
+- <https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.mse_loss.html>
+- <https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html>
 """
 
 from __future__ import annotations
@@ -63,12 +77,19 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import torch_name
-from torchlint.rule import Category, Context, Finding, Rule, unsafe
+from torchlint.rule import Category, Context, Finding, Rule, suggestion, unsafe
 from torchlint.semantics.made import Scope
 from torchlint.semantics.outputs import End, Outputs, same_activation
 from torchlint.semantics.pointwise import constant, is_tensor, operation, reduced
 from torchlint.semantics.unit_tests import holds_unit_tests
+from torchlint.semantics.written_losses import cross_entropy, mean_squares
 from torchlint.source import dotted
+
+# A difference, squared, and the mean of it.
+_SQUARES = (
+    r"(?:\*\* ?2(?:\.0?)?\)|\.pow\(2(?:\.0?)?\)\)?|square\([^\n]{0,200}\))\.mean\(\)"
+    r"|\bmean\([^\n]{0,200} - [^\n]{0,200}(?:\*\* ?2|pow\(|square\()|\bmean\([^\n]{0,80}(?:pow|square)\("
+)
 
 RULE = Rule(
     "TL508",
@@ -79,10 +100,12 @@ RULE = Rule(
         r"\bexp\([^\n]*-\s*1(?:\.0?)?\b",
         r"/[^\n]{0,200}\bsum\([^\n]{0,200}keepdim",
         r"\b1(?:\.0?)?\s*/[^\n]*exp\(",
+        _SQUARES,
+        r"log_softmax\(",
     ),
-    requires=(r"[sS]oftmax\(|[sS]igmoid\(|\bexp\(|\blog\(\(?1|\+ ?1(?:\.0?)?\)",),
+    requires=(rf"[sS]oftmax\(|[sS]igmoid\(|\bexp\(|\blog\(\(?1|\+ ?1(?:\.0?)?\)|{_SQUARES}",),
     since="0.1",
-    fixes=(Applicability.UNSAFE,),
+    fixes=(Applicability.UNSAFE, Applicability.SUGGESTION),
     options={"small": False},
 )
 
@@ -90,6 +113,8 @@ RULE = Rule(
 _COUNTS = re.compile(r"deg|count|num|freq|hist|arange|idx|index|len|rank|step|long\(|size", re.I)
 _OVERFLOWS = "exp overflows for large inputs, which makes the result inf and the gradient NaN"
 _ROUNDS = "the inner function rounds to 0 for large inputs, where the log is -inf and the gradient NaN"
+_BROADCASTS = "a target of another shape is broadcast without a word, and each step is a kernel of its own"
+_STEPS = "each step is a kernel of its own with a result of its own, and the target's shape and range are not checked"
 _DIGITS = "the digits of a small value are lost when 1 is added or taken away"
 
 
@@ -131,6 +156,32 @@ def check_arithmetic(node: cst.BinaryOperation, context: Context) -> Iterator[Fi
                 yield _finding(node, "torch.sigmoid", _OVERFLOWS, (exp.operand.expression, ""), context)
         return
     yield from _quotient(node, context)
+
+
+@RULE.on
+def check_mean_squares(call: cst.Call, context: Context) -> Iterator[Finding]:
+    """The mean of squared differences."""
+    found = mean_squares(call, context.sem)
+    if found is None or _is_expected(call, context):
+        return
+    arguments = [context.file.code(n) for n in (found.left, found.right)]
+    yield _loss(call, "the mean squared error", "mse_loss", _BROADCASTS, arguments, found.same_shape, context)
+
+
+@RULE.on
+def check_cross_entropy(node: cst.UnaryOperation | cst.Call, context: Context) -> Iterator[Finding]:
+    """Minus the target's log-probability."""
+    found = cross_entropy(node, context.sem)
+    if found is None or _is_part_of_more(node, context) or _is_expected(node, context):
+        return
+    if found.soft and context.torch_version is not None and context.torch_version < (1, 10):
+        return  # probabilities as a target came with 1.10
+    arguments: list[str] = []
+    if found.scores is not None and found.target is not None and found.dim == 1:
+        arguments = [context.file.code(n) for n in (found.scores, found.target)]
+        if found.reduction != "mean":
+            arguments.append(f'reduction="{found.reduction}"')
+    yield _loss(node, "the cross-entropy", "cross_entropy", _STEPS, arguments, found.certain, context)
 
 
 # -- the forms ------------------------------------------------------------------------------------------------------
@@ -251,6 +302,45 @@ def _finding(
         fix,
         severity=severity,
     )
+
+
+def _loss(
+    node: cst.BaseExpression,
+    what: str,
+    name: str,
+    why: str,
+    arguments: list[str],
+    certain: bool,
+    context: Context,
+) -> Finding:
+    """`arguments`: those of the loss function; none where it cannot be called in this one place."""
+    written, edits = _written(f"torch.nn.functional.{name}", node, context)
+    fix = None
+    if arguments and "#" not in context.file.code(node):
+        edit = Edit(*context.file.span(node), f"{written}({', '.join(arguments)})")
+        fix = (unsafe if certain else suggestion)(f"call `{written}`", edit, *edits)
+    return Finding(node, f"{what} is written out", why, f"use `{written}`", fix, severity=Severity.INFO)
+
+
+def _is_expected(node: cst.BaseExpression, context: Context) -> bool:
+    """Whether it is what another result is compared with."""
+    if holds_unit_tests(context.sem):
+        return True
+    line = context.file.parent(node)
+    if not isinstance(line, cst.Assign) or not isinstance(line.targets[0].target, cst.Name):
+        return False
+    name = re.escape(line.targets[0].target.value)
+    return re.search(rf"\b(?:allclose|assert_close|isclose|equal)\([^\n]*\b{name}\b", context.file.text) is not None
+
+
+def _is_part_of_more(node: cst.BaseExpression, context: Context) -> bool:
+    """Whether the expression around it is a cross-entropy too, or weights the log-probabilities."""
+    above: cst.CSTNode | None = context.file.parent(node)
+    while isinstance(above, (cst.Attribute, cst.Arg)):
+        above = context.file.parent(above)
+    if isinstance(above, cst.BinaryOperation):
+        return isinstance(above.operator, cst.Multiply)
+    return isinstance(above, (cst.UnaryOperation, cst.Call)) and cross_entropy(above, context.sem) is not None
 
 
 def _written(stable: str, at: cst.CSTNode, context: Context) -> tuple[str, tuple[Edit, ...]]:
