@@ -365,3 +365,14 @@ def test_the_schema_refuses_what_is_not_sarif() -> None:
     del log["runs"][0]["results"][0]["message"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.Draft7Validator(SARIF_SCHEMA).validate(log)
+
+
+def test_a_narrow_terminal_cuts_the_indentation_of_all_lines_alike() -> None:
+    source = "            total = 0\n            total += something(x).long(y)\n            print(total)\n"
+    at = source.index("something")
+    found = finding(source, "something", "(y)", fix=Fix((Edit(at, at, "a_function_of("),), Applicability.UNSAFE, "Do"))
+    text = render("text", [found], source, columns=40)
+    assert "1 |   total = 0\n2 |   total += something(x).long(y)\n" in text
+    assert "3 |   print(total)\n" in text
+    assert all(len(line) <= 40 for line in text.splitlines())
+    assert text.startswith("warning[TL201] eval-without-no-grad:\n  evaluation of")

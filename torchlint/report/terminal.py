@@ -60,10 +60,16 @@ def expand(line: str) -> tuple[str, list[int]]:
 
 
 def wrap(text: str, columns: int, first: str, rest: str) -> list[str]:
-    """The text behind the indent `first`, broken at blanks to fit `columns`, further lines behind `rest`."""
+    """The text behind the indent `first`, broken at blanks to fit `columns`, further lines behind `rest`.
+
+    Where a narrow terminal would leave the text no room, `first` stands alone and further lines are indented less.
+    """
     if columns <= 0:
         return [first + text]
-    room = max(columns, width(first) + 30)
+    rest = rest[: max(0, columns - 30)]
+    room = max(columns, 20)
+    if first.strip() and width(first) + width(text.split(" ", 1)[0]) > room:  # not even a word has room behind it
+        return [first.rstrip(), *textwrap.wrap(text, room, initial_indent=rest, subsequent_indent=rest)]
     return textwrap.wrap(
         text, room, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
     ) or [first.rstrip()]

@@ -56,7 +56,8 @@ def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
         closing = tally(diagnostics, context.checked)
         fixes = remedy(diagnostics)
         style = BOLD if diagnostics else BOLD_GREEN
-        blocks.append("\n".join([paint(closing, style), *([fixes] if fixes else [])]))
+        told = [paint(line, style) for line in wrap(closing, context.width, "", "")]
+        blocks.append("\n".join([*told, *(wrap(fixes, context.width, "", "") if fixes else ())]))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -101,7 +102,7 @@ class _Block:
         style = _SEVERITY_STYLE[d.severity]
         plain = f"{d.severity.value}[{d.code}] {d.name}: "
         first, *more = wrap(what, self.columns, plain, "  ")
-        first = paint(f"{d.severity.value}[{d.code}]", style) + paint(f" {d.name}: {first[len(plain) :]}", BOLD)
+        first = paint(f"{d.severity.value}[{d.code}]", style) + paint(f" {d.name}: {first[len(plain) :]}".rstrip(), BOLD)
         arrow = paint(" " * self.gutter + "-->", BOLD_BLUE)
         return [first, *(paint(m, BOLD) for m in more), f"{arrow} {shown_path(d.path)}:{place(d)}"]
 
@@ -121,9 +122,10 @@ class _Block:
         start, stop = caret_columns(d, self.lines)
         crop = self.crop(start, stop)
         out: list[str] = []
-        for row in rows(d, self.lines):
-            text, _ = expand(self.lines.line(row))
-            out.append(f"{self.rail('|', row)} {self.cropped(text, crop if row == d.row else 0)}".rstrip())
+        texts = {row: expand(self.lines.line(row))[0] for row in rows(d, self.lines)}
+        together = not any(text[:crop].strip() for text in texts.values())  # only indentation is cut, so of all alike
+        for row, text in texts.items():
+            out.append(f"{self.rail('|', row)} {self.cropped(text, crop if together or row == d.row else 0)}".rstrip())
             if row == d.row:
                 count = min(stop - start, crop + self.room - start) if self.room else stop - start
                 carets = self.paint("^" * count, _SEVERITY_STYLE[d.severity])
@@ -174,12 +176,19 @@ class _Block:
             if i and left > 0:
                 out.append(self.paint(" " * self.gutter + " :", DIM))
             shown = hunk[: max(left, 0)]
-            out += [self.changed(change, self.first_difference(shown, at)) for at, change in enumerate(shown)]
+            out += [self.changed(change, first) for change, first in zip(shown, self.first_columns(shown))]
             left -= len(hunk)
         if left < 0:
             more = "1 more line" if left == -1 else f"{-left} more lines"
             out.append(self.paint(f"{' ' * self.gutter} … {more}", DIM))
         return out
+
+    def first_columns(self, hunk: Sequence[Change]) -> list[int]:
+        """The first column to show of each changed line: where only indentation is cut, the same for all."""
+        firsts = [self.first_difference(hunk, at) for at in range(len(hunk))]
+        most = max(firsts, default=0)
+        blank = not any(expand(change.text)[0][:most].strip() for change in hunk)
+        return [most] * len(hunk) if blank else firsts
 
     def first_difference(self, hunk: Sequence[Change], at: int) -> int:
         """The first column to show of a changed line: where the line is too long, what changed in it is seen."""
