@@ -233,3 +233,15 @@ def test_a_page_is_wrapped_for_the_screen_and_says_the_same() -> None:
         assert inside or len(line) <= 70 or " " not in line.strip().removeprefix("- ")
     assert "    for x, y in loader:\n        correct += (model(x).argmax(1) == y).sum().item()\n" in shown
     assert "\x1b[1m## Why is this bad\x1b[0m" in for_terminal(page, 70, Paint(True))
+
+
+def test_fixes_that_others_made_possible_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (
+        "import torch\nfrom torch.utils.data import DataLoader\n\n\ndef train(model, data, optimizer):\n"
+        "    loader = DataLoader(data, batch_size=8, num_workers=2)\n    for x, y in loader:\n"
+        "        x, y = x.cuda(), y.cuda()\n        optimizer.zero_grad()\n        loss = model(x, y)\n"
+        "        loss.backward()\n        optimizer.step()\n"
+    )
+    (tmp_path / "a.py").write_text(text)
+    main(["fix", str(tmp_path), "--select", "TL301,TL304", "--apply", "--unsafe", "--no-cache"])
+    assert capsys.readouterr().out == "Fixed 3 findings in 1 file; 2 of them came up when others were fixed.\n"

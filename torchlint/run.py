@@ -432,6 +432,14 @@ def fix_source(
     return done[0]
 
 
+def applies(d: Diagnostic, unsafe: bool) -> bool:
+    """Whether `fix` makes the finding's fix."""
+    from torchlint.diagnostic import Applicability
+
+    allowed = (Applicability.SAFE, Applicability.UNSAFE) if unsafe else (Applicability.SAFE,)
+    return d.fix is not None and d.fix.applicability in allowed
+
+
 def fix(
     result: Result,
     config: Config,
@@ -441,10 +449,7 @@ def fix(
     only: Wanted | None = None,
 ) -> tuple[list[Fixed], list[str]]:
     """The fixed texts of the files in which a check found something to fix, and lines about what went wrong."""
-    from torchlint.diagnostic import Applicability
-
-    allowed = {Applicability.SAFE, Applicability.UNSAFE} if unsafe else {Applicability.SAFE}
-    paths = sorted({d.path for d in result.diagnostics if d.fix and d.fix.applicability in allowed})
+    paths = sorted({d.path for d in result.diagnostics if applies(d, unsafe)})
     todo: list[tuple[int, str]] = []
     fixed: list[Fixed] = []
     problems: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -160,6 +161,7 @@ class Session:
                 project.store = None
         self._owners = {path: project for project in self.projects for path in project.files}
         self._everything: list[str] | None = None
+        self._expected: Counter[str] = Counter()  # per file, the fixes that the check found
         self.result = run.Result()
         self._wanted: Wanted | None = None
 
@@ -257,6 +259,7 @@ class Session:
 
     def fix(self, unsafe: bool) -> list[run.Fixed]:
         """The files as they would be after their fixes; nothing is written."""
+        self._expected = Counter(d.path for d in self.result.diagnostics if run.applies(d, unsafe))
         if self.stdin is not None:
             fixed = [
                 run.fix_source(self.files[0], self.stdin, self.config, self.selection, unsafe, self.result.answers)
@@ -380,7 +383,11 @@ class Session:
         """What was written and what is left, with how to see it."""
         count = sum(len(one.applied) for one in done)
         files = f"{len(done)} file{'s' * (len(done) != 1)}"
-        lines = [f"Fixed {count} finding{'s' * (count != 1)} in {files}." if done else "Nothing was fixed."]
+        lines = [f"Fixed {count} finding{'s' * (count != 1)} in {files}" if done else "Nothing was fixed"]
+        further = sum(max(0, len(one.applied) - self._expected[one.path]) for one in done)
+        if further:
+            lines[0] += f"; {further} of them came up when others were fixed"
+        lines[0] += "."
         if left:
             unsafe = self._fixable(Applicability.UNSAFE)
             hint = f"; {unsafe} with --unsafe" if unsafe and not self._arguments.flag("--unsafe") else ""

@@ -102,7 +102,9 @@ class _Block:
         style = _SEVERITY_STYLE[d.severity]
         plain = f"{d.severity.value}[{d.code}] {d.name}: "
         first, *more = wrap(what, self.columns, plain, "  ")
-        first = paint(f"{d.severity.value}[{d.code}]", style) + paint(f" {d.name}: {first[len(plain) :]}".rstrip(), BOLD)
+        first = paint(f"{d.severity.value}[{d.code}]", style) + paint(
+            f" {d.name}: {first[len(plain) :]}".rstrip(), BOLD
+        )
         arrow = paint(" " * self.gutter + "-->", BOLD_BLUE)
         return [first, *(paint(m, BOLD) for m in more), f"{arrow} {shown_path(d.path)}:{place(d)}"]
 
