@@ -69,8 +69,9 @@ RULE = Rule(
 )
 
 _INDEPENDENT = re.compile(r"^torchvision\.datasets\.[A-Z]\w+$|^torch\.utils\.data\.(dataset\.)?TensorDataset$")
+# The file sees to the order itself. `shuffle=False` of another loader and a permutation within a batch do not.
 _ORDERED = re.compile(
-    r"shuffl|randperm|permutation|\bsample\(|random_split|train_test_split|bptt|init_hidden|repackage|detach_hidden"
+    r"shuffl(?!e\s*=\s*(?:True|False)\b)|randperm\((?!\s*(?:batch_size|\w+\.(?:size\(0\)|shape\[0\])))|permutation|\bsample\(|random_split|train_test_split|bptt|init_hidden|repackage|detach_hidden"
     r"|stateful|overfit|\.permute_"
 )
 _DRAWS = re.compile(r"\brandom\b|\brand(int|om|perm)?\(|choice\(")

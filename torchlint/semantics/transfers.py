@@ -240,6 +240,8 @@ def _follow(
 
     for node in walk(body, into=_stays_in):
         if isinstance(node, cst.Assign):
+            for clause in find(node.value, cst.CompFor):
+                _hand_on(unwrap_iteration(clause.iter), clause.target, held, computed)
             # What is assigned is computed before the names mean something else: `x = x.cuda()`.
             for call in find(node.value, cst.Call):
                 look_at(call)

@@ -17,8 +17,17 @@ _INERT = frozenset((
     Kind.MODULE, Kind.LOSS_FN, Kind.OPTIMIZER, Kind.PARAMETER, Kind.LOADER, Kind.DATASET, Kind.SAMPLER, Kind.DEVICE,
     Kind.NDARRAY, Kind.NUMBER, Kind.STRING, Kind.NONE, Kind.RANGE, Kind.FUNCTION, Kind.CLASS, Kind.BATCH, Kind.SCALER,
 ))  # fmt: skip
-_RECURRENT = re.compile(r"hidden|\b\w*(?:LSTM|GRU|RNN)\w*|recurren|carry|memory", re.IGNORECASE)
+# `pin_memory=` and `torch.cuda.memory_stats(` speak of another memory.
+_RECURRENT = re.compile(
+    r"hidden|\b\w*(?:LSTM|GRU|RNN)\w*|recurren|carry|\bmemor(?:y|ies)\s*[=,)\]]",
+    re.IGNORECASE,
+)
 _BUILTINS = frozenset("len sum max min abs float int range list tuple zip enumerate".split())
+# What is given to these is a size or a dim.
+_SHAPING = frozenset(
+    """view reshape permute transpose flatten unflatten squeeze unsqueeze expand repeat chunk split size sum mean
+    narrow""".split()
+)
 _CONSTANT = (cst.Integer, cst.Float, cst.BaseString, cst.Comparison)
 
 
@@ -48,6 +57,8 @@ class Turn:
         return all(self.begins(child) for child in children(node))
 
     def _call(self, node: cst.Call) -> bool:
+        if self.sem.value(node).kind is Kind.NUMBER or self._shapes(node):
+            return not isinstance(node.func, cst.Attribute) or self.begins(node.func.value)
         called = self.sem.value(node.func)
         if not all(self.begins(arg.value) for arg in node.args):
             return False
@@ -66,6 +77,13 @@ class Turn:
         if not isinstance(node.func, cst.Name) or not node.args:
             return False
         return self._is_parameter(node.func) or node.func.value in _BUILTINS
+
+    def _shapes(self, node: cst.Call) -> bool:
+        """Whether it is a tensor's method that is given sizes or dims: `out.view(-1, num_classes)`."""
+        if not isinstance(node.func, cst.Attribute) or node.func.attr.value not in _SHAPING:
+            return False
+        value = self.sem.value(node.func.value)
+        return value.is_tensor or value.kind is Kind.BATCH
 
     def _is_plain(self, node: cst.Call) -> bool:
         """Whether the callee is a function that remembers nothing: no method, no closure of the training function."""
@@ -86,8 +104,17 @@ class Turn:
         if value.graph is Graph.DETACHED:
             return True
         if isinstance(node, cst.Name):
-            return self.sem.qualified(node) is not None
+            return self.sem.qualified(node) is not None or self._is_setting(node)
         return dotted(node.value) != "self" and self.begins(node.value)
+
+    def _is_setting(self, node: cst.Name) -> bool:
+        """Whether it is a name of the module's top level that holds a number or the arguments of a command line."""
+        known = Reaching(self.sem.names.module).every.get(node.value, ())
+        return bool(known) and all(
+            d.kind == "value" and (_is_inert(self.sem.value(d.node)) or _is_parsed(d.node))
+            for d in known
+            if d.node is not None
+        )
 
     def _defined(self, definition: Definition, use: cst.CSTNode) -> bool:
         made = definition.statement
@@ -114,6 +141,10 @@ class Turn:
             and bool(others)
             and all(d.statement in self._inside for d in others)
         )
+
+
+def _is_parsed(node: cst.BaseExpression) -> bool:
+    return isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute) and node.func.attr.value == "parse_args"
 
 
 def keeps_state(module: Value, sem: Semantics) -> bool:
