@@ -2,7 +2,8 @@
 
 ## What it does
 Finds loops and functions that run a model for evaluation (the model was put into eval mode, or the loop goes over data
-and only reports numbers) while autograd records, with no backward that could use the recording.
+and only reports numbers) while autograd records, with no backward that could use the recording. Found anywhere: a pass
+all of whose results lose their graph and go to the host, as numbers or pictures (`net(z).data.cpu()`).
 
 Silent where recording is off: `no_grad`, `inference_mode`, `set_grad_enabled`, as decorator or context manager, also
 the project's own ones, in this file or another, in every caller, or by a framework that calls the function. Silent
@@ -53,6 +54,7 @@ from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.edits import add_decorator, torch_name, wrap_in_with
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, EvalRegion, Event, Function
+from torchlint.semantics.discarded import DISCARDS, discarded_passes
 from torchlint.semantics.escapes import escaping
 from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, is_frozen
 from torchlint.semantics.modes import grad_mode
@@ -69,6 +71,7 @@ RULE = Rule(
         r"\.load_state_dict\(",
         EVALUATION_NAMES,
         HELD_OUT_NAMES,
+        *DISCARDS,
     ),
     shapes=("forwards",),
     since="0.1",
@@ -89,6 +92,29 @@ def behind_training(module: cst.Module, ctx: Context) -> Iterator[Finding]:
     for function, forward in chain(evaluating_tails(ctx.sem), evaluating_scripts(ctx.sem)):
         if not is_frozen(ctx.sem, forward.subject):
             yield _finding(function, forward, (), ctx, _fix_tail(function, forward, ctx))
+
+
+@RULE.on
+def thrown_away(module: cst.Module, ctx: Context) -> Iterator[Finding]:
+    """Passes of which only numbers or pictures remain, whatever their function is called and trains besides."""
+    sem = ctx.sem
+    known = {id(f.node) for region in sem.objects(EvalRegion) for f in region.forwards}
+    told = {(f, e.subject, e.loops): e.order for f, e in chain(evaluating_tails(sem), evaluating_scripts(sem))}
+    for function, forward in discarded_passes(sem):
+        if told.get((function, forward.subject, forward.loops), forward.order + 1) <= forward.order:
+            continue  # a further pass of an evaluation that was found by its beginning
+        if id(forward.node) not in known and not is_frozen(sem, forward.subject):
+            yield _finding(function, forward, forward.grad.unless, ctx, _fix_statement(forward, ctx))
+
+
+def _fix_statement(forward: Event, ctx: Context) -> Fix | None:
+    """The statement alone: what it binds loses its graph in any case."""
+    line = ctx.file.statement(forward.node)
+    if not isinstance(line, cst.SimpleStatementLine):
+        return None
+    name, imports = torch_name(ctx.file, ctx.sem, "torch.no_grad", line)
+    text = f"run the pass in `with {name}():`"
+    return Fix((*imports, *wrap_in_with(ctx.file, [line], f"{name}()")), Applicability.SAFE, text)
 
 
 def _finding(

@@ -120,7 +120,7 @@ def _judge(
         evidence = "no_grad"
     elif not hot and in_loop and not escapes and not _TRAINS.search(name.lower()):
         # Results are only reported; the loop goes over a loader, or the function says that it evaluates.
-        if _EVALUATES.search(name.lower()) and not _runs_its_parts(sem, function, first):
+        if _EVALUATES.search(name.lower()) and not runs_its_parts(sem, function, first):
             evidence = "name"
         elif any(_over_data(sem, loop) for loop in _loops_in(node, first)) and _reports(sem, node):
             evidence = "loader"
@@ -167,7 +167,7 @@ def _clears_for_training(inside: tuple[Event, ...], forwards: list[Event]) -> bo
     return any(e.effect is Effect.ZERO_GRAD for e in inside) and not all(f.grad.off for f in forwards)
 
 
-def _runs_its_parts(sem: Semantics, function: Function, forward: Event) -> bool:
+def runs_its_parts(sem: Semantics, function: Function, forward: Event) -> bool:
     """Whether a model runs a layer of its own: `predict` and `infer` are parts of a forward too, under its callers."""
     cls = owner(function)
     if cls is None or not function.params:
@@ -257,9 +257,8 @@ def uses_gradients(sem: Semantics, node: cst.CSTNode, inside: tuple[Event, ...])
     for event in inside:
         if event.effect in (Effect.BACKWARD, Effect.GRAD):
             return True
-        if event.effect is Effect.CALL and _GRADIENT_WORDS.search(event.target.rpartition(".")[2]):
-            if event.target not in knowledge.GRAD_OFF | knowledge.GRAD_SET and "no_grad" not in event.target:
-                return True
+        if event.effect is Effect.CALL and gradient_words(event.target):
+            return True
     body = node.body if isinstance(node, (cst.For, cst.While, cst.FunctionDef)) else node
     for n in walk_scope(body):
         if isinstance(n, cst.Attribute) and n.attr.value in ("requires_grad_", "enable_grad", "retain_grad"):
@@ -281,6 +280,13 @@ def uses_gradients(sem: Semantics, node: cst.CSTNode, inside: tuple[Event, ...])
         ):
             return True
     return False
+
+
+def gradient_words(target: str) -> bool:
+    """Whether a called function is named for what it does with gradients: an attack, an explanation."""
+    if target in knowledge.GRAD_OFF | knowledge.GRAD_SET or "no_grad" in target:
+        return False
+    return _GRADIENT_WORDS.search(target.rpartition(".")[2]) is not None
 
 
 def _over_data(sem: Semantics, loop: cst.For) -> bool:

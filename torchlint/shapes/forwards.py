@@ -9,7 +9,7 @@ import re
 from torchlint.shapes.code import Code, Whole
 
 _SETS_MODE = re.compile(r"\.eval\(|\.train\(\s*(?:mode\s*=\s*)?False|\.load_state_dict\(")
-_NUMBERS = re.compile(r"\.(?:item|argmax|numpy|tolist|topk)\s*\(")
+_NUMBERS = re.compile(r"\.(?:item|argmax|numpy|tolist|topk|cpu)\s*\(|\b(?:save_image|make_grid|float|int)\s*\(")
 _LOOPS = (ast.For, ast.AsyncFor, ast.While, ast.comprehension)
 _SETATTR = re.compile(r"setattr|add_module|register_module|__dict__")
 # What modules, tensors and Python's own objects have for methods; running a model is none of these.
@@ -34,7 +34,7 @@ def forwards(code: Code) -> bool:
 
 
 def _goes_over_data(code: Code) -> bool:
-    """What a function that only its name says to evaluate must do: loop, or turn results into numbers."""
+    """What a function that sets no mode must do to evaluate: loop, or turn results into numbers or pictures."""
     return _NUMBERS.search(code.text) is not None or any(isinstance(node, _LOOPS) for node in code.nodes)
 
 
