@@ -118,7 +118,7 @@ def _has_length(source: cst.BaseExpression, name: str, context: Context) -> bool
         return (drop is None or literal(drop.value) is False) and not _endless(given.origin if given else "", context)
     return any(
         dotted(call.func) == "len" and call.args and dotted(call.args[0].value) == name
-        for call in find(context.file.tree, cst.Call)
+        for call in context.file.all(cst.Call)
     )
 
 

@@ -113,7 +113,7 @@ def _scaled(group: flow.Accumulation, context: Context) -> bool:
 
 def _arithmetic(sem: Semantics) -> list[cst.CSTNode]:
     """What of the file may divide something or hand it on."""
-    return [n for n in walk(sem.file.tree) if isinstance(n, (cst.BinaryOperation, cst.AugAssign, cst.Call))]
+    return [n for n in sem.file.nodes if isinstance(n, (cst.BinaryOperation, cst.AugAssign, cst.Call))]
 
 
 def _divides(call: cst.Call) -> bool:

@@ -125,7 +125,7 @@ def _evidence(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
 def _chosen_with_moved(loader: LoaderCall, moves: list[BatchMove], ctx: Context) -> bool:
     """Whether a dict holds this loader and one whose batches are moved: `for x, y in loaders[phase]`."""
     moved = {m.loader.node for m in moves}
-    for node in find(ctx.file.tree, cst.Dict) if moved else ():
+    for node in ctx.file.all(cst.Dict) if moved else ():
         held = {ctx.sem.value(e.value).node for e in node.elements if isinstance(e, cst.DictElement)}
         if loader.node in held and held & moved:
             return True

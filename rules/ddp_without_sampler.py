@@ -45,6 +45,7 @@ from torchlint.diagnostic import Applicability, Edit, Fix, Question, Severity
 from torchlint.edits import torch_name
 from torchlint.migrate import NotUnderstood, Script, sharding
 from torchlint.migrate.epochs import set_epoch
+from torchlint.migrate.script import LOADER
 from torchlint.rule import Category, Context, Finding, Rule, suggestion, unsafe
 from torchlint.semantics import Semantics
 from torchlint.source import argument, dotted, literal
@@ -66,13 +67,14 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
         return
     script = Script.whole(ctx.sem)
     wraps = script.made_by("torch.nn.parallel.DistributedDataParallel")
+    shuffled = {call for call in script.made_by(LOADER) if shuffles_everything(script, call)} if wraps else set()
     reported: set[cst.CSTNode] = set()
-    for trained in sharding.trained_loaders(script) if wraps else ():
+    for trained in sharding.trained_loaders(script) if shuffled else ():
         for loader in sharding.loaders(script, trained):
             if loader in reported or sharding.prepared(script, loader) or sharding.undivided_branch(script, loader):
                 continue
             at = script.file.twin(loader, ctx.file)
-            if at is not None and shuffles_everything(script, loader):
+            if at is not None and loader in shuffled:
                 reported.add(loader)
                 yield Finding(
                     at,

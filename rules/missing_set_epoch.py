@@ -47,6 +47,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.migrate import NotUnderstood, Script, sharding
 from torchlint.migrate.epochs import set_epoch
+from torchlint.migrate.script import DISTRIBUTED_SAMPLER
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 
 RULE = Rule(
@@ -66,6 +67,8 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
     if "DistributedSampler" not in ctx.file.text or _SPOKEN_OF.search(ctx.file.text):
         return
     script = Script.whole(ctx.sem)
+    if not any(map(sharding.shuffles, script.made_by(DISTRIBUTED_SAMPLER))):
+        return
     reported: set[cst.CSTNode] = set()
     for trained in sharding.trained_loaders(script):
         if not sharding.several_epochs(trained):

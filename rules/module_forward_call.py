@@ -118,7 +118,7 @@ def _hookless(value: Value, receiver: cst.BaseExpression, context: Context) -> b
     name = receiver.value if isinstance(receiver, cst.Name) else None
     if cls is None or name is None or value.node is None or not _plain(cls, context):
         return False
-    if any(_HOOKING.search(n.value) for n in find(context.file.tree, cst.Name)):
+    if any(_HOOKING.search(n.value) for n in context.file.all(cst.Name)):
         return False
     made = context.sem.function(value.node)
     if made is not context.sem.function(receiver):

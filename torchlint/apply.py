@@ -17,7 +17,7 @@ from torchlint.prefilter import Plan
 from torchlint.rule import Context, Finding, Rule, severity_of
 from torchlint.semantics import Semantics
 from torchlint.skeleton import NeedsText
-from torchlint.source import File, walk
+from torchlint.source import File
 from torchlint.trouble import crash
 
 _Call = tuple[Rule, Callable[[Any, Context], Iterable[Finding]], Context]
@@ -111,7 +111,7 @@ def _judged(sem: Semantics, rules: Sequence[Rule], settings: Config, loud: set[s
 
     table: dict[type, list[_Call]] = {}
     if by_node:
-        for node in walk(file.tree):
+        for node in file.nodes:
             cls = node.__class__
             entries = table.get(cls)
             if entries is None:

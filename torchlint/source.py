@@ -32,13 +32,14 @@ _NO_NODE = (str, bool, type(None), cst.MaybeSentinel)
 
 
 class _Plain(ABCMeta):
-    """The class of node classes, with the instance check of ordinary classes: nobody registers foreign nodes."""
+    """The class of node classes, with the checks of ordinary classes: nobody registers foreign nodes."""
 
     __instancecheck__ = type.__instancecheck__
+    __subclasscheck__ = type.__subclasscheck__
 
 
 # Nodes are equal by identity, and so they hash; libcst says so in Python, which every dict of nodes would pay for. It
-# also makes every `isinstance` a search through a registry.
+# also makes every `isinstance` and `issubclass` a search through a registry.
 for _kind in (cst.CSTNode, *vars(cst).values()):
     if isinstance(_kind, type) and issubclass(_kind, cst.CSTNode):
         for _base in _kind.__mro__:
@@ -155,7 +156,7 @@ class File:
 
     def forget(self) -> None:
         """Drop what was worked out of the tree; asked again, it is worked out anew."""
-        for name in ("index", "parents", "_at"):
+        for name in ("index", "_survey", "_at"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -176,7 +177,7 @@ class File:
     def _at(self) -> dict[tuple[type, tuple[int, int]], cst.CSTNode]:
         """The nodes by class and place; of several at one place the outermost."""
         found: dict[tuple[type, tuple[int, int]], cst.CSTNode] = {}
-        for node in walk(self.tree):
+        for node in self.nodes:
             found.setdefault((node.__class__, self.caret(node)), node)
         return found
 
@@ -191,27 +192,45 @@ class File:
         return Index(self.tree)
 
     @cached_property
-    def parents(self) -> dict[cst.CSTNode, cst.CSTNode]:
-        result: dict[cst.CSTNode, cst.CSTNode] = {}
+    def _survey(self) -> tuple[list[cst.CSTNode], dict[cst.CSTNode, cst.CSTNode]]:
+        nodes: list[cst.CSTNode] = []
+        parents: dict[cst.CSTNode, cst.CSTNode] = {}
         stack: list[cst.CSTNode] = [self.tree]
-        pop, listed = stack.pop, _children_of
+        pop, listed, add = stack.pop, _children_of, nodes.append
         while stack:
             node = pop()
+            add(node)
             below = listed[node.__class__](node)
-            for child in below:
-                result[child] = node
-            stack += below
-        return result
+            if below:
+                for child in below:
+                    parents[child] = node
+                below.reverse()
+                stack += below
+        return nodes, parents
+
+    @property
+    def nodes(self) -> list[cst.CSTNode]:
+        """Every node of the tree in source order."""
+        return self._survey[0]
+
+    @property
+    def parents(self) -> dict[cst.CSTNode, cst.CSTNode]:
+        return self._survey[1]
+
+    def all(self, kind: type[N]) -> list[N]:
+        """Every node of exactly this class, in source order."""
+        return [node for node in self._survey[0] if node.__class__ is kind]
 
     def parent(self, node: cst.CSTNode) -> cst.CSTNode | None:
         return self.parents.get(node)
 
     def ancestors(self, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
         """The node's parents, innermost first, up to the module."""
-        parent = self.parents.get(node)
+        up = self._survey[1].get
+        parent = up(node)
         while parent is not None:
             yield parent
-            parent = self.parents.get(parent)
+            parent = up(parent)
 
     def enclosing(self, node: cst.CSTNode, kind: type[N] | tuple[type[N], ...]) -> N | None:
         """The innermost ancestor of that class, or None."""

@@ -16,7 +16,7 @@ from torchlint.diagnostic import Applicability, Diagnostic, Edit, Fix, Severity
 _DIRECTIVE = re.compile(
     r"""\#\s*(?:
         torchlint:\s*(?P<kind>ignore-file|ignore)\b(?:\[(?P<list>[^\]]*)\])?(?P<reason>[^#]*)
-      | noqa\b(?:\s*:\s*(?P<codes>[A-Z][A-Z]*[0-9]+(?:[\s,]+[A-Z]+[0-9]+)*))?
+      | noqa\b(?:[ \t]*:[ \t]*(?P<codes>[A-Z][A-Z]*[0-9]+(?:[ \t,]+[A-Z]+[0-9]+)*))?
     )""",
     re.VERBOSE | re.IGNORECASE,
 )

@@ -36,6 +36,7 @@ class Script:
         self.file = file
         self.qualified = qualified
         self._trains: dict[cst.CSTNode, bool] = {}
+        self._callees: dict[cst.Call, cst.FunctionDef | None] = {}
 
     @staticmethod
     def whole(sem: Semantics) -> Script:
@@ -44,13 +45,13 @@ class Script:
 
     # -- what there is ----------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def nodes(self) -> list[cst.CSTNode]:
-        return list(walk(self.file.tree))
+        return self.file.nodes
 
     @cached_property
     def calls(self) -> list[cst.Call]:
-        return [n for n in self.nodes if isinstance(n, cst.Call)]
+        return self.file.all(cst.Call)
 
     @cached_property
     def functions(self) -> dict[str, cst.FunctionDef]:
@@ -111,6 +112,11 @@ class Script:
 
     def callee(self, call: cst.Call) -> cst.FunctionDef | None:
         """The function of this file that a call runs: by name, or `self.method` of the class around it."""
+        if call not in self._callees:
+            self._callees[call] = self._callee(call)
+        return self._callees[call]
+
+    def _callee(self, call: cst.Call) -> cst.FunctionDef | None:
         name = self.qualified(call.func)
         if name is not None and name.startswith("~."):
             return self.functions.get(name[2:])

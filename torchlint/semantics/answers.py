@@ -25,7 +25,7 @@ from torchlint.semantics.modes import always_off, mode_at
 from torchlint.semantics.modules import minds_mode
 from torchlint.semantics.names import OWN
 from torchlint.semantics.transfers import batch_moves, may_be_cuda
-from torchlint.source import dotted, find
+from torchlint.source import dotted
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -181,7 +181,7 @@ def _handed_to_mover(project: Project, path: str, maker: str) -> bool:
     if sem is None:
         return False
     made = set()
-    for assign in find(sem.file.tree, cst.Assign):
+    for assign in sem.file.all(cst.Assign):
         func = assign.value.func if isinstance(assign.value, cst.Call) else None
         if func is not None and (dotted(func) or "").rpartition(".")[2] == maker:
             made |= {dotted(t.target) for t in assign.targets}
@@ -190,7 +190,7 @@ def _handed_to_mover(project: Project, path: str, maker: str) -> bool:
         and (taker := sem.qualified(call.func)) is not None
         and not taker.startswith(OWN)
         and not _moves_no_batches(project, path, taker)
-        for call in (find(sem.file.tree, cst.Call) if made else ())
+        for call in (sem.file.all(cst.Call) if made else ())
     )
 
 

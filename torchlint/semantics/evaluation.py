@@ -381,7 +381,7 @@ def reports_numbers(node: cst.CSTNode, begun: Callable[[cst.CSTNode], bool]) -> 
 def is_frozen(sem: Semantics, subject: str) -> bool:
     """Whether the file turns `requires_grad` off for the module's parameters."""
     last = subject.rpartition(".")[2]
-    for n in find(sem.file.tree, cst.Call):
+    for n in sem.file.all(cst.Call):
         if (
             isinstance(n.func, cst.Attribute)
             and n.func.attr.value == "requires_grad_"
@@ -391,7 +391,7 @@ def is_frozen(sem: Semantics, subject: str) -> bool:
             base = dotted(n.func.value) or ""
             if not base or base.rpartition(".")[2] == last or base in ("p", "param", "parameter"):
                 return True
-    for loop in find(sem.file.tree, cst.For):
+    for loop in sem.file.all(cst.For):
         if (
             isinstance(loop.iter, cst.Call)
             and isinstance(loop.iter.func, cst.Attribute)

@@ -12,7 +12,7 @@ from torchlint.diagnostic import Question
 from torchlint.semantics.effects import Effect, Event, Guard
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value
 from torchlint.semantics.names import Function
-from torchlint.source import dotted, walk
+from torchlint.source import dotted
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -219,7 +219,7 @@ def _grown_later(sem: Semantics, node: cst.BaseExpression) -> bool:
     name = dotted(node)
     if name is None:
         return False
-    for n in walk(sem.file.tree):
+    for n in sem.file.nodes:
         if isinstance(n, cst.AssignTarget) and isinstance(n.target, cst.Subscript) and dotted(n.target.value) == name:
             return True
         if (

@@ -12,7 +12,7 @@ from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.effects import Effect, Event, GradMode
 from torchlint.semantics.loops import EvalRegion
 from torchlint.semantics.names import OWN, Function
-from torchlint.source import dotted, find
+from torchlint.source import dotted
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -152,7 +152,7 @@ def grad_mode(sem: Semantics, region: EvalRegion) -> GradMode:
 
 def loads_weights(sem: Semantics, subject: str) -> bool:
     """Whether the file loads the module's weights: `model.load_state_dict(torch.load(path))`."""
-    for call in find(sem.file.tree, cst.Call):
+    for call in sem.file.all(cst.Call):
         if isinstance(call.func, cst.Attribute) and call.func.attr.value == "load_state_dict" and call.args:
             if (dotted(call.func.value) or "").removesuffix(".module") == subject.removesuffix(".module"):
                 return True

@@ -70,7 +70,7 @@ _HANDS_ON = frozenset("to cuda cpu half float train eval".split())
 
 def class_elsewhere(sem: Semantics, subject: str) -> str | None:
     """The class of another file that the module of that name is made of: `Net` of `model = Net().to(device)`."""
-    for assign in find(sem.file.tree, cst.Assign):
+    for assign in sem.file.all(cst.Assign):
         if not any(dotted(t.target) == subject for t in assign.targets):
             continue
         made: cst.BaseExpression = assign.value

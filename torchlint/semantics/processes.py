@@ -18,7 +18,7 @@ from torchlint.semantics.blocks import always, asks_for_main
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
-from torchlint.source import argument, dotted, find, literal, walk_scope
+from torchlint.source import argument, dotted, literal, walk_scope
 
 _Source = Callable[[cst.BaseExpression, Function], bool]
 
@@ -65,7 +65,7 @@ class Processes:
         """Every call of the file in source order, with its function and its qualified name ("" where unknown)."""
         at = self.sem.evaluator.function_at
         result = []
-        for call in find(self.file.tree, cst.Call):
+        for call in self.file.all(cst.Call):
             function = at.get(call) or self.sem.function(call)
             name = self.sem.names.qualify(call.func, function) or ""
             result.append((call, function, _CANONICAL.get(name, name)))

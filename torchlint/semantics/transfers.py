@@ -138,7 +138,7 @@ def _names_cuda(sem: Semantics, node: cst.BaseExpression) -> bool | None:
 
 def _assigned(sem: Semantics, name: str) -> Iterator[cst.BaseExpression]:
     """Everything that the file assigns to a dotted name, in any function."""
-    for node in walk(sem.file.tree):
+    for node in sem.file.nodes:
         if isinstance(node, cst.Assign):
             targets: list[cst.CSTNode] = [t.target for t in node.targets]
         elif isinstance(node, cst.AnnAssign):
@@ -374,7 +374,7 @@ def iterated_here(sem: Semantics, loader: cst.Call) -> list[cst.For]:
     """The `for` statements of the file that certainly go over the loader made by this call."""
     return [
         node
-        for node in find(sem.file.tree, cst.For)
+        for node in sem.file.all(cst.For)
         if any(value.node is loader for _, value in _loaders(sem, node.target, node.iter))
     ]
 
