@@ -4,7 +4,8 @@
 Finds evaluation code (recording off, or a loop over data that only reports numbers) that runs a model which nothing
 puts into eval mode, and which the same file has just trained, or has made anew and loaded weights into.
 
-Silent where the mode is set by the function, by any caller, or by a helper in the project; where the model is known to
+Silent where the mode is set by the function, by its callers, or by a helper in the project (where one caller of the
+same file surely comes from training and another sets the mode, the first is meant); where the model is known to
 hold no layer that minds (no Dropout, no BatchNorm); and where train mode is set on purpose right before (refreshing
 batch statistics, MC dropout).
 
@@ -84,7 +85,7 @@ _DELIBERATE = re.compile(r"mc_|monte|dropout|uncertain|bn_|batch_?norm|calibrat|
 @RULE.on
 def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
     first = region.forwards[0]
-    if region.mode not in ("train", "unknown") or _DELIBERATE.search(region.function.name):
+    if region.mode not in ("train", "mixed", "unknown") or _DELIBERATE.search(region.function.name):
         return
     if not first.subject or not minds_mode(ctx.sem, first.value) or made_of_none(ctx.sem, first.value):
         return
@@ -92,15 +93,19 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
         return
     events = ctx.sem.events(region.function)
     overridden = region.mode == "train" and _overridden(region, events, first)
-    if region.evidence == "no_grad" and not overridden and not measures(ctx.sem, region):
+    infers = only_loaded(ctx.sem, first) and (measures(ctx.sem, region) or _goes_over(region))
+    if region.evidence == "no_grad" and not overridden and not infers and not measures(ctx.sem, region):
         return  # a rollout, a teacher, a target: recording is off for other reasons than evaluation
     if region.mode == "train" and not overridden and not _forgotten(events, first):
         return
     if region.mode == "unknown" and not trained_here(ctx.sem, region.function, first):
-        if not only_loaded(ctx.sem, first) or not measures(ctx.sem, region):
+        if not infers:
             return
     fix = None if overridden else _fix(region, first, ctx)
-    yield _finding(first, () if overridden else _questions(region.function, first, ctx), fix)
+    questions = () if overridden else _questions(region.function, first, ctx)
+    if region.mode == "mixed":  # one of the callers is known not to
+        questions = tuple(q for q in questions if q.ask != "callers-set-eval")
+    yield _finding(first, questions, fix)
 
 
 @RULE.on
@@ -135,6 +140,12 @@ def _finding(first: Event, questions: tuple[Question, ...], fix: Fix | None) -> 
         fix,
         questions,
     )
+
+
+def _goes_over(region: EvalRegion) -> bool:
+    """Whether the region is a loop over something: what runs n times over the same is meant to differ each time."""
+    loop = region.node
+    return isinstance(loop, cst.For) and not (isinstance(loop.target, cst.Name) and loop.target.value.startswith("_"))
 
 
 def _forgotten(events: list[Event], first: Event) -> bool:

@@ -11,6 +11,7 @@ from torchlint.diagnostic import Question
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.effects import Effect, Event, GradMode
 from torchlint.semantics.loops import EvalRegion
+from torchlint.semantics.modules import class_elsewhere
 from torchlint.semantics.names import OWN, Function
 from torchlint.source import dotted
 
@@ -89,7 +90,9 @@ def _mode_from_callers(sem: Semantics, function: Function, subject: str, seen: s
         modes.add(mode or _mode_from_callers(sem, site.function, there, seen))
     if not modes:
         return "unknown"
-    return modes.pop() if len(modes) == 1 else "unknown" if "train" not in modes else "mixed"
+    if modes == {"train", "eval"}:
+        return "mixed"
+    return modes.pop() if len(modes) == 1 else "unknown"
 
 
 def _subject_at(function: Function, site: Event, subject: str) -> str | None:
@@ -184,13 +187,20 @@ def arrives_in_eval_mode(sem: Semantics, subject: str) -> bool:
     return not any(e.effect is Effect.TRAIN for f in sem.functions for e in sem.events(f))
 
 
+# A mode is set, or something trains, which may leave the module in either mode.
+_SETS_MODES = re.compile(r"\.eval\(|\.train\(|\.backward\(|\.fit\(|trainer\b", re.IGNORECASE)
+
+
 def only_loaded(sem: Semantics, event: Event) -> bool:
-    """Whether the file makes the event's module of a class of its own, loads its weights, and never sets a mode.
+    """Whether the file makes the event's module of a class of the project, loads its weights, and never sets a mode nor
+    trains anything.
 
     A new module is in train mode.
     """
-    value, text = event.value, sem.file.text
-    if ".eval(" in text or ".train(" in text or sem.class_of(value.origin) is None or value.evidence:
+    if _SETS_MODES.search(sem.file.text):
+        return False
+    own = sem.class_of(event.value.origin) is not None and not event.value.evidence
+    if not own and class_elsewhere(sem, event.subject) is None:
         return False
     return not event.subject.startswith("self.") and loads_weights(sem, event.subject)
 
