@@ -8,6 +8,7 @@ import html
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -105,9 +106,18 @@ def test_links_inside_the_page_lead_somewhere(nasty: str) -> None:
 
 def test_filters_are_rules_of_style(nasty: str) -> None:
     assert "body:has(#only-TL101:checked) :is(.finding,.rule,.file):not(.TL101) { display: none; }" in nasty
-    assert "body:has(#show-error:not(:checked)):has(#show-warning:not(:checked)) :is(.file.only-error-warning)" in nasty
-    assert "body:has(#show-info:not(:checked)) :is(.file.only-info,.info:is(.finding,.rule))" in nasty
+    assert "body:has(#show-error:not(:checked)):has(#show-warning:not(:checked)) :is(.only-error-warning)" in nasty
+    assert "body:has(#show-info:not(:checked)) :is(.only-info,.finding.info)" in nasty
     assert 'class="file TL101 TL102 only-error-warning"' in nasty
+    assert 'class="rule TL102 only-info-warning"' in nasty
+
+
+def test_a_rule_counts_each_severity_and_says_where_its_reason_holds(nasty: str) -> None:
+    assert '<span class="badge warning">1 warning</span>, <span class="badge info">1 info</span>' in nasty
+    one = finding("a.py", "TL010", Severity.WARNING)
+    other = replace(one, path="b.py", message="it is so: another reason; do that")
+    assert "<p><b>Why, at 2 of 3:</b> it costs" in page(one, replace(one, path="c.py"), other)
+    assert "<p><b>Why:</b> it costs" in page(one, replace(one, path="c.py"))
 
 
 def test_nothing_found() -> None:

@@ -22,7 +22,7 @@ main { max-width: 66rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; letter-spacing: -.01em; }
 h2 { font-size: 1.1rem; margin: 2.5rem 0 .75rem; }
 h3 { font-size: 1rem; margin: 0; font-weight: 600; overflow-wrap: anywhere; }
-p { margin: 0; }
+p { margin: 0; } code { overflow-wrap: anywhere; }
 .facts, .soft { color: var(--soft); }
 .totals { display: flex; flex-wrap: wrap; gap: .5rem 2rem; margin: 1.25rem 0 0; padding: 0; list-style: none; }
 .totals b { font-size: 1.35rem; font-variant-numeric: tabular-nums; margin-right: .35rem; }

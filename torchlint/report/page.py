@@ -6,6 +6,7 @@ Filters work by CSS alone; the page runs nothing. Every text that comes from che
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
@@ -104,8 +105,9 @@ def _noun(severity: Severity, count: int = 2) -> str:
     return severity.value if severity is Severity.INFO or count == 1 else f"{severity.value}s"
 
 
-def _gravest(found: Iterable[Diagnostic]) -> Severity:
-    return min((d.severity for d in found), key=_ORDER.__getitem__)
+def _only(found: Iterable[Diagnostic]) -> str:
+    """The class of what holds findings of these severities alone."""
+    return "only-" + "-".join(sorted({d.severity.value for d in found}))
 
 
 def _escaped(text: str) -> str:
@@ -142,17 +144,18 @@ def _filters(by_rule: Sequence[list[Diagnostic]]) -> str:
 
 
 def _switches(diagnostics: Sequence[Diagnostic], by_rule: Sequence[list[Diagnostic]]) -> str:
-    """The style rules by which the filters hide what they leave out, files without a shown finding included."""
+    """The style rules by which the filters hide what they leave out, and files and rules of which nothing is left."""
     lines = []
     for group in by_rule:
         code = group[0].code
         lines.append(f"body:has(#only-{code}:checked) :is(.finding,.rule,.file):not(.{code}) {{ display: none; }}")
     kinds = {frozenset(d.severity for d in found) for _, found in groupby(diagnostics, key=lambda d: d.path)}
+    kinds |= {frozenset(d.severity for d in group) for group in by_rule}
     kinds |= {frozenset([s]) for s in Severity}
     for kind in sorted(kinds, key=lambda k: sorted(s.value for s in k)):
         names = sorted(s.value for s in kind)
         off = "".join(f":has(#show-{name}:not(:checked))" for name in names)
-        hidden = f".file.only-{'-'.join(names)}" + (f",.{names[0]}:is(.finding,.rule)" if len(names) == 1 else "")
+        hidden = f".only-{'-'.join(names)}" + (f",.finding.{names[0]}" if len(names) == 1 else "")
         lines.append(f"body{off} :is({hidden}) {{ display: none; }}")
     return "\n".join(lines) + "\n"
 
@@ -207,12 +210,17 @@ def _bar(found: Sequence[Diagnostic], y: int, width: int, top: int) -> str:
 
 def _rule(found: list[Diagnostic], gains: Gains, anchors: dict[int, str]) -> str:
     first = found[0]
-    severity = _gravest(found)
     name = f"<code>{first.code}</code> {_escaped(first.name)}"
     if first.url:
         name = f'<a href="{html.escape(first.url)}">{name}</a>'
-    _, why, do = split_message(first.message)
-    why = f"<p><b>Why:</b> {_prose(why)}</p><p><b>Instead:</b> {_prose(do)}</p>" if why else ""
+    (why, do), often = Counter(split_message(d.message)[1:] for d in found).most_common(1)[0]
+    at = "" if often == len(found) else f", at {often} of {len(found)}"  # the rule has other reasons, too
+    why = f"<p><b>Why{at}:</b> {_prose(why)}</p><p><b>Instead:</b> {_prose(do)}</p>" if why else ""
+    badges = ", ".join(
+        f'<span class="badge {s.value}">{n} {_noun(s, n)}</span>'
+        for s in Severity
+        if (n := sum(d.severity is s for d in found))
+    )
     fixes = ", ".join(
         f"{n} {_FIX[kind][0]}{'es' * (n != 1) if kind is not Applicability.SUGGESTION else 's' * (n != 1)}"
         for kind in Applicability
@@ -222,9 +230,8 @@ def _rule(found: list[Diagnostic], gains: Gains, anchors: dict[int, str]) -> str
         f'<li><a href="#{anchors[id(d)]}">{_escaped(shown_path(d.path))}:{place(d)}</a></li>' for d in found
     )
     return (
-        f'<article class="rule {first.code} {severity.value}" id="{first.code}"><div class="head"><h3>{name}</h3>'
-        f'<p class="badge">{len(found)} {_noun(severity, len(found))}'
-        f"</p></div>{why}{gains.of(first.code)}"
+        f'<article class="rule {first.code} {_only(found)}" id="{first.code}"><div class="head"><h3>{name}</h3>'
+        f"<p>{badges}</p></div>{why}{gains.of(first.code)}"
         f"<details><summary>{plural(len(found), 'place')}{f', {fixes}' if fixes else ', no fix'}</summary>"
         f'<ul class="places">{places}</ul></details></article>'
     )
@@ -235,9 +242,8 @@ def _rule(found: list[Diagnostic], gains: Gains, anchors: dict[int, str]) -> str
 
 def _file(path: str, found: list[Diagnostic], texts: Texts, anchors: dict[int, str]) -> str:
     codes = " ".join(sorted({d.code for d in found}))
-    only = "-".join(sorted({d.severity.value for d in found}))
     return (
-        f'<section class="file {codes} only-{only}"><h3 class="where">{_escaped(shown_path(path))} · '
+        f'<section class="file {codes} {_only(found)}"><h3 class="where">{_escaped(shown_path(path))} · '
         f"{plural(len(found), 'finding')}</h3>{''.join(_finding(d, texts, anchors[id(d)]) for d in found)}</section>"
     )
 
