@@ -59,6 +59,7 @@ from torchlint.edits import set_argument
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics.deprecations.shims import minds_version
 from torchlint.semantics.kinds import Kind
+from torchlint.semantics.reaching import Reaching
 from torchlint.semantics.unit_tests import holds_unit_tests
 from torchlint.source import argument, dotted, find, has_star, literal
 from torchlint.spelling import same
@@ -76,6 +77,9 @@ RULE = Rule(
 _SAFE_DEFAULT = (2, 6)
 _KNOWS_ARGUMENT = (1, 13)
 _OF_MODULES = frozenset(("parameters", "named_parameters", "state_dict", "eval", "train", "modules", "load_state_dict"))
+_WRAPPERS = frozenset(
+    ("torch.nn.DataParallel", "torch.nn.parallel.DataParallel", "torch.nn.parallel.DistributedDataParallel")
+)
 
 
 @RULE.on
@@ -199,11 +203,20 @@ def _is_whole(call: cst.Call, ctx: Context) -> bool:
             return True
     if not isinstance(parent, cst.Assign) or not isinstance(parent.targets[0].target, cst.Name):
         return False
-    name = parent.targets[0].target.value
-    body = ctx.sem.function(call).body
-    if sum(dotted(t.target) == name for t in find(body, cst.AssignTarget)) != 1:
-        return False
     return any(
-        isinstance(use.func, cst.Attribute) and dotted(use.func.value) == name and use.func.attr.value in _OF_MODULES
-        for use in find(body, cst.Call)
+        _is_module_use(use, ctx)
+        for use, known in Reaching(ctx.sem.function(call)).uses.items()
+        if len(known) == 1 and known[0].node is call and not known[0].path
     )
+
+
+def _is_module_use(use: cst.CSTNode, ctx: Context) -> bool:
+    """`model.eval()`, `nn.DataParallel(model)`."""
+    parent = ctx.file.parent(use)
+    above = ctx.file.parent(parent) if parent is not None else None
+    if not isinstance(above, cst.Call):
+        return False
+    if isinstance(parent, cst.Attribute):
+        return above.func is parent and parent.attr.value in _OF_MODULES
+    wraps = isinstance(parent, cst.Arg) and bool(above.args) and above.args[0] is parent
+    return wraps and ctx.sem.qualified(above.func) in _WRAPPERS
