@@ -57,6 +57,7 @@ from torchlint.semantics import Effect, EvalRegion, Event, Function
 from torchlint.semantics.discarded import DISCARDS, discarded_passes
 from torchlint.semantics.escapes import escaping
 from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, is_frozen
+from torchlint.semantics.flags import shared_passes
 from torchlint.semantics.modes import grad_mode
 from torchlint.semantics.tails import evaluating_scripts, evaluating_tails
 from torchlint.source import walk_scope
@@ -105,6 +106,14 @@ def thrown_away(module: cst.Module, ctx: Context) -> Iterator[Finding]:
             continue  # a further pass of an evaluation that was found by its beginning
         if id(forward.node) not in known and not is_frozen(sem, forward.subject):
             yield _finding(function, forward, forward.grad.unless, ctx, _fix_statement(forward, ctx))
+
+
+@RULE.on
+def told_apart_by_a_flag(module: cst.Module, ctx: Context) -> Iterator[Finding]:
+    """The evaluating turn of a function that trains under a flag."""
+    for function, forward in shared_passes(ctx.sem):
+        if not is_frozen(ctx.sem, forward.subject):
+            yield _finding(function, forward, forward.grad.unless, ctx)
 
 
 def _fix_statement(forward: Event, ctx: Context) -> Fix | None:

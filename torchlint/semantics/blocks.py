@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import libcst as cst
 
-from torchlint.source import dotted, walk
+from torchlint.source import dotted, find, walk
 
 # Wrappers that hand on what they iterate over.
 TRANSPARENT = frozenset(
@@ -20,6 +20,8 @@ TRANSPARENT = frozenset(
         "cycle",
         "chain",
         "tqdm",
+        "tqdm_notebook",
+        "log_every",
         "trange",
         "progress_bar",
         "prefetch",
@@ -74,6 +76,29 @@ def unwrap_iteration(node: cst.BaseExpression) -> cst.BaseExpression:
     return node
 
 
+def taken_apart(suite: cst.BaseSuite, names: set[str]) -> set[str]:
+    """The names that the block's own statements bind to items of those: `x, y = batch`, `(t.to(d) for t in batch)`."""
+    found: set[str] = set()
+    for line in suite.body:
+        for small in line.body if isinstance(line, cst.SimpleStatementLine) else ():
+            if not isinstance(small, cst.Assign):
+                continue
+            value = small.value.value if isinstance(small.value, cst.Subscript) else small.value
+            if isinstance(value, cst.Name):
+                taken = [t.target for t in small.targets] if value.value in names else []
+            else:
+                taken = [c.target for c in find(value, cst.CompFor) if dotted(c.iter) in names]
+            found |= {n.value for target in taken for n in walk(target) if isinstance(n, cst.Name)}
+    return found
+
+
 def asks_for_main(node: cst.If) -> bool:
     """Whether an `if` looks at `__name__`: what it guards runs in a script and not on import."""
     return any(isinstance(n, cst.Name) and n.value == "__name__" for n in walk(node.test))
+
+
+def is_numbered(target: cst.CSTNode) -> bool:
+    """Whether a target reads `i, (x, y)`: the first name counts what the second takes apart."""
+    if not isinstance(target, cst.Tuple) or len(target.elements) != 2:
+        return False
+    return isinstance(target.elements[0].value, cst.Name) and isinstance(target.elements[1].value, cst.Tuple)

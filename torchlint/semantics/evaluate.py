@@ -13,7 +13,7 @@ import libcst as cst
 
 from torchlint.semantics import expressions, knowledge
 from torchlint.semantics.assigned import attribute_assigned
-from torchlint.semantics.blocks import always, leaves, unwrap_iteration
+from torchlint.semantics.blocks import always, is_numbered, leaves, taken_apart, unwrap_iteration
 from torchlint.semantics.dispatch import HANDLERS
 from torchlint.semantics.effects import Effect, Event, GradMode, Guard, Replay
 from torchlint.semantics.expressions import arithmetic, element_of, other, slice_value
@@ -225,8 +225,8 @@ class Evaluator:
     def _for(self, node: cst.For, frame: Frame) -> None:
         iterated = self.eval(node.iter, frame)
         element = element_of(self, node.iter, iterated, frame)
-        if element.kind is Kind.UNKNOWN and self._is_batch_target(node.target, frame):
-            element = Value(Kind.TUPLE, items=(UNKNOWN, BATCH)) if _is_numbered(node.target) else BATCH
+        if element.kind is Kind.UNKNOWN and self._is_batch_target(node.target, frame, node.body):
+            element = Value(Kind.TUPLE, items=(UNKNOWN, BATCH)) if is_numbered(node.target) else BATCH
             self._mark_loader(node.iter, frame)
         elif self._is_numbered_batch(node, element, frame):
             element = element.but(items=(NUMBER, BATCH))
@@ -259,17 +259,23 @@ class Evaluator:
             and items[1].kind is Kind.UNKNOWN
             and isinstance(target, cst.Tuple)
             and len(target.elements) == 2
-            and self._is_batch_target(target.elements[1].value, frame)
+            and self._is_batch_target(target.elements[1].value, frame, node.body)
         )
 
-    def _is_batch_target(self, target: cst.CSTNode, frame: Frame) -> bool:
-        names = [n.value for n in walk(target) if isinstance(n, cst.Name)]
-        return any(self.uses.get(frame.function, {}).get(n, set()) & {"cuda", "to"} for n in names)
+    def _is_batch_target(self, target: cst.CSTNode, frame: Frame, body: cst.BaseSuite) -> bool:
+        """Whether what the loop binds, or what its body takes apart from that at once, is moved to a device."""
+        names = {n.value for n in walk(target) if isinstance(n, cst.Name)}
+        uses = self.uses.get(frame.function, {})
+        return any(uses.get(n, set()) & {"cuda", "to"} for n in names | taken_apart(body, names))
 
     def _with(self, node: cst.With, frame: Frame) -> None:
         outer = frame.grad
         for item in node.items:
             value = self.eval(item.item, frame)
+            if isinstance(item.item, cst.IfExp):  # `with nullcontext() if training else torch.no_grad():`
+                for part in (item.item.body, item.item.orelse):
+                    if isinstance(part, cst.Call):
+                        frame.grad = frame.grad.or_off(disables(self, part.func, part, frame.function))
             call = item.item if isinstance(item.item, cst.Call) else None
             target = call.func if call is not None else item.item
             name = self.names.qualify(target, frame.function)
@@ -471,10 +477,3 @@ class Evaluator:
         if by_use.kind is Kind.UNKNOWN:
             return value
         return by_use.but(graph=value.graph, origin=value.origin)
-
-
-def _is_numbered(target: cst.CSTNode) -> bool:
-    """Whether a target reads `i, (x, y)`: the first name counts what the second takes apart."""
-    if not isinstance(target, cst.Tuple) or len(target.elements) != 2:
-        return False
-    return isinstance(target.elements[0].value, cst.Name) and isinstance(target.elements[1].value, cst.Tuple)

@@ -74,7 +74,7 @@ def aliases(sem: Semantics, function: Function, event: Event) -> list[str]:
     if event.subject.partition(".")[0] in function.local:
         return []
     sites = call_sites(sem, function)
-    return [p for p in function.params if any(_subject_at(function, s, p) == event.subject for s in sites)]
+    return [p for p in function.params if any(subject_at(function, s, p) == event.subject for s in sites)]
 
 
 def _mode_from_callers(sem: Semantics, function: Function, subject: str, seen: set[str]) -> str:
@@ -83,7 +83,7 @@ def _mode_from_callers(sem: Semantics, function: Function, subject: str, seen: s
     seen = seen | {function.qualname}
     modes = set()
     for site in call_sites(sem, function):
-        there = _subject_at(function, site, subject)
+        there = subject_at(function, site, subject)
         if there is None:
             return "unknown"
         mode = last_mode(sem.events(site.function), site.but(subject=there))
@@ -95,7 +95,7 @@ def _mode_from_callers(sem: Semantics, function: Function, subject: str, seen: s
     return modes.pop() if len(modes) == 1 else "unknown"
 
 
-def _subject_at(function: Function, site: Event, subject: str) -> str | None:
+def subject_at(function: Function, site: Event, subject: str) -> str | None:
     """What a function's subject is called at a call site: the argument, the same attribute or global; None for
     locals."""
     root, dot, rest = subject.partition(".")

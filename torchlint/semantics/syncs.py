@@ -347,7 +347,7 @@ def per_parameter(sync: Sync) -> bool:
 def over_batches(sem: Semantics, loop: TrainingLoop) -> bool:
     """Whether the loop takes a step per batch: it goes over data, fetches it, or is repeated by another loop."""
     node = loop.node
-    if isinstance(node, cst.FunctionDef) or loop.outer:
+    if isinstance(node, cst.FunctionDef) or loop.outer or any(site.loops for site in sem.call_sites(loop.function)):
         return True
     targets: set[str] = set()
     if isinstance(node, cst.For):
