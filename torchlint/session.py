@@ -389,9 +389,9 @@ class Session:
             lines[0] += f"; {further} of them came up when others were fixed"
         lines[0] += "."
         if left:
-            unsafe = self._fixable(Applicability.UNSAFE)
-            hint = f"; {unsafe} with --unsafe" if unsafe and not self._arguments.flag("--unsafe") else ""
-            lines.append(f"{len(left)} left{hint}: see `torchlint check`.")
+            unsafe = 0 if self._arguments.flag("--unsafe") else self._fixable(Applicability.UNSAFE)
+            hint = f", {unsafe} fixable with --unsafe" if unsafe else ""
+            lines.append(f"{len(left)} finding{'s' * (len(left) != 1)} left{hint}: see `torchlint check`.")
         return "\n".join(lines) + "\n"
 
     def finish(self, code: int) -> int:
