@@ -214,15 +214,17 @@ def pairs(code: Code) -> bool:
 
 
 def scatter(code: Code) -> bool:
-    """A counted loop whose only statement stores into `out[i, …]`."""
+    """A counted loop whose only statement stores into `out[i, …]`, perhaps under an `if`."""
     for node in code.nodes:
         below = statements(node.body) if isinstance(node, ast.For) else []
+        if len(below) == 1 and isinstance(below[0], ast.If) and not below[0].orelse:
+            below = statements(below[0].body)
         if isinstance(node, ast.For) and len(below) == 1 and isinstance(below[0], ast.Assign):
             target = below[0].targets[0]
             if (
                 isinstance(target, ast.Subscript)
                 and isinstance(target.slice, ast.Tuple)
-                and len(target.slice.elts) == 2
+                and len(target.slice.elts) >= 2
             ):
                 if isinstance(node.iter, ast.Call) and last(node.iter.func) in ("range", "enumerate"):
                     return True

@@ -29,19 +29,16 @@ class Scatter:
     length: str
     own: bool
     scalar: bool  # the source says that an item of the index is one number
+    plain: bool = True  # `out` has the two dimensions only, the value is a number, the index surely a tensor or list
 
 
 def read_scatter(loop: cst.For, sem: Semantics) -> Scatter | None:
     """The loop as a scatter of a number that all rows share; None if it is anything more."""
-    inside = statements(loop.body)
-    line = inside[0] if len(inside) == 1 else None
-    if loop.orelse is not None or loop.asynchronous is not None or not isinstance(line, cst.SimpleStatementLine):
-        return None
-    small = line.body[0]
-    if len(line.body) != 1 or not isinstance(small, cst.Assign) or len(small.targets) != 1:
+    small, test = _only_assignment(loop)
+    if loop.orelse is not None or loop.asynchronous is not None or small is None or len(small.targets) != 1:
         return None
     target = small.targets[0].target
-    if not isinstance(target, cst.Subscript) or len(target.slice) != 2 or not isinstance(target.value, cst.Name):
+    if not isinstance(target, cst.Subscript) or len(target.slice) < 2 or not isinstance(target.value, cst.Name):
         return None
     header = _header(loop, sem)
     first = target.slice[0].slice
@@ -50,7 +47,8 @@ def read_scatter(loop: cst.For, sem: Semantics) -> Scatter | None:
     counter, item, source, length = header
     if dotted(first.value) != counter:
         return None
-    bound, where = _where(target.slice[1].slice)
+    chosen = [e.slice for e in target.slice[1:] if not _is_whole(e.slice)]
+    bound, where = _where(chosen[0]) if len(chosen) == 1 else ("", None)
     if where is None:
         return None
     where, scalar = _unwrapped(where)
@@ -60,15 +58,48 @@ def read_scatter(loop: cst.For, sem: Semantics) -> Scatter | None:
     elif isinstance(where, cst.Subscript) and len(where.slice) == 1 and isinstance(where.slice[0].slice, cst.Index):
         if dotted(where.slice[0].slice.value) == counter:
             index = where.value
+    if index is None or target.value.value in {n.value for n in find(index, cst.Name)}:
+        return None
     names = {n.value for n in find(small.value, cst.Name)}
-    if index is None or names & {counter, item, target.value.value} or not _is_number(small.value, sem):
+    number = not names & {counter, item, target.value.value} and _is_number(small.value, sem)
+    if not number and not (bound and _is_constant(small.value, sem)):
         return None
-    if target.value.value in {n.value for n in find(index, cst.Name)}:
+    if test is not None and not (bound and _compares(test, where)):
         return None
-    if not (sem.value(index).is_tensor or sem.value(index).kind is Kind.LIST):
+    known = sem.value(index).is_tensor or sem.value(index).kind is Kind.LIST
+    if not known and not (bound and sem.value(index).kind is Kind.UNKNOWN):
         return None
     own = index is source or length == f"len({sem.file.code(index)})" or _is_extent_of(length, sem.file.code(index))
-    return Scatter(loop, target.value, index, small.value, bound, length, own, scalar or bool(bound))
+    plain = known and number and test is None and len(target.slice) == 2
+    return Scatter(loop, target.value, index, small.value, bound, length, own, scalar or bool(bound), plain)
+
+
+def _only_assignment(loop: cst.For) -> tuple[cst.Assign | None, cst.BaseExpression | None]:
+    """The one assignment of the body, and the test of an `if` that is around it."""
+    inside = statements(loop.body)
+    line = inside[0] if len(inside) == 1 else None
+    test: cst.BaseExpression | None = None
+    if isinstance(line, cst.If) and line.orelse is None:
+        test, below = line.test, statements(line.body)
+        line = below[0] if len(below) == 1 else None
+    if not isinstance(line, cst.SimpleStatementLine) or len(line.body) != 1:
+        return None, None
+    small = line.body[0]
+    return (small, test) if isinstance(small, cst.Assign) else (None, None)
+
+
+def _is_whole(index: cst.BaseSlice) -> bool:
+    return isinstance(index, cst.Slice) and index.lower is None and index.upper is None and index.step is None
+
+
+def _is_constant(node: cst.BaseExpression, sem: Semantics) -> bool:
+    """`torch.zeros(…)` and `torch.ones(…)` of whatever size."""
+    return isinstance(node, cst.Call) and sem.qualified(node.func) in ("torch.zeros", "torch.ones")
+
+
+def _compares(test: cst.BaseExpression, where: cst.BaseExpression) -> bool:
+    """Whether the test only asks if the stretch is empty: it compares the bound with something."""
+    return isinstance(test, cst.Comparison) and len(test.comparisons) == 1 and test.left.deep_equals(where)
 
 
 def _header(loop: cst.For, sem: Semantics) -> tuple[str, str, cst.BaseExpression | None, str] | None:
@@ -127,7 +158,7 @@ def _is_extent_of(length: str, index: str) -> bool:
 
 def scatter_fix(scatter: Scatter, sem: Semantics) -> Fix | None:
     """One indexed assignment. None where the index may have more than one dimension."""
-    if sem.names.imports.get("torch") != "torch":
+    if sem.names.imports.get("torch") != "torch" or not scatter.plain:
         return None
     is_list = sem.value(scatter.index).kind is Kind.LIST
     vector = is_list or total_rank(scatter.index, sem) == 1
