@@ -126,6 +126,10 @@ def _same_each_time(call: cst.Call, local: set[str], function: Function, ctx: Co
         not call.args and not _PIPELINE.match(ctx.sem.qualified(call.func) or "")
     ):
         return False  # a memory map is opened in no time
+    if _PIPELINE.match(ctx.sem.qualified(call.func) or "") and not any(
+        True for given in call.args for _ in find(given, cst.Call)
+    ):
+        return False  # nothing is made but a list of what is there
     for node in walk(call):
         if isinstance(node, cst.Name) and node.value in local and not _is_label(node, ctx):
             return False

@@ -38,6 +38,7 @@ Really starting the processes, once as they are and once with the suggested line
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import libcst as cst
@@ -58,13 +59,15 @@ RULE = Rule(
     fixes=(Applicability.SUGGESTION,),
 )
 
+# What a launcher has set is read: it set the address, too.
+_LAUNCHED = re.compile(r"environ(?:\.get\(|\[)\s*[\"'](?:LOCAL_RANK|RANK|WORLD_SIZE)[\"']")
 _LINES = ('{environ}.setdefault("MASTER_ADDR", "localhost")', '{environ}.setdefault("MASTER_PORT", "29500")')
 
 
 @RULE.on
 def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
     text = ctx.file.text
-    if "init_process_group" not in text or "MASTER_" in text or "environ.update" in text:
+    if "init_process_group" not in text or "MASTER_" in text or "environ.update" in text or _LAUNCHED.search(text):
         return
     processes = Processes.of(ctx.sem)
     for call, function in processes.named(GROUP):

@@ -71,11 +71,26 @@ def setting(sem: Semantics, loader: LoaderCall, name: str) -> Setting:
     if arg is not None:
         return Setting(True, constant(sem, arg.value), arg.value)
     if name in loader.given:
+        if _taken_out(sem, loader, name):
+            return Setting(None)
         node = _in_options(sem, loader, name)
         return Setting(True, constant(sem, node) if node is not None else ..., node)
     if loader.open or not names or has_star(loader.node, "*"):
         return Setting(None)
     return Setting(False)
+
+
+def _taken_out(sem: Semantics, loader: LoaderCall, name: str) -> bool:
+    """Whether the function takes the key out of its `**options`: `options.pop("shuffle", None)`."""
+    options = {dotted(arg.value) for arg in loader.node.args if arg.star == "**"}
+    return any(
+        isinstance(call.func, cst.Attribute)
+        and call.func.attr.value == "pop"
+        and dotted(call.func.value) in options
+        and bool(call.args)
+        and literal(call.args[0].value) == name
+        for call in find(sem.function(loader.node).body, cst.Call)
+    )
 
 
 def _in_options(sem: Semantics, loader: LoaderCall, name: str) -> cst.BaseExpression | None:
