@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from lsprotocol import types
 
 from torchlint.diagnostic import Applicability, Diagnostic, Severity
-from torchlint.explain import explain
+from torchlint.explain import explain, for_terminal
+from torchlint.report.terminal import Paint
 from torchlint.server.checking import Checked, Checker
 from torchlint.server.documents import Document, Edits
 from torchlint.unified import edits_between
@@ -137,5 +138,6 @@ def wanted(kind: str, only: Sequence[types.CodeActionKind | str] | None) -> bool
 
 
 def pages(found: Sequence[Diagnostic]) -> str:
-    """The pages of the rules of some findings, as Markdown."""
-    return "\n\n---\n\n".join(explain([code]).strip() for code in dict.fromkeys(d.code for d in found))
+    """The pages of the rules of some findings, as Markdown; a paragraph is one line, for the editor to wrap."""
+    shown = (for_terminal(explain([code]), 0, Paint(False)) for code in dict.fromkeys(d.code for d in found))
+    return "\n\n---\n\n".join(map(str.strip, shown))
