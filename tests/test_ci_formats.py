@@ -6,6 +6,8 @@ import json
 import os
 import re
 import stat
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import replace
@@ -476,6 +478,34 @@ def test_a_path_that_cannot_be_written_is_one_line(project: Path, capsys: Output
     assert says in err
     assert err.count("\n") == 1
     assert out == ""
+
+
+def test_what_was_printed_before_is_written_to_the_file_all_the_same(project: Path, capsys: Output) -> None:
+    os.utime(project / "bad.py", (1_000_000_000, 1_000_000_000))  # long ago: all is taken from the cache
+    for _ in range(2):
+        assert main(["check", "bad.py", "--output-format", "concise"]) == 1
+    shown = capsys.readouterr().out
+    assert main(["check", "bad.py", "--output-format", "concise", "--output-file", "out"]) == 1
+    assert capsys.readouterr().out == "Wrote out: 1 finding (1 warning) in 1 file\n"
+    assert (project / "out").read_text() * 2 == shown
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no such paths")
+def test_standard_output_and_pipes_can_be_named(project: Path) -> None:
+    command = [sys.executable, "-m", "torchlint", "check", "bad.py", "--output-format", "concise", "-q"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    shown = subprocess.run(command, capture_output=True, text=True, env=environment, check=False).stdout
+    assert "TL010" in shown
+    for path in ("/dev/stdout", "/dev/fd/1"):
+        words = [*command, "--output-file", path]
+        piped = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+        assert (piped.stdout, piped.stderr, piped.returncode) == (shown, "", 1)
+    read, write = os.pipe()
+    words = [*command, "--output-file", f"/dev/fd/{write}"]
+    subprocess.run(words, pass_fds=[write], env=environment, check=False)
+    os.close(write)
+    with os.fdopen(read) as other:
+        assert other.read() == shown
 
 
 def test_statistics_have_no_such_format(project: Path, capsys: Output) -> None:

@@ -208,7 +208,8 @@ def _check(arguments: Arguments) -> int:
         except ConfigError as error:
             return _trouble(str(error))
         if known is not None:
-            again = known.printed(_view(form, arguments)) if narrowing is None else None
+            to_screen = narrowing is None and not arguments.flag("--output-file")
+            again = known.printed(_view(form, arguments)) if to_screen else None
             if again is not None:
                 _write(again[0])
                 return _ended(again[1], known.problems)
@@ -353,7 +354,8 @@ def _add_ignore(arguments: Arguments, session: Session) -> int:
     written, count = session.add_ignores()
     if not arguments.flag("--quiet"):
         findings, files = f"finding{'s' * (count != 1)}", f"file{'s' * (written != 1)}"
-        _say(f"Wrote ignore comments for {count} {findings} into {written} {files}.\n")
+        told = f"Wrote ignore comments for {count} {findings} into {written} {files}.\n"
+        _say(told if count else "No findings to silence.\n")
     return session.finish(CLEAN)
 
 

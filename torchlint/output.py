@@ -13,20 +13,19 @@ def put(path: str, text: str) -> str | None:
 
     A link is written through. What is no regular file (/dev/stdout, a pipe) is written to as it is.
     """
-    target = os.path.realpath(path)
     data = text.encode("utf-8", "backslashreplace")
     try:
-        if _is_stdout(target):  # as /dev/stdout; where that is a file, replacing it would take away what is in it
+        if _is_stdout(path):  # as /dev/stdout; where that is a file, replacing it would take away what is in it
             sys.stdout.flush()
             with open(os.dup(1), "wb") as out:
                 out.write(data)
             return None
-        mode = _mode(target)
+        mode = _mode(path)
         if mode is None:
-            with open(target, "wb") as device:
+            with open(path, "wb") as device:  # a pipe's real path names nothing that could be opened
                 device.write(data)
             return None
-        _replace(target, data, mode)
+        _replace(os.path.realpath(path), data, mode)
     except (OSError, ValueError) as error:
         folder = os.path.dirname(path)
         if isinstance(error, (FileNotFoundError, NotADirectoryError)) and not os.path.isdir(folder or "."):
@@ -35,17 +34,17 @@ def put(path: str, text: str) -> str | None:
     return None
 
 
-def _is_stdout(target: str) -> bool:
+def _is_stdout(path: str) -> bool:
     try:
-        return os.path.samestat(os.stat(target), os.fstat(1))
+        return os.path.samestat(os.stat(path), os.fstat(1))
     except OSError:
         return False
 
 
-def _mode(target: str) -> int | None:
+def _mode(path: str) -> int | None:
     """The permissions that the file is to have, None for what is no regular file."""
     try:
-        info = os.stat(target)
+        info = os.stat(path)
     except FileNotFoundError:
         umask = os.umask(0)
         os.umask(umask)
@@ -54,7 +53,7 @@ def _mode(target: str) -> int | None:
         raise IsADirectoryError(21, "it is a folder")
     if not stat.S_ISREG(info.st_mode):
         return None
-    if not os.access(target, os.W_OK):
+    if not os.access(path, os.W_OK):
         raise PermissionError(13, "it is read-only")
     return stat.S_IMODE(info.st_mode)
 
