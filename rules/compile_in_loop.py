@@ -62,6 +62,7 @@ RULE = Rule(
 )
 
 _COMPILERS = frozenset(("torch.compile", "torch.jit.script", "torch.jit.trace"))
+_COMPILED = ("model", "obj", "func")  # the parameters of what is compiled
 _MEASURES = re.compile(
     r"perf_counter|time\.time|monotonic|\breset\(|do_bench|benchmark|Timer|timeit|profile|cache_size", re.I
 )
@@ -72,8 +73,10 @@ Loop = cst.For | cst.While
 @RULE.on
 def check(call: cst.Call, context: Context) -> Iterator[Finding]:
     name = context.sem.qualified(call.func)
-    if name not in _COMPILERS or not call.args:
-        return
+    if name not in _COMPILERS or not any(
+        not a.star and (a.keyword is None or a.keyword.value in _COMPILED) for a in call.args
+    ):
+        return  # `torch.compile(mode=…)` alone makes a decorator
     loops = _loops_around(call, context)
     if not loops or _MEASURES.search(context.file.code(loops[-1])):
         return
@@ -112,8 +115,9 @@ def _target(call: cst.Call, context: Context) -> str | None:
 
 
 def _changed(loop: Loop, call: cst.Call, own: str | None) -> set[str]:
-    """What a turn of the loop assigns, the assignment of this very call left out."""
-    changed = flow.assigned_in(loop)
+    """What a turn of the loop assigns or defines, the assignment of this very call left out."""
+    changed = flow.assigned_in(loop) | {d.name.value for d in find(loop.body, cst.FunctionDef)}
+    changed |= {d.name.value for d in find(loop.body, cst.ClassDef)}
     if own is not None and own in changed:
         others = [
             a

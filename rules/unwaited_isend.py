@@ -75,7 +75,7 @@ def check(call: cst.Call, ctx: Context) -> Iterator[Finding]:
     handle = kept_as(processes, twin)
     if not starts(processes, twin) or handle is None or (handle and read(function, handle)):
         return
-    if synchronised(processes, twin, function):
+    if synchronised(processes, twin, function) or coalesced(processes, twin):
         return
     tensor = argument(twin, "tensor", 0)
     what = processes.file.code(tensor.value) if tensor is not None else "the tensor"
@@ -120,6 +120,14 @@ def synchronised(processes: Processes, call: cst.Call, function: Function) -> bo
     return any(
         where is function and name in _SYNCHRONISE and processes.file.caret(other)[0] > place
         for other, where, name in processes.calls
+    )
+
+
+def coalesced(processes: Processes, call: cst.Call) -> bool:
+    """Whether a manager around it collects the calls and hands out one handle for all."""
+    return any(
+        isinstance(node, cst.With) and any("coalesc" in processes.file.code(item.item) for item in node.items)
+        for node in processes.file.ancestors(call)
     )
 
 
