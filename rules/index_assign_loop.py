@@ -2,7 +2,8 @@
 
 ## What it does
 
-Finds `for i in …: out[i, index[i]] = 1` and `for i, n in enumerate(lengths): mask[i, :n] = True` on tensors.
+Finds `for i in …: out[i, index[i]] = 1` and `for i, n in enumerate(lengths): mask[i, :n] = True` on tensors, further
+axes that are written whole included (`x[i, :, n:] = 0`), and numpy arrays that are filled at places read from a tensor.
 
 ## Why is this bad
 
@@ -26,7 +27,7 @@ one_hot[torch.arange(labels.shape[0], device=one_hot.device), labels] = 1.0
 
 Safe for one entry per row of a tensor made here, where the index is known to be a vector: row numbers are unique, so
 no entry is written twice. Unsafe for stretches (a negative length counts from the end in the loop and is empty in the
-comparison), and for lists. No fix where the index may have further dimensions.
+comparison), and for lists. No fix where the index may have further dimensions, or be something else than a tensor.
 
 ## Verified by
 
@@ -64,11 +65,10 @@ def check(node: cst.For, ctx: Context) -> Iterator[Finding]:
     scatter = read_scatter(node, ctx.sem)
     if scatter is None:
         return
-    do = (
-        "compare `torch.arange` with the lengths and assign once"
-        if scatter.bound
-        else "index with `torch.arange` for the rows and assign once"
-    )
+    if scatter.bound:
+        do = "compare `torch.arange` with the lengths and assign once"
+    else:
+        do = f"index with `{'numpy' if scatter.in_array else 'torch'}.arange` for the rows and assign once"
     yield Finding(
         node,
         f"Python loop that writes into one row of `{scatter.out.value}` per turn",

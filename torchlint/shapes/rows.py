@@ -213,19 +213,19 @@ def pairs(code: Code) -> bool:
     return False
 
 
+def _is_chain(node: ast.AST) -> bool:
+    return isinstance(node, ast.Subscript) and isinstance(node.value, ast.Subscript)
+
+
 def scatter(code: Code) -> bool:
-    """A counted loop whose only statement stores into `out[i, …]`, perhaps under an `if`."""
+    """A counted loop whose only statement, under an `if` or not, stores into `out[i, …]` or `out[i][…]`."""
     for node in code.nodes:
         below = statements(node.body) if isinstance(node, ast.For) else []
-        if len(below) == 1 and isinstance(below[0], ast.If) and not below[0].orelse:
+        if len(below) == 1 and isinstance(below[0], ast.If):
             below = statements(below[0].body)
         if isinstance(node, ast.For) and len(below) == 1 and isinstance(below[0], ast.Assign):
             target = below[0].targets[0]
-            if (
-                isinstance(target, ast.Subscript)
-                and isinstance(target.slice, ast.Tuple)
-                and len(target.slice.elts) >= 2
-            ):
+            if (isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Tuple)) or _is_chain(target):
                 if isinstance(node.iter, ast.Call) and last(node.iter.func) in ("range", "enumerate"):
                     return True
     return False

@@ -82,6 +82,7 @@ def read_body(rows: RowLoop, sem: Semantics) -> Body | None:
     judge.positions = _positions(body.of(StepKind.TEMPORARY), judge)
     for s in steps:
         seen = judge.rows_seen
+        judge.stored = s.value if s.kind is StepKind.STORE and s.operator == "=" else None
         if not judge.is_pure(s.value) or not (s.test is None or judge.is_pure(s.test)):
             return None
         if s.kind is StepKind.WRITE and not rows.whole:

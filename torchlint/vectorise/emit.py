@@ -319,8 +319,8 @@ class _Writer:
         while pending:
             n = pending.pop()
             if isinstance(n, cst.Subscript) and self._is_row(n):
-                rest = ", ".join(file.code(e.slice) for e in n.slice[1:])
                 row = self._parameter(n.value, parameters)
+                rest = ", ".join(self._index(e.slice, parameters) for e in n.slice[1:])
                 edits.append((*file.caret(n), f"{row}[{rest}]" if rest else row))
                 continue
             if isinstance(n, cst.Name) and n.value in self.lifter.rows and self._is_variable(n):
@@ -338,6 +338,14 @@ class _Writer:
         if "\n" in text or not parameters:
             raise NotLifted("an expression with comments inside")
         return text
+
+    def _index(self, index: cst.BaseSlice, parameters: dict[str, str]) -> str:
+        """The text of a further index of a row, which may itself be taken from a row: `x[i, order[i]]`."""
+        if isinstance(index, cst.Index):
+            return self._with_row_names(index.value, parameters)
+        if any(n.value == self.rows.index for n in find(index, cst.Name)):
+            raise NotLifted("a stretch that differs from row to row")
+        return self.sem.file.code(index)
 
     def _is_row(self, node: cst.Subscript) -> bool:
         first = node.slice[0].slice

@@ -56,6 +56,7 @@ class Purity:
         self.positions: set[str] = set()  # temporaries that are integers worked out from the counter
         self.rows_seen = False
         self.work_seen = False
+        self.stored: cst.BaseExpression | None = None  # what goes into a row of its own: of its size in every turn
 
     def is_pure(self, node: cst.CSTNode) -> bool:
         """Whether the expression is a fixed-shape computation from the turn's own row and what all turns share."""
@@ -178,12 +179,16 @@ class Purity:
         for element in node.slice:
             part = element.slice
             if isinstance(part, cst.Index) and self._varies(part.value):
-                if not self.is_position(part.value) and not self._is_integer(part.value):
+                if not (self.is_position(part.value) or self._is_integer(part.value) or self._fits(node, part.value)):
                     return False
             elif not self._is_fixed_index(part):
                 return False
         self.rows_seen = True
         return True
+
+    def _fits(self, node: cst.Subscript, index: cst.BaseExpression) -> bool:
+        """Whether all of the entries at `index[i]` fill the turn's own row: a mask would pick as many as it likes."""
+        return node is self.stored and isinstance(index, cst.Subscript) and self.is_pure(index)
 
     def is_position(self, node: cst.CSTNode) -> bool:
         """An integer worked out from the counter: `i + 1`, `(i + k) % n`."""

@@ -1,4 +1,4 @@
-"""Loops that set one entry, or one stretch, per row: `out[i, index[i]] = 1`, `mask[i, :lengths[i]] = True`."""
+"""Loops that set one entry, or one stretch, per row: `out[i, index[i]] = 1`, `mask[i, :, lengths[i]:] = 0`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from torchlint.diagnostic import Applicability, Edit, Fix
 from torchlint.semantics.blocks import statements
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
-from torchlint.semantics.rows import definition_of
+from torchlint.semantics.rows import definition_of, extent
 from torchlint.source import dotted, find, literal
+from torchlint.spelling import same
 from torchlint.vectorise.emit import _comments
 from torchlint.vectorise.lift import total_rank
 
@@ -19,38 +20,38 @@ from torchlint.vectorise.lift import total_rank
 @dataclass(frozen=True, eq=False)
 class Scatter:
     """`out[i, …] = value` for every i. `index`: the tensor or list that says where; `bound`: "" for one entry, "upper"
-    for `:index[i]`, "lower" for `index[i]:`. `length`: source text of the number of rows; `own`: the index's own."""
+    for `:index[i]`, "lower" for `index[i]:`; `axis`: of what, all other axes but the first being written whole.
+    `value`: source text of the number that is written. `length`: that of the number of rows; `own`: the index's own."""
 
     loop: cst.For = field(repr=False)
     out: cst.Name
     index: cst.BaseExpression = field(repr=False)
-    value: cst.BaseExpression = field(repr=False)
+    value: str
     bound: str
+    axis: int
     length: str
     own: bool
     scalar: bool  # the source says that an item of the index is one number
-    plain: bool = True  # `out` has the two dimensions only, the value is a number, the index surely a tensor or list
+    every: bool  # no row is left out
+    in_array: bool  # it is a numpy array that is written
 
 
 def read_scatter(loop: cst.For, sem: Semantics) -> Scatter | None:
     """The loop as a scatter of a number that all rows share; None if it is anything more."""
     small, test = _only_assignment(loop)
-    if loop.orelse is not None or loop.asynchronous is not None or small is None or len(small.targets) != 1:
-        return None
-    target = small.targets[0].target
-    if not isinstance(target, cst.Subscript) or len(target.slice) < 2 or not isinstance(target.value, cst.Name):
-        return None
     header = _header(loop, sem)
-    first = target.slice[0].slice
-    if header is None or not sem.value(target.value).is_tensor or not isinstance(first, cst.Index):
+    out, indices = _indices(small.targets[0].target) if small is not None else (None, [])
+    if small is None or header is None or not isinstance(out, cst.Name) or len(indices) < 2:
         return None
     counter, item, source, length = header
-    if dotted(first.value) != counter:
+    first = indices[0]
+    others = [(axis, part) for axis, part in enumerate(indices) if axis and not _is_whole(part)]
+    if not isinstance(first, cst.Index) or dotted(first.value) != counter or len(others) != 1:
         return None
-    chosen = [e.slice for e in target.slice[1:] if not _is_whole(e.slice)]
-    bound, where = _where(chosen[0]) if len(chosen) == 1 else ("", None)
-    if where is None:
+    axis, (bound, where) = others[0][0], _where(others[0][1])
+    if where is None or (test is not None and not (bound and _compares(test, where))):
         return None
+    every = test is None or (bound == "lower" and _asks_for_room(test, out, axis, sem))
     where, scalar = _unwrapped(where)
     index: cst.BaseExpression | None = None
     if item and dotted(where) == item:
@@ -58,48 +59,51 @@ def read_scatter(loop: cst.For, sem: Semantics) -> Scatter | None:
     elif isinstance(where, cst.Subscript) and len(where.slice) == 1 and isinstance(where.slice[0].slice, cst.Index):
         if dotted(where.slice[0].slice.value) == counter:
             index = where.value
-    if index is None or target.value.value in {n.value for n in find(index, cst.Name)}:
+    value = _filling(small.value, sem) or _shared(small.value, {counter, item, out.value}, sem)
+    if index is None or value is None or out.value in {n.value for n in find(index, cst.Name)}:
         return None
-    names = {n.value for n in find(small.value, cst.Name)}
-    number = not names & {counter, item, target.value.value} and _is_number(small.value, sem)
-    if not number and not (bound and _is_constant(small.value, sem)):
-        return None
-    if test is not None and not (bound and _compares(test, where)):
-        return None
-    known = sem.value(index).is_tensor or sem.value(index).kind is Kind.LIST
-    if not known and not (bound and sem.value(index).kind is Kind.UNKNOWN):
+    if not _are_evident(out, index, bound, scalar, loop, sem):
         return None
     own = index is source or length == f"len({sem.file.code(index)})" or _is_extent_of(length, sem.file.code(index))
-    plain = known and number and test is None and len(target.slice) == 2
-    return Scatter(loop, target.value, index, small.value, bound, length, own, scalar or bool(bound), plain)
+    in_array = sem.value(out).kind is Kind.NDARRAY
+    return Scatter(loop, out, index, value, bound, axis, length, own, scalar or bool(bound), every, in_array)
 
 
 def _only_assignment(loop: cst.For) -> tuple[cst.Assign | None, cst.BaseExpression | None]:
-    """The one assignment of the body, and the test of an `if` that is around it."""
+    """The assignment that is all a turn does, and the test of the `if` around it."""
     inside = statements(loop.body)
-    line = inside[0] if len(inside) == 1 else None
     test: cst.BaseExpression | None = None
-    if isinstance(line, cst.If) and line.orelse is None:
-        test, below = line.test, statements(line.body)
-        line = below[0] if len(below) == 1 else None
-    if not isinstance(line, cst.SimpleStatementLine) or len(line.body) != 1:
+    if len(inside) == 1 and isinstance(inside[0], cst.If) and inside[0].orelse is None:
+        test, inside = inside[0].test, statements(inside[0].body)
+    line = inside[0] if len(inside) == 1 else None
+    if loop.orelse is not None or loop.asynchronous is not None or not isinstance(line, cst.SimpleStatementLine):
         return None, None
     small = line.body[0]
-    return (small, test) if isinstance(small, cst.Assign) else (None, None)
+    alone = len(line.body) == 1 and isinstance(small, cst.Assign) and len(small.targets) == 1
+    return (small, test) if alone and isinstance(small, cst.Assign) else (None, None)
 
 
-def _is_whole(index: cst.BaseSlice) -> bool:
-    return isinstance(index, cst.Slice) and index.lower is None and index.upper is None and index.step is None
+def _are_evident(
+    out: cst.Name, index: cst.BaseExpression, bound: str, scalar: bool, loop: cst.For, sem: Semantics
+) -> bool:
+    """Whether it is plain that a tensor is written, or an array at places that are read out of a tensor.
+
+    What a stretch ends at may be anything: it is read item by item.
+    """
+    written, known = sem.value(out), sem.value(index)
+    if written.kind is Kind.NDARRAY:
+        return not bound and scalar and (known.is_tensor or known.kind is Kind.BATCH)
+    if not written.is_tensor and not (written.kind is Kind.UNKNOWN and _is_measured(out, loop, sem)):
+        return False
+    return known.is_tensor or known.kind is Kind.LIST or (bool(bound) and known.kind is Kind.UNKNOWN)
 
 
-def _is_constant(node: cst.BaseExpression, sem: Semantics) -> bool:
-    """`torch.zeros(…)` and `torch.ones(…)` of whatever size."""
-    return isinstance(node, cst.Call) and sem.qualified(node.func) in ("torch.zeros", "torch.ones")
-
-
-def _compares(test: cst.BaseExpression, where: cst.BaseExpression) -> bool:
-    """Whether the test only asks if the stretch is empty: it compares the bound with something."""
-    return isinstance(test, cst.Comparison) and len(test.comparisons) == 1 and test.left.deep_equals(where)
+def _is_measured(out: cst.Name, loop: cst.For, sem: Semantics) -> bool:
+    """Whether `out.size()` is called, which an array has not, and the loop goes over all rows of it."""
+    if not _is_all_of(loop, out, sem):
+        return False
+    calls = (c.func for c in find(sem.function(loop).body, cst.Call))
+    return any(isinstance(f, cst.Attribute) and f.attr.value == "size" and same(f.value, out) for f in calls)
 
 
 def _header(loop: cst.For, sem: Semantics) -> tuple[str, str, cst.BaseExpression | None, str] | None:
@@ -116,6 +120,53 @@ def _header(loop: cst.For, sem: Semantics) -> tuple[str, str, cst.BaseExpression
         if counter and item:
             return counter, item, only, f"len({sem.file.code(only)})"
     return None
+
+
+def _indices(target: cst.BaseExpression) -> tuple[cst.BaseExpression, list[cst.BaseSlice]]:
+    """What is indexed and by what: `out` and `i, j` of `out[i, j]` and of `out[i][j]`."""
+    if not isinstance(target, cst.Subscript):
+        return target, []
+    inside, own = target.value, [e.slice for e in target.slice]
+    if isinstance(inside, cst.Subscript) and len(inside.slice) == 1 and isinstance(inside.slice[0].slice, cst.Index):
+        return inside.value, [inside.slice[0].slice, *own]
+    return inside, own
+
+
+def _is_whole(index: cst.BaseSlice) -> bool:
+    return isinstance(index, cst.Slice) and index.lower is None and index.upper is None and index.step is None
+
+
+def _compares(test: cst.BaseExpression, where: cst.BaseExpression) -> bool:
+    """Whether a test only compares the end of the stretch with something."""
+    return isinstance(test, cst.Comparison) and len(test.comparisons) == 1 and same(test.left, where)
+
+
+def _asks_for_room(test: cst.BaseExpression, out: cst.Name, axis: int, sem: Semantics) -> bool:
+    """`lengths[i] < T`: where it does not hold, the stretch is empty."""
+    compared = test.comparisons[0] if isinstance(test, cst.Comparison) else None
+    measured = extent(compared.comparator, sem) if compared is not None else None
+    return (
+        compared is not None
+        and isinstance(compared.operator, (cst.LessThan, cst.NotEqual))
+        and measured is not None
+        and measured[1] == axis
+        and same(measured[0], out)
+    )
+
+
+_FILLS = {"torch.zeros": "0", "torch.ones": "1"}
+
+
+def _filling(node: cst.BaseExpression, sem: Semantics) -> str | None:
+    """The number that fills a tensor made on the spot: `torch.zeros(T - lengths[i], n)`."""
+    return _FILLS.get(sem.qualified(node.func) or "") if isinstance(node, cst.Call) else None
+
+
+def _shared(node: cst.BaseExpression, changing: set[str], sem: Semantics) -> str | None:
+    """The source text of a number that is the same for all rows."""
+    if changing & {n.value for n in find(node, cst.Name)} or not _is_number(node, sem):
+        return None
+    return sem.file.code(node)
 
 
 def _where(index: cst.BaseSlice) -> tuple[str, cst.BaseExpression | None]:
@@ -157,15 +208,18 @@ def _is_extent_of(length: str, index: str) -> bool:
 
 
 def scatter_fix(scatter: Scatter, sem: Semantics) -> Fix | None:
-    """One indexed assignment. None where the index may have more than one dimension."""
-    if sem.names.imports.get("torch") != "torch" or not scatter.plain:
+    """One indexed assignment. None where the index may have more than one dimension, or be no tensor at all."""
+    if sem.names.imports.get("torch") != "torch":
         return None
-    is_list = sem.value(scatter.index).kind is Kind.LIST
+    kind = sem.value(scatter.index).kind
+    if kind in (Kind.UNKNOWN, Kind.BATCH) or scatter.in_array or not scatter.every:
+        return None
+    is_list = kind is Kind.LIST
     vector = is_list or total_rank(scatter.index, sem) == 1
     comments = _comments(scatter.loop, sem)
     if not (vector or scatter.scalar) or comments is None or _counter_is_read(scatter, sem):
         return None
-    out, index, value = scatter.out.value, sem.file.code(scatter.index), sem.file.code(scatter.value)
+    out, index, axis = scatter.out.value, sem.file.code(scatter.index), scatter.axis
     if not isinstance(scatter.index, (cst.Name, cst.Attribute, cst.Call, cst.Subscript)):
         index = f"({index})"
     if not scatter.own:
@@ -176,18 +230,17 @@ def scatter_fix(scatter: Scatter, sem: Semantics) -> Fix | None:
             if is_list
             else f"{index}.reshape(-1, 1).to({out}.device)"
         )
-        rows = (
-            out
-            if scatter.length in (f"{out}.shape[0]", f"{out}.size(0)", f"len({out})")
-            else f"{out}[:{scatter.length}]"
-        )
+        rows = out if _is_all_of(scatter.loop, scatter.out, sem) else f"{out}[:{scatter.length}]"
+        if axis > 1:
+            rows = f"{rows}.transpose(1, {axis})"
         sign = "<" if scatter.bound == "upper" else ">="
-        line = f"{rows}[torch.arange({out}.shape[1], device={out}.device) {sign} {where}] = {value}"
+        line = f"{rows}[torch.arange({out}.shape[{axis}], device={out}.device) {sign} {where}] = {scatter.value}"
         safe = False
     else:
         if not vector:
             index = f"{index}.flatten()"
-        line = f"{out}[torch.arange({scatter.length}, device={out}.device), {index}] = {value}"
+        between = ":, " * (axis - 1)
+        line = f"{out}[torch.arange({scatter.length}, device={out}.device), {between}{index}] = {scatter.value}"
         safe = not is_list and vector and _is_made_here(scatter.out, sem)
     loop, newline = scatter.loop, sem.file.newline
     indent = sem.file.indent(loop)
@@ -196,6 +249,15 @@ def scatter_fix(scatter: Scatter, sem: Semantics) -> Fix | None:
     return Fix(
         (edit,), Applicability.SAFE if safe else Applicability.UNSAFE, "replace the loop by one indexed assignment"
     )
+
+
+def _is_all_of(loop: cst.For, out: cst.Name, sem: Semantics) -> bool:
+    """Whether the loop goes over every row of what it writes into."""
+    call = loop.iter
+    if not isinstance(call, cst.Call) or dotted(call.func) != "range":
+        return False
+    measured = extent(call.args[0].value, sem)
+    return measured is not None and measured[1] == 0 and same(measured[0], out)
 
 
 def _is_made_here(out: cst.Name, sem: Semantics) -> bool:
