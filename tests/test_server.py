@@ -194,7 +194,7 @@ async def test_fixes_are_offered_safe_first_and_labelled(editor: Editor, name: s
     for d in await editor.findings(uri):
         found = [a for a in await editor.actions(uri, d.range, [QUICK_FIX]) if d.code in a.title]
         kinds = [
-            "ignore" if "Ignore" in a.title else "unsafe" if "unsafe, " in a.title else
+            "ignore" if ": ignore TL" in a.title else "unsafe" if "unsafe, " in a.title else
             "suggestion" if "suggestion, " in a.title else "safe" for a in found
         ]  # fmt: skip
         assert kinds == sorted(kinds, key=["safe", "unsafe", "suggestion", "ignore"].index)

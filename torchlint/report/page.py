@@ -19,7 +19,7 @@ from torchlint.report.lines import Lines, Texts, place
 from torchlint.report.patch import Change, hunks
 from torchlint.report.summary import fixable, plural
 from torchlint.report.terminal import clean, expand, shown_path
-from torchlint.report.text import DIFF_LINES, split_message
+from torchlint.report.text import DIFF_LINES, behind_label, split_message
 
 STYLE = """
 h2 code, h3 code { font-size: .95em; } h3 a { text-decoration: none; } h3 a:hover { text-decoration: underline; }
@@ -287,7 +287,7 @@ def _fix(d: Diagnostic, fix: Fix, texts: Texts) -> str:
         shown += _changed(Change("…", 0, f"{plural(len(changes) - DIFF_LINES, 'more line')}"))
     how = f' <span class="soft">({command})</span>' if command else ""
     diff = f'<pre tabindex="0">{shown}</pre>' if shown else ""
-    return f"<details open><summary><b>{label}</b>: {_prose(fix.message)}{how}</summary>{diff}</details>"
+    return f"<details open><summary><b>{label}</b>: {_prose(behind_label(fix.message))}{how}</summary>{diff}</details>"
 
 
 def _changed(change: Change) -> str:

@@ -46,6 +46,11 @@ def split_message(message: str) -> tuple[str, str, str]:
     return (what, why, do) if colon and semicolon else (message, "", "")
 
 
+def behind_label(message: str) -> str:
+    """What a fix does, as it goes on behind `safe fix:` or the like."""
+    return message[0].lower() + message[1:] if message[1:2].islower() else message
+
+
 def render(diagnostics: Sequence[Diagnostic], context: ReportContext) -> str:
     paint = Paint(context.color)
     texts = Texts(context.source)
@@ -167,10 +172,7 @@ class _Block:
 
     def fix(self, fix: Fix) -> list[str]:
         label, style = _FIX_LABEL[fix.applicability]
-        message = clean(fix.message)
-        if message[1:2].islower():
-            message = message[0].lower() + message[1:]  # it goes on behind the label
-        out = self.note(label, message, style)
+        out = self.note(label, clean(behind_label(fix.message)), style)
         left = DIFF_LINES
         if self.hunks:
             out.append(self.rail("|"))

@@ -10,6 +10,7 @@ from lsprotocol import types
 from torchlint.diagnostic import Applicability, Diagnostic, Severity
 from torchlint.explain import explain, for_terminal
 from torchlint.report.terminal import Paint
+from torchlint.report.text import behind_label
 from torchlint.server.checking import Checked, Checker
 from torchlint.server.documents import Document, Edits
 from torchlint.unified import edits_between
@@ -88,7 +89,7 @@ def fixes(document: Document, checked: Checked, chosen: Sequence[Diagnostic], cl
         if d.fix is not None and Checker.alone(document.path, checked, d):
             kind = d.fix.applicability
             action = types.CodeAction(
-                f"{SOURCE}: {_LABELS[kind]}{d.fix.message} ({d.code})",
+                f"{SOURCE}: {_LABELS[kind]}{behind_label(d.fix.message)} ({d.code})",
                 kind=QUICK_FIX,
                 diagnostics=shown,
                 is_preferred=kind is Applicability.SAFE or None,
@@ -98,7 +99,7 @@ def fixes(document: Document, checked: Checked, chosen: Sequence[Diagnostic], cl
         edits = edits_between(checked.program, Checker.silenced(document.path, checked, d))
         if edits:
             action = types.CodeAction(
-                f"{SOURCE}: Ignore {d.code} on this line",
+                f"{SOURCE}: ignore {d.code} on this line",
                 kind=QUICK_FIX,
                 diagnostics=shown,
                 edit=workspace_edit(document.edits(edits, checked.program), client),
@@ -114,7 +115,7 @@ def has_safe_fixes(checked: Checked) -> bool:
 def fix_all(uri: str, edit: types.WorkspaceEdit | None) -> types.CodeAction:
     """The action that makes every safe fix of a file; without an edit, one that is worked out when it is chosen."""
     return types.CodeAction(
-        f"{SOURCE}: Make all safe fixes", kind=FIX_ALL, edit=edit, data=None if edit else {"uri": uri}
+        f"{SOURCE}: make all safe fixes", kind=FIX_ALL, edit=edit, data=None if edit else {"uri": uri}
     )
 
 
