@@ -336,6 +336,12 @@ async def test_notebooks_are_one_program(editor: Editor, project: Path) -> None:
     fix = (await editor.actions(names[2], d.range, [QUICK_FIX]))[0]
     assert fix.edit is not None
     assert editor.perform(fix.edit) == {names[2]: "@torch.no_grad()\n" + tail}
+    # On saving, VS Code asks for the whole notebook's fixes by a name of their own, at its first cell.
+    start = types.Range(types.Position(0, 0), types.Position(0, 0))
+    (saved,) = await editor.actions(names[0], start, ["notebook.source.fixAll"])
+    assert saved.kind == "notebook.source.fixAll.torchlint"
+    assert saved.edit is not None
+    assert editor.perform(saved.edit) == editor.perform(fix.edit)
     # A cell that switches autograd off comes in between, and goes again.
     off = types.NotebookCell(types.NotebookCellKind.Code, names[0] + "9")
     opened = [types.TextDocumentItem(off.document, "python", 1, "torch.set_grad_enabled(False)")]

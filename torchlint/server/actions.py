@@ -17,6 +17,7 @@ from torchlint.unified import edits_between
 
 SOURCE = "torchlint"
 FIX_ALL = f"{types.CodeActionKind.SourceFixAll.value}.{SOURCE}"
+FIX_ALL_CELLS = f"notebook.{FIX_ALL}"  # what VS Code asks for when a notebook is saved
 QUICK_FIX = types.CodeActionKind.QuickFix.value
 _SEVERITIES = {
     Severity.ERROR: types.DiagnosticSeverity.Error,
@@ -112,11 +113,9 @@ def has_safe_fixes(checked: Checked) -> bool:
     return any(d.fix is not None and d.fix.applicability is Applicability.SAFE for d in checked.diagnostics)
 
 
-def fix_all(uri: str, edit: types.WorkspaceEdit | None) -> types.CodeAction:
+def fix_all(kind: str, uri: str, edit: types.WorkspaceEdit | None) -> types.CodeAction:
     """The action that makes every safe fix of a file; without an edit, one that is worked out when it is chosen."""
-    return types.CodeAction(
-        f"{SOURCE}: make all safe fixes", kind=FIX_ALL, edit=edit, data=None if edit else {"uri": uri}
-    )
+    return types.CodeAction(f"{SOURCE}: make all safe fixes", kind=kind, edit=edit, data=None if edit else {"uri": uri})
 
 
 def workspace_edit(edits: Sequence[Edits], client: Client) -> types.WorkspaceEdit:

@@ -215,13 +215,15 @@ class Server(LanguageServer):
         if actions.wanted(actions.QUICK_FIX, only):
             chosen = actions.at(document, uri, params.range, checked.diagnostics)
             found += await self.work(lambda: actions.fixes(document, checked, chosen, self.client))
-        if actions.wanted(actions.FIX_ALL, only):
+        kinds = (actions.FIX_ALL, actions.FIX_ALL_CELLS)[: 1 + isinstance(document, NotebookDocument)]
+        kind = next((kind for kind in kinds if actions.wanted(kind, only)), None)
+        if kind is not None:
             if only is None and self.client.resolves:
                 if actions.has_safe_fixes(checked):
-                    found.append(actions.fix_all(document.uri, None))
+                    found.append(actions.fix_all(kind, document.uri, None))
             elif only is not None:
                 edit = await self._fix_all(document, checked)
-                found += [actions.fix_all(document.uri, edit)] if edit is not None else []
+                found += [actions.fix_all(kind, document.uri, edit)] if edit is not None else []
         # Edits are made for the text that was checked: one that changed meanwhile gets none.
         return found if document.revision == checked.revision else None
 
@@ -371,7 +373,7 @@ def build() -> Server:
     def did_change_configuration(params: types.DidChangeConfigurationParams) -> None:
         server.recheck()
 
-    kinds = [types.CodeActionKind.QuickFix, actions.FIX_ALL]
+    kinds = [types.CodeActionKind.QuickFix, actions.FIX_ALL, actions.FIX_ALL_CELLS]
 
     @server.feature(types.TEXT_DOCUMENT_CODE_ACTION, types.CodeActionOptions(kinds, resolve_provider=True))
     async def code_action(params: types.CodeActionParams) -> list[types.CodeAction] | None:
