@@ -86,7 +86,7 @@ def _is_layer(event: Event) -> bool:
 def _is_part(sem: Semantics, function: Function, event: Event) -> bool:
     """Whether a model's own method runs something that is not the whole model: its callers decide about recording."""
     cls = owner(function)
-    if cls is not None and is_module(sem.names, cls):
+    if cls is not None and is_module(sem.names, cls) and sem.names.method(cls, "forward") is not None:
         return not function.params or event.subject != function.params[0] or event.detail == "forward"
     return runs_its_parts(sem, function, event)
 

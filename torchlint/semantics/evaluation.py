@@ -224,7 +224,8 @@ def owner(function: Function) -> Class | None:
 
 
 def is_unit_test(sem: Semantics, function: Function) -> bool:
-    """pytest's and unittest's own convention: a `test*` function in a test file or TestCase, or one that asserts."""
+    """pytest's and unittest's own convention: a `test*` function in a test file or TestCase, or one that asserts and
+    that the file itself does not call."""
     cls = owner(function)
     if cls is not None and any("TestCase" in b for b in sem.names.roots(cls)):
         return True
@@ -232,7 +233,7 @@ def is_unit_test(sem: Semantics, function: Function) -> bool:
     named = function.name.startswith("test") or (cls is not None and cls.node.name.value.startswith("Test"))
     if named and holds_unit_tests(sem):
         return True
-    if function.name.startswith("test") and isinstance(node, cst.FunctionDef):
+    if function.name.startswith("test") and isinstance(node, cst.FunctionDef) and not sem.call_sites(function):
         if any(isinstance(n, cst.Assert) for n in walk_scope(node.body)):
             return True
     return False

@@ -100,6 +100,10 @@ def _truth(test: cst.BaseExpression, name: str, value: Any) -> bool | None:
     if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
         inner = _truth(test.expression, name, value)
         return None if inner is None else not inner
+    if isinstance(test, cst.BooleanOperation):
+        decisive = isinstance(test.operator, cst.Or)  # the side that decides alone
+        sides = [_truth(side, name, value) for side in (test.left, test.right)]
+        return decisive if decisive in sides else None if None in sides else not decisive
     if not isinstance(test, cst.Comparison) or len(test.comparisons) != 1:
         return None
     if not isinstance(test.left, cst.Name) or test.left.value != name:

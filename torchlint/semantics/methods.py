@@ -94,7 +94,7 @@ def evaluate_method(
     if (
         receiver.is_tensor
         or kind is Kind.BATCH
-        or (attr in ("cuda", "detach", "item", "unsqueeze") and kind is Kind.UNKNOWN)
+        or (attr in ("cuda", "detach", "item", "unsqueeze") and kind is Kind.UNKNOWN and not _of_class(func.value))
     ):
         return _tensor_method(ev, attr, receiver, node, args, frame)
     if kind in (Kind.MODULE, Kind.LOSS_FN):
@@ -124,6 +124,12 @@ def evaluate_method(
         kept = tuple(args)
         return kept[0] if len(kept) == 1 else Value(Kind.TUPLE, items=kept)
     return None
+
+
+def _of_class(node: cst.BaseExpression) -> bool:
+    """Whether the thing is made by a call of what is named like a class: `Net(args)`, and no `Variable(x)`."""
+    name = (dotted(node.func) or "").rpartition(".")[2] if isinstance(node, cst.Call) else ""
+    return name[:1].isupper() and not name.isupper() and name != "Variable" and not name.endswith("Tensor")
 
 
 def _step(
@@ -277,9 +283,10 @@ def _tensor_method(ev: Evaluator, attr: str, receiver: Value, node: cst.Call, ar
     ):
         graph = Graph.ATTACHED if attr == "requires_grad_" else receiver.graph
         kind = Kind.TENSOR if receiver.kind in (Kind.UNKNOWN, Kind.PARAMETER) or attr != "cpu" else receiver.kind
-        return receiver.but(
-            kind=kind, device="cpu" if attr == "cpu" else receiver.device, graph=graph, node=node, items=None
-        )
+        lies = "cpu" if attr == "cpu" else receiver.device
+        if attr == "type" and node.args and (dotted(node.args[0].value) or "").startswith("torch.cuda."):
+            lies = "cuda"
+        return receiver.but(kind=kind, device=lies, graph=graph, node=node, items=None)
     if attr in knowledge.TUPLE_METHODS:
         return Value(Kind.TUPLE, element=Value(Kind.TENSOR, graph=receiver.graph, device=receiver.device))
     if attr in knowledge.DIM_PAIRS and node.args and not (args and args[0].is_tensor):

@@ -120,6 +120,9 @@ def _call_minds(sem: Semantics, call: cst.Call, depth: int) -> bool:
         return False  # a method or a value: the module behind it was made by a call seen elsewhere
     if name.startswith(OWN):
         value = sem.value(call)
+        helper = sem.names.functions.get(name.removeprefix(OWN))
+        if helper is not None and value.kind is Kind.MODULE and depth < 4:
+            return any(_call_minds(sem, inner, depth + 1) for inner in find(helper.node, cst.Call))
         return value.kind is Kind.MODULE and minds_mode(sem, value, depth + 1)
     if name.startswith(("torch.nn.init.", "torch.nn.utils.")):
         return False

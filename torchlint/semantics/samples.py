@@ -44,6 +44,8 @@ def sample_call(node: Loop, sem: Semantics) -> SampleCall | None:
         called = sem.value(call.func)
         if (called.kind is not Kind.MODULE and not _infers(call, sem)) or keeps_state(called, sem):
             continue
+        if isinstance(sem.file.parent(call), cst.Expr):
+            continue  # called for what it remembers
         if _own_loop(call, sem) is not (node if isinstance(node, cst.For) else body) or _is_guarded(call, body, sem):
             continue
         given = _slice_given(call, rows, sem)

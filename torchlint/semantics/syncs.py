@@ -185,9 +185,21 @@ def _from_tensors(sem: Semantics, event: Event) -> bool:
         return not HOST.search(sem.file.code(root)) and any(
             _holds_tensor(sem, n) or _computed(sem, event, n.value) for n in walk(root) if isinstance(n, cst.Name)
         )
-    if any(e.subject.partition(".")[0] == root.value for e in sem.events(event.function, Effect.BACKWARD)):
-        return True
+    for backward in sem.events(event.function, Effect.BACKWARD):
+        if backward.subject.partition(".")[0] == root.value or root.value in _differentiated(backward):
+            return True
     return _computed(sem, event, root.value)
+
+
+def _differentiated(backward: Event) -> set[str]:
+    """The names in what is differentiated: `loss` of `(loss * size).backward()`."""
+    call = backward.node
+    if not isinstance(call, cst.Call) or not isinstance(call.func, cst.Attribute):
+        return set()
+    around = call.func.value
+    return (
+        {n.value for n in walk(around) if isinstance(n, cst.Name)} if isinstance(around, cst.BinaryOperation) else set()
+    )
 
 
 def _computed(sem: Semantics, event: Event, name: str) -> bool:

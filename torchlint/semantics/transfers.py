@@ -182,6 +182,10 @@ def _batch_moves(sem: Semantics) -> list[BatchMove]:
             elif isinstance(node, cst.Assign) and (taken := _next_of(sem, node.value)) is not None:
                 names = {n for t in node.targets for n in _names(t.target)}
                 _follow(sem, function.body, names, taken, moves, 0)
+            elif isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+                is_move, device = move_target(sem, node)  # `next(batches).to(device)`
+                if is_move and (taken := _next_of(sem, node.func.value)) is not None:
+                    moves.setdefault(node, BatchMove(node, taken, True, device))
     return list(moves.values())
 
 
