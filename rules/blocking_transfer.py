@@ -95,8 +95,13 @@ def check(tree: cst.Module, ctx: Context) -> Iterator[Finding]:
         )
 
 
+_OTHER_NAMES = frozenset(("device", "dtype", "other", "memory_format", "copy"))
+
+
 def _said(call: cst.Call) -> bool:
-    """Whether the call gives `non_blocking`: by name, as the second argument of `.cuda`, or the third of `.to`."""
+    """Whether the call gives `non_blocking`: by name (once `async`), second of `.cuda`, or third of `.to`."""
+    if any(a.keyword is not None and a.keyword.value not in _OTHER_NAMES for a in call.args):
+        return True
     bare = isinstance(call.func, cst.Attribute) and call.func.attr.value == "cuda"
     return argument(call, "non_blocking", 1 if bare else 2) is not None
 

@@ -2,10 +2,12 @@
 
 ## What it does
 Reports files that are not valid Python: syntax errors, bytes that are not text in the declared encoding, NUL bytes,
-merge conflict markers, Python 2 code, notebook magics pasted into a script, and nesting too deep to parse.
+merge conflict markers, Python 2 code, notebook magics pasted into a script, and nesting too deep to parse. Where it is
+only the old argument of `.cuda(async=True)` that Python 3.7 made a keyword, the rest of the file is checked, without
+fixes.
 
 ## Why is this bad
-Nothing else in such a file can be checked, so a run that passed over it silently would look cleaner than it is.
+Nothing else in most such files can be checked, so a run that passed over it silently would look cleaner than it is.
 
 ## Example
 ```python

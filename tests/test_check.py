@@ -67,6 +67,20 @@ def test_what_is_not_python_is_one_clear_line(text: str, row: int, says: str) ->
     assert "\n" not in found.message
 
 
+def test_the_old_argument_async_hides_nothing_else() -> None:
+    text = "old.cuda(async=True)\nnew.cuda(async=old)\n"
+    syntax, first, second = sorted(check_text("a.py", text, RULES, Config()), key=lambda d: (d.code, d.start))
+    assert "`non_blocking`" in syntax.message
+    assert (syntax.row, syntax.column) == (1, 10)
+    assert [text[d.start : d.end] for d in (first, second)] == ["old", "old"]
+    assert first.fix is None  # what cannot be parsed cannot be proven to parse afterwards
+
+
+def test_a_file_that_is_broken_elsewhere_too_is_one_finding() -> None:
+    (only,) = check_text("a.py", "old.cuda(async=True)\nprint 'old'\n", RULES, Config())
+    assert only.code == "TL001"
+
+
 def test_syntax_of_a_later_python_is_no_error() -> None:
     assert [d.code for d in check_text("a.py", "type X[T = int] = list[T]\nold\n", RULES, Config())] == ["TL901"]
 

@@ -78,7 +78,8 @@ def _check_whole(path: str, text: str, rules: Sequence[Rule], settings: Config, 
         return _found(path, text, rules, active, settings, tree)
     parsed = syntax.parsed(text)
     if isinstance(parsed, syntax.Trouble):
-        return [syntax_error(path, text, parsed, rules)] if _selected(rules, "TL001") else []
+        found = [syntax_error(path, text, parsed, rules)] if _selected(rules, "TL001") else []
+        return found + _around_async(path, text, rules, settings)
     if not active:
         return []
     if parsed is None:
@@ -91,6 +92,15 @@ def _check_whole(path: str, text: str, rules: Sequence[Rule], settings: Config, 
         return _found(path, text, rules, [r for r in active if r.shapes not in plan.absent], settings, plan)
     finally:
         layout.forget()
+
+
+def _around_async(path: str, text: str, rules: Sequence[Rule], settings: Config) -> list[Diagnostic]:
+    """The findings in a file that cannot be parsed for the argument `async` alone, which must be renamed first."""
+    readable = syntax.without_async(text)
+    if readable is None:
+        return []
+    found = _check_whole(path, readable, rules, settings, None)
+    return [replace(d, message=syntax.with_async(d.message), fix=None) for d in found]
 
 
 def _found(

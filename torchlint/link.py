@@ -68,6 +68,9 @@ def meaning(path: str, text: str, config: Config, bare: bool) -> Semantics | Non
     if notebook.is_program(text):
         text = notebook.python(text).text
     tree = syntax.parsed(text) if text else None
+    if isinstance(tree, syntax.Trouble):
+        text = syntax.without_async(text) or ""
+        tree = syntax.parsed(text) if text else None
     if isinstance(tree, syntax.Trouble) or not text:
         return None
     try:

@@ -34,6 +34,10 @@ _PYTHON2 = re.compile(r"^[ \t]*(?:raise[ \t]+\w+[ \t]*,|except[ \t]+[\w.]+[ \t]*
 # `x`, a <> b, ur"x", 10L: what no Python 3 takes, wherever it stands in a line.
 _PYTHON2_WITHIN = re.compile(r"[=(,+%][ \t]*`[^`\n]+`|[\w)\]][ \t]*<>[ \t]*[\w(\[]|\b[uU][rR]['\"]|(?<![\w.])\d+L\b")
 
+# The argument of `.cuda(async=True)` before torch 0.4; Python 3.7 made the word a keyword.
+_ASYNC = re.compile(r"\basync(?=[ \t]*=(?!=))")
+_STAND_IN = "asynk"
+
 _PYTHON2_SIGNS = (_PRINT, _PYTHON2, _PYTHON2_WITHIN)
 _PYTHON2_MESSAGES = ("Missing parentheses in call", "parameters cannot be parenthesized")
 
@@ -75,6 +79,20 @@ def parsed(text: str) -> ast.Module | Trouble | None:
     return tree
 
 
+def without_async(text: str) -> str | None:
+    """A text of the same length that can be parsed, with another word for the argument `async`; None if there is none.
+
+    Old training scripts hold nothing else that is no Python today, and everything else in them can be checked.
+    """
+    new = _ASYNC.sub(_STAND_IN, text)
+    return new if new != text and not isinstance(parsed(new), Trouble) else None
+
+
+def with_async(text: str) -> str:
+    """What is said of such a text, in the words of the author."""
+    return text.replace(_STAND_IN, "async")
+
+
 def _explain(text: str, error: SyntaxError) -> Trouble | None:
     lines = text.splitlines()
     row, column = error.lineno or 1, max(error.offset or 1, 1)
@@ -97,6 +115,13 @@ def _explain(text: str, error: SyntaxError) -> Trouble | None:
         )
     if _newer_syntax(text):
         return None
+    old = _ASYNC.search(line)
+    if old:
+        return Trouble(
+            "`async` is a keyword since Python 3.7, so this file cannot run: torch calls the argument `non_blocking`",
+            row,
+            old.start() + 1,
+        )
     return Trouble(message, row, column)
 
 
