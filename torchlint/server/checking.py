@@ -45,6 +45,8 @@ def validate(model: torch.nn.Module, loader):
     for x in loader:
         print(model(x))
 """
+IDLE = 0.3  # seconds without a job after which garbage is collected: meanwhile nothing can be sent to the editor
+JOBS_KEPT = 50  # jobs after which it is collected all the same
 TREES = 8  # documents whose trees are kept
 MEANINGS = 64  # files besides the checked one whose trees are kept
 
@@ -62,12 +64,19 @@ class Worker:
         return future
 
     def _work(self) -> None:
-        frozen = False
+        frozen, done = False, 0
         while True:
-            future, job = self._waiting.get()
+            try:
+                future, job = self._waiting.get(timeout=IDLE if done else None)
+            except queue.Empty:
+                done = self._collect()
+                if not frozen:
+                    gc.freeze()  # torchlint itself: no later collection need look at it
+                    frozen = True
+                continue
             if not future.set_running_or_notify_cancel():
                 continue  # outdated before it began
-            gc.disable()  # trees are many objects; they are collected when nobody waits
+            gc.disable()  # trees are many objects; they are collected when nobody waits for what was found
             try:
                 result = job()
             except BaseException as error:
@@ -76,12 +85,15 @@ class Worker:
                 future.set_result(result)
             finally:
                 del future, job
-                gc.enable()
-            if self._waiting.empty():
-                gc.collect()
-                if not frozen:
-                    gc.freeze()  # torchlint itself: no later collection need look at it
-                    frozen = True
+            done += 1
+            if done == JOBS_KEPT:
+                done = self._collect()
+
+    @staticmethod
+    def _collect() -> int:
+        gc.collect()
+        gc.enable()
+        return 0
 
 
 @dataclass(frozen=True)
