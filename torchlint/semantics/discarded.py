@@ -54,7 +54,7 @@ def discarded_passes(sem: Semantics) -> Iterator[tuple[Function, Event]]:
                 if _asks_for_gradients(sem, function, event):
                     continue
                 follower = _Follower(sem, function, numbers=not on_made_up_data(sem, [event]))
-                if follower.fate(event.node) == "host":
+                if follower.fate(event.node) == "host" and not follower.differentiated:
                     yield function, event
 
 
@@ -99,6 +99,7 @@ class _Follower:
         self._host = _HOST if numbers else frozenset(("cpu", "numpy"))
         self._function = function
         self._left = _STEPS
+        self.differentiated = False  # `backward()` is called on what has lost its graph: a mistake, and no evaluation
         self._seen: set[cst.CSTNode] = set()
 
     def fate(self, node: cst.CSTNode) -> Fate:
@@ -227,6 +228,7 @@ class _Follower:
             call = self._sem.file.parent(parent)
             if not isinstance(call, cst.Call) or call.func is not parent:
                 return self._read_by_host(parent)
+            self.differentiated = self.differentiated or parent.attr.value == "backward"
             return parent.attr.value in self._host or self._read_by_host(call)
         if isinstance(parent, cst.Arg):
             call = self._sem.file.parent(parent)
@@ -236,9 +238,8 @@ class _Follower:
             return self._read_by_host(parent)
         if isinstance(parent, (cst.Assign, cst.AugAssign)) and parent.value is node:
             uses = self._sem.once(_Known).of(self._function).uses.items()
-            return any(
-                any(_carries(d, node, "value") for d in found) and self._read_by_host(use) for use, found in uses
-            )
+            carried = [use for use, found in uses if any(_carries(d, node, "value") for d in found)]
+            return True in [self._read_by_host(use) for use in carried]  # all of them looked at, for `backward()`
         return False
 
     def _is_store(self, use: cst.CSTNode) -> bool:
