@@ -68,6 +68,9 @@ from torchlint.semantics.loading import dataset_value, loader_loops
 from torchlint.semantics.names import OWN
 from torchlint.source import argument, dotted, literal, walk
 
+# Who trains elsewhere than on a GPU, or feeds no batches and asks for no half precision, is not spoken to.
+_REQUIRES = (r"\bcuda\b", r"DataLoader\b|\bautocast\b|\bbfloat16\b|\.half\(")
+
 RULE = Rule(
     "TL707",
     Category.PRECISION,
@@ -79,7 +82,7 @@ RULE = Rule(
         r"\bnn\.Linear\(|\bnn\.Embedding\(",
         r"[lL]oader\b.*:\s*(#.*)?$",
     ),
-    requires=(r"\bcuda\b", r"DataLoader\b|\bautocast\b|\bbfloat16\b|\.half\("),
+    requires=_REQUIRES,
     since="0.2",
     default=False,
 )
@@ -135,7 +138,9 @@ def check_compile(call: cst.Call, context: Context) -> Iterator[Finding]:
     value = context.sem.value(call)
     if value.kind is not Kind.MODULE or not value.origin.startswith(OWN) or value.node is not call:
         return
-    if _COMPILES.search(text) or (context.torch_version is not None and context.torch_version < (2, 0)):
+    if _COMPILES.search(text) or not all(re.search(part, text) for part in _REQUIRES):
+        return
+    if context.torch_version is not None and context.torch_version < (2, 0):
         return
     cls, function = context.sem.class_of(value.origin), context.sem.function(call)
     forward = cls.methods.get("forward") if cls is not None else None

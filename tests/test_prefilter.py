@@ -47,6 +47,18 @@ def test_lines_stay_where_they_are() -> None:
     assert "    return m\n" in thin  # reached from a kept function
 
 
+def test_a_script_that_trains_at_its_top_level_reaches_the_methods_of_its_models() -> None:
+    text = (
+        "import torch\nfrom torch import nn\n\n\nclass Agent(nn.Module):\n    def get_value(self, x):\n"
+        "        return self.critic(x)\n\n    def unused(self):\n        return 1\n\n\nagent = Agent()\n"
+        "for x, y in torch.load('b.pt'):\n    loss = ((agent.get_value(x) - y) ** 2).mean()\n    loss.backward()\n"
+    )
+    thin = sparse(text, "TL508")
+    assert thin is not None
+    assert "return self.critic(x)" in thin
+    assert "return 1" not in thin
+
+
 def test_files_without_torch_are_not_parsed() -> None:
     assert not prefilter.concerns("model.eval()\n")
 

@@ -185,11 +185,12 @@ class Layout:
         chosen, absent = seeds.places(self._scan, self._stretches)
         if not chosen:
             return None
+        top = self._stretches.outside in chosen
         chosen.discard(self._stretches.outside)
         units = self._stretches.units
         if len(chosen) == len(units):
             return Plan(self, [], absent)
-        kept = _close(self._stretches, self._names, sorted(chosen), self._families)
+        kept = _close(self._stretches, self._names, sorted(chosen), self._families, top)
         return Plan(self, [unit for i, unit in enumerate(units) if i not in kept], absent)
 
     def forget(self) -> None:
@@ -341,8 +342,12 @@ class _Names:
                 self.bare.update(_WORD.findall(node.value))
 
 
-def _close(stretches: Stretches, names: list[_Names], chosen: list[int], families: dict[str, int]) -> set[int]:
+def _close(
+    stretches: Stretches, names: list[_Names], chosen: list[int], families: dict[str, int], from_top: bool
+) -> set[int]:
     """The seeds, what they may call, whatever may call them, and what sets the attributes that they read.
+
+    `from_top` says that the top level is a seed too: a script that trains there calls methods of its models.
 
     A method of another class counts as called only where its class, or one derived from it, is named in kept code or at
     the top level: a value gets a class of this file from its constructor or an annotation. `self` has the methods of
@@ -370,6 +375,8 @@ def _close(stretches: Stretches, names: list[_Names], chosen: list[int], familie
     above = _callers(units, names, chosen, family, known, families)
     queue = chosen + above + [i for n in functions.keys() & top.bare for i in functions[n]]
     queue += [j for cls in of_class.keys() & top.bare for j in of_class[cls] if units[j].name in special]
+    if from_top:
+        queue += [j for name in methods.keys() & top.other for j in methods[name] if family[j] in known]
     waiting: dict[int, list[int]] = {}  # family → methods that are reached once it is known
     while queue:
         i = queue.pop()
