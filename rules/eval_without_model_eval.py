@@ -64,7 +64,7 @@ from torchlint.semantics.modes import (
     trained_here,
     wrapped,
 )
-from torchlint.semantics.modules import class_elsewhere, made_of_none, minds_mode
+from torchlint.semantics.modules import classes_elsewhere, made_of_none, minds_mode
 from torchlint.semantics.tails import held_out_draws
 from torchlint.source import walk_scope
 
@@ -118,8 +118,8 @@ def behind_training(module: cst.Module, ctx: Context) -> Iterator[Finding]:
 
 def _questions(function: Function, first: Event, ctx: Context) -> tuple[Question, ...]:
     questions = [*framework_questions(ctx.sem, function)]
-    if (made := class_elsewhere(ctx.sem, first.subject)) is not None:
-        questions.append(Question("ignores-mode", made))
+    if made := classes_elsewhere(ctx.sem, first.subject, function):
+        questions.append(Question("ignores-mode", " ".join(made)))
     if isinstance(function.node, cst.FunctionDef):
         questions.append(Question("callers-set-eval", function.own))
     called = (first.subject, *aliases(ctx.sem, function, first), *wrapped(first))

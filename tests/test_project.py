@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -186,3 +189,64 @@ def test_a_module_of_another_file_that_ignores_the_mode(tmp_path: Path, layer: s
     )
     built = project(tmp_path, model=net, main="from model import Net\n")
     assert ask(built, tmp_path, "main.py", "ignores-mode", "model.Net") is expected
+
+
+SEQ2SEQ = """\
+from torch import nn
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = {layer}
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+class Net(nn.Module):
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x):
+        return self.encoder(x)
+"""
+TRAINS = """\
+import torch
+from models import Encoder, Net
+
+
+def fit(net, loader, held_out):
+    optimizer = torch.optim.Adam(net.parameters())
+    for epoch in range(9):
+        for x, y in loader:
+            optimizer.zero_grad()
+            torch.nn.functional.mse_loss(net(x), y).backward()
+            optimizer.step()
+        evaluate(net, held_out)
+
+
+def evaluate(net, loader):
+    total = 0.0
+    with torch.no_grad():
+        for x, y in loader:
+            total += torch.nn.functional.mse_loss(net(x), y).item()
+    print("loss", total / len(loader))
+
+
+encoder = Encoder()
+net = Net(encoder).to("cpu")
+fit(net, torch.load("train.pt"), torch.load("test.pt"))
+"""
+
+
+@pytest.mark.parametrize(("layer", "count"), [("nn.Linear(3, 3)", 0), ("nn.Dropout(0.5)", 1)])
+def test_a_module_minds_the_mode_where_one_that_it_is_given_does(tmp_path: Path, layer: str, count: int) -> None:
+    (tmp_path / "models.py").write_text(SEQ2SEQ.format(layer=layer))
+    (tmp_path / "main.py").write_text(TRAINS)
+    command = [sys.executable, "-m", "torchlint", "check", ".", "--no-cache", "--select", "TL203"]
+    done = subprocess.run(
+        [*command, "--output-format", "json"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert [d["code"] for d in json.loads(done.stdout)] == ["TL203"] * count, done.stderr

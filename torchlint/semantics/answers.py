@@ -195,11 +195,18 @@ def _handed_to_mover(project: Project, path: str, maker: str) -> bool:
 
 
 def _ignores_mode(project: Project, path: str, subject: str) -> bool:
-    """Whether it is a Module of the project in which no layer minds train and eval mode. Unknown ones: no."""
-    found = project.find(path, subject)
-    if found is None or found.cls is None:
-        return False
-    return not minds_mode(found.sem, Value(Kind.MODULE, found.cls.own))
+    """Whether it is a Module of the project in which no layer minds train and eval mode. Unknown ones: no.
+
+    Several are a Module and those that it was made with: none of them must mind.
+    """
+    names = subject.split()
+    for name in names:
+        found = project.find(path, name)
+        if found is None or found.cls is None:
+            return False
+        if minds_mode(found.sem, Value(Kind.MODULE, found.cls.own), beside_given=len(names) > 1):
+            return False
+    return True
 
 
 def _moves_no_batches(project: Project, path: str, subject: str) -> bool:

@@ -11,7 +11,7 @@ from torchlint.diagnostic import Question
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.effects import Effect, Event, GradMode
 from torchlint.semantics.loops import EvalRegion
-from torchlint.semantics.modules import class_elsewhere
+from torchlint.semantics.modules import classes_elsewhere
 from torchlint.semantics.names import OWN, Function
 from torchlint.source import dotted
 
@@ -200,7 +200,7 @@ def only_loaded(sem: Semantics, event: Event) -> bool:
     if _SETS_MODES.search(sem.file.text):
         return False
     own = sem.class_of(event.value.origin) is not None and not event.value.evidence
-    if not own and class_elsewhere(sem, event.subject) is None:
+    if not own and not classes_elsewhere(sem, event.subject):
         return False
     return not event.subject.startswith("self.") and loads_weights(sem, event.subject)
 

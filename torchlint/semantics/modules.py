@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.kinds import Kind, Value
-from torchlint.semantics.names import OWN, Class
+from torchlint.semantics.names import OWN, Class, Function
 from torchlint.source import argument, dotted, find, has_star, literal
 
 if TYPE_CHECKING:
@@ -30,8 +31,11 @@ _STATELESS = re.compile(
 )
 
 
-def minds_mode(sem: Semantics, value: Value, depth: int = 0) -> bool:
-    """Whether the module may behave differently in train mode: False only where every layer is known not to."""
+def minds_mode(sem: Semantics, value: Value, depth: int = 0, *, beside_given: bool = False) -> bool:
+    """Whether the module may behave differently in train mode: False only where every layer is known not to.
+
+    With `beside_given` modules that its constructor is given do not count: the caller judges them.
+    """
     if value.kind is not Kind.MODULE or depth > 4:
         return True
     if value.origin.startswith(OWN):
@@ -39,7 +43,7 @@ def minds_mode(sem: Semantics, value: Value, depth: int = 0) -> bool:
         if cls is None or any(not r.startswith("torch.nn.Module") for r in sem.names.roots(cls)):
             return True
         family = list(sem.names.mro(cls))
-        if any(_takes_modules(sem, c) for c in family):
+        if not beside_given and any(_takes_modules(sem, c) for c in family):
             return True
         return any(_call_minds(sem, call, depth) for c in family for call in find(c.node.body, cst.Call))
     if value.node is not None and isinstance(value.node, cst.Call) and value.origin.startswith("torch.nn."):
@@ -68,8 +72,13 @@ def made_of_none(sem: Semantics, value: Value) -> bool:
 _HANDS_ON = frozenset("to cuda cpu half float train eval".split())
 
 
-def class_elsewhere(sem: Semantics, subject: str) -> str | None:
-    """The class of another file that the module of that name is made of: `Net` of `model = Net().to(device)`."""
+def classes_elsewhere(
+    sem: Semantics, subject: str, function: Function | None = None, depth: int = 0
+) -> tuple[str, ...]:
+    """The classes of other files that the module of that name is made of: `Net` of `model = Net().to(device)`.
+
+    Those of the modules that it is given follow: `Net(encoder)`. A parameter of the function is what its calls give.
+    """
     for assign in sem.file.all(cst.Assign):
         if not any(dotted(t.target) == subject for t in assign.targets):
             continue
@@ -77,9 +86,18 @@ def class_elsewhere(sem: Semantics, subject: str) -> str | None:
         while isinstance(made, cst.Call) and isinstance(made.func, cst.Attribute) and made.func.attr.value in _HANDS_ON:
             made = made.func.value
         name = sem.qualified(made.func) if isinstance(made, cst.Call) else None
-        if name is not None and not name.startswith((OWN, "torch.")):
-            return name
-    return None
+        if name is not None and not name.startswith((OWN, "torch.")) and isinstance(made, cst.Call) and depth < 4:
+            given = (dotted(a.value) for a in made.args)
+            return (name, *(c for g in given if g is not None for c in classes_elsewhere(sem, g, None, depth + 1)))
+    found: dict[str, None] = {}
+    if function is not None and subject in function.params and depth < 4:
+        for site in sem.call_sites(function):
+            if isinstance(site.node, cst.Call):
+                arg = bind_arguments(function, site.node, function.is_method).get(subject)
+                name = dotted(arg.value) if arg is not None else None
+                if name is not None:
+                    found.update(dict.fromkeys(classes_elsewhere(sem, name, site.function, depth + 1)))
+    return tuple(found)
 
 
 def _takes_modules(sem: Semantics, cls: Class) -> bool:
