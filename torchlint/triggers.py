@@ -126,7 +126,7 @@ def _spans_lines(pattern: str) -> bool:
     """Whether a match may go over many lines: a dot takes newlines, or a class that leaves out some characters does."""
     if "(?s" in pattern or r"[\s\S]" in pattern or r"[\S\s]" in pattern:
         return True
-    return any("\\n" not in inside for inside in re.findall(r"(?<!\\)\[\^([^\]]*)", pattern))
+    return any("\\n" not in inside for inside in re.findall(r"(?<!\\)\[\^((?:\\.|[^\]\\])*)", pattern))
 
 
 _CLOSED = re.compile(r"\[\^(?:\\.|[^\]\\])*?\\[ns](?:\\.|[^\]\\])*\]")
