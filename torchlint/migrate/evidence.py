@@ -49,22 +49,23 @@ def trained(script: Script, wrap: cst.Call) -> Trained | None:
     if value is None:
         return None
     name = _bound_name(script, value)
-    if name and _frozen(script, name):
+    whole = _whole_of(name)
+    if name and (_frozen(script, name) or _frozen(script, whole)):
         return None
     shown = name or _argument_name(wrap)
     owner = script.owner(wrap)
     if owner is not None:
         if script.trains(owner):
             return Trained(shown)
-        if _is_helper(script, wrap, value, name):
+        if _is_helper(script, wrap, value, whole):
             return None
         return Trained(shown, (Question(NOT_TRAINED, f"~.{owner.name.value}"),))
     scope = script.scope(wrap)
     if script.trains(scope) if isinstance(scope, cst.FunctionDef) else _module_trains(script):
         return Trained(shown)
-    if isinstance(scope, cst.FunctionDef) and _returned(script, scope, value, name):
-        return _by_callers(script, scope, shown, _is_helper(script, wrap, value, name))
-    trainer = _handed_to(script, scope, name) if name else None
+    if isinstance(scope, cst.FunctionDef) and _returned(script, scope, value, whole):
+        return _by_callers(script, scope, shown, _is_helper(script, wrap, value, whole))
+    trainer = _handed_to(script, scope, whole) if name else None
     return Trained(shown, (Question(NOT_TRAINED, trainer),)) if trainer else None
 
 
@@ -95,6 +96,11 @@ def _bound_name(script: Script, value: cst.CSTNode) -> str:
     if isinstance(parent, cst.Assign) and len(parent.targets) == 1:
         return dotted(parent.targets[0].target) or ""
     return ""
+
+
+def _whole_of(name: str) -> str:
+    """The model of which a wrapped part is one: `model` of `model.encoder`."""
+    return name if name.startswith("self.") else name.partition(".")[0]
 
 
 def _argument_name(wrap: cst.Call) -> str:
@@ -138,7 +144,7 @@ def _is_helper(script: Script, wrap: cst.Call, value: cst.CSTNode, name: str) ->
     function = script.scope(wrap)
     if not isinstance(function, cst.FunctionDef) or not _returned(script, function, value, name) or not wrap.args:
         return False
-    given = dotted(wrap.args[0].value)
+    given = _whole_of(dotted(wrap.args[0].value) or "")
     return any(p.name.value == given for p in function.params.params)
 
 
