@@ -50,7 +50,7 @@ def test_cases_run_on_cuda(code: str) -> None:
 
 
 def test_the_device_is_waited_for_around_each_block_and_the_wall_clock_used() -> None:
-    x = torch.randn(64, 64)
+    x = torch.randn(8, 8)  # too small for threads, which a busy machine would stall
     work = Runnable(lambda x: x @ x, lambda: {"x": x}, False)
     with (
         mock.patch.object(torch.cuda, "is_available", return_value=True),
