@@ -118,5 +118,7 @@ def _in_no_grad(node: cst.Attribute, call: cst.Call, ctx: Context) -> Fix | None
     start, end = file.caret(call)
     dot = file.span(node.value)[1]
     text = file.text[start:dot] + file.text[file.span(node)[1] : end]
-    between = file.newline + file.indent(line) + "    "
-    return unsafe("Change it without recording", Edit(start, end, f"with {no_grad}():{between}{text}"), *imports)
+    indent = file.indent(line)
+    # From the start of the line: where another fix indents it, this one waits.
+    new = f"{indent}with {no_grad}():{file.newline}{indent}    {text}"
+    return unsafe("Change it without recording", Edit(file.line_start(line), end, new), *imports)

@@ -6,6 +6,7 @@ import libcst as cst
 import pytest
 
 from tests.engine import everything_concerns, importing_rule, rename_rule  # noqa: F401
+from torchlint.catalogue import load
 from torchlint.config import Config
 from torchlint.diagnostic import Applicability, Diagnostic, Edit, Fix, Severity
 from torchlint.fix import accept, fix_text
@@ -34,6 +35,28 @@ def test_shared_edits_are_made_once() -> None:
 def test_touching_fixes_wait() -> None:
     first, second, far = diagnostic(0, Edit(0, 2, "x")), diagnostic(1, Edit(2, 4, "y")), diagnostic(9, Edit(9, 9, "z"))
     assert accept([far, second, first]) == [first, far]
+
+
+INDENTED_TWICE = """\
+import torch
+
+model = torch.nn.Linear(3, 2)
+model.load_state_dict(torch.load("a.pt", weights_only=True))
+model.eval()
+seen = torch.zeros(1)
+for x, y in torch.load("b.pt"):
+    out = model(x)
+    seen.data.add_(1)
+    print((out.argmax(1) == y).sum().item())
+"""
+
+
+def test_a_fix_that_adds_a_line_waits_for_one_that_indents_it() -> None:
+    rules = [rule for rule in load() if rule.code in ("TL201", "TL020")]
+    result = fix_text("a.py", INDENTED_TWICE, rules, Config(), unsafe=True)
+    assert not result.notes
+    assert "            seen.add_(1)\n" in result.text
+    assert {d.code for d in result.applied} == {"TL201", "TL020"}
 
 
 def test_a_fix_that_overlaps_itself_is_never_made() -> None:
