@@ -162,6 +162,7 @@ def runs(pid: int) -> bool:
 def test_what_the_child_started_dies_with_it(tmp_path: Path, ends: bool, own_session: bool) -> None:
     """Also what has made a session of its own, as daemons do, and where the child itself does not end in time."""
     started, told = os.pipe()
+    runs_now, begun = os.pipe()
 
     def work(isolation: Isolation) -> None:
         pid = os.fork()
@@ -169,14 +170,17 @@ def test_what_the_child_started_dies_with_it(tmp_path: Path, ends: bool, own_ses
             if own_session:
                 os.setsid()
             os.write(told, str(os.getpid()).encode())
+            os.write(begun, b"1")
             time.sleep(600)
             os._exit(0)
+        os.read(runs_now, 1)  # on a busy machine it may take a while to begin
         while not ends:
             time.sleep(1)
 
-    outcome = run_forked(work, seconds=20 if ends else 1)
+    outcome = run_forked(work, seconds=60 if ends else 5)
+    os.set_blocking(started, False)
     pid = int(os.read(started, 20))
-    assert outcome.reason == (None if ends else "timeout after 1 s")
+    assert outcome.reason == (None if ends else "timeout after 5 s")
     time.sleep(0.2)
     assert not runs(pid)
 
