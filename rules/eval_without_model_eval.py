@@ -58,13 +58,14 @@ from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, fra
 from torchlint.semantics.modes import (
     aliases,
     arrives_in_eval_mode,
+    classes_elsewhere,
     handed_to,
     only_loaded,
     same_module,
     trained_here,
     wrapped,
 )
-from torchlint.semantics.modules import classes_elsewhere, made_of_none, minds_mode
+from torchlint.semantics.modules import made_of_none, minds_mode
 from torchlint.semantics.tails import held_out_draws
 from torchlint.source import walk_scope
 

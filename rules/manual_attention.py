@@ -57,7 +57,6 @@ from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Kind
 from torchlint.semantics.attention import Attention, Mask, attention, product
 from torchlint.semantics.made import Scope, Tracer
-from torchlint.semantics.reaching import Reaching
 from torchlint.source import argument, dotted, literal, walk
 
 RULE = Rule(
@@ -135,7 +134,7 @@ def _stand_together(found: Attention, context: Context) -> bool:
         return False
     end = file.caret(last)[0]
     own = {id(s) for s in found.statements}
-    every = Reaching(context.sem.function(found.product)).every
+    every = context.sem.reaching(context.sem.function(found.product)).every
     for line in lines:
         read = {n.value for n in walk(line) if isinstance(n, cst.Name)}
         for statement in (d.statement for name in read for d in every.get(name, ())):

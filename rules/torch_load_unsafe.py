@@ -59,7 +59,6 @@ from torchlint.edits import set_argument
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics.deprecations.shims import minds_version
 from torchlint.semantics.kinds import Kind
-from torchlint.semantics.reaching import Reaching
 from torchlint.semantics.unit_tests import holds_unit_tests
 from torchlint.source import argument, dotted, find, has_star, literal
 from torchlint.spelling import same
@@ -205,7 +204,7 @@ def _is_whole(call: cst.Call, ctx: Context) -> bool:
         return False
     return any(
         _is_module_use(use, ctx)
-        for use, known in Reaching(ctx.sem.function(call)).uses.items()
+        for use, known in ctx.sem.reaching(ctx.sem.function(call)).uses.items()
         if len(known) == 1 and known[0].node is call and not known[0].path
     )
 

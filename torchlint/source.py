@@ -443,6 +443,11 @@ def argument(call: cst.Call, name: str, position: int | None = None) -> cst.Arg 
     return None
 
 
+def is_whole(index: cst.BaseSlice) -> bool:
+    """Whether an index is `:`, which takes all of an axis."""
+    return isinstance(index, cst.Slice) and index.lower is None and index.upper is None and index.step is None
+
+
 def has_star(call: cst.Call, star: str = "") -> bool:
     """Whether the call passes `*args` or `**kwargs` (or only the given one)."""
     return any(a.star == star if star else a.star for a in call.args)

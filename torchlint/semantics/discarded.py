@@ -19,7 +19,7 @@ from torchlint.semantics.kinds import Kind
 from torchlint.semantics.modes import always_off
 from torchlint.semantics.names import Function
 from torchlint.semantics.origins import is_module
-from torchlint.semantics.reaching import Definition, Reaching
+from torchlint.semantics.reaching import Definition
 from torchlint.source import dotted, find
 
 if TYPE_CHECKING:
@@ -45,9 +45,11 @@ Fate = Literal["host", "none", "kept"]
 
 def discarded_passes(sem: Semantics) -> Iterator[tuple[Function, Event]]:
     """The forward passes of which surely no graph is used and something goes to the host, with their functions."""
+    if _sets_grad_mode(sem):
+        return
     for function in sem.functions:
         forwards = [e for e in sem.events(function, Effect.FORWARD) if e.via is None and not e.grad.off]
-        if not forwards or not may_evaluate(sem, function) or always_off(sem, function) or _sets_grad_mode(sem):
+        if not forwards or not may_evaluate(sem, function) or always_off(sem, function):
             continue
         for event in forwards:
             if event.value.kind is Kind.MODULE and not _is_layer(event) and not _is_part(sem, function, event):
@@ -71,7 +73,7 @@ def _sets_grad_mode(sem: Semantics) -> bool:
     """Whether a statement turns recording off for all that follows: `torch.set_grad_enabled(False)`."""
     return any(
         sem.qualified(call.func) in knowledge.GRAD_SET and isinstance(sem.file.parent(call), cst.Expr)
-        for call in (find(sem.file.tree, cst.Call) if "set_grad_enabled" in sem.file.text else ())
+        for call in (sem.file.all(cst.Call) if "set_grad_enabled" in sem.file.text else ())
     )
 
 
@@ -125,9 +127,7 @@ class _Follower:
             return self.fate(parent)
         if isinstance(parent, (cst.List, cst.Tuple, cst.ListComp, cst.GeneratorExp, cst.Element)):
             return self.fate(parent)
-        if isinstance(parent, cst.For) and parent.iter is node:
-            return self._uses(node, "loop")
-        if isinstance(parent, cst.CompFor) and parent.iter is node:
+        if isinstance(parent, (cst.For, cst.CompFor)) and parent.iter is node:
             return self._uses(node, "loop")
         if isinstance(parent, (cst.Expr, cst.Del)):
             return "none"
@@ -202,7 +202,7 @@ class _Follower:
 
     def _uses(self, value: cst.CSTNode, kind: Literal["value", "loop"]) -> Fate:
         """What becomes of the names that are bound to the value, or to its items."""
-        reaching = self._sem.once(_Known).of(self._function)
+        reaching = self._sem.reaching(self._function)
         result: Fate = "none"
         for use, definitions in reaching.uses.items():
             carriers = [d for d in definitions if _carries(d, value, kind)]
@@ -237,7 +237,7 @@ class _Follower:
         if isinstance(parent, (cst.Subscript, cst.BinaryOperation, cst.Comparison, cst.ComparisonTarget)):
             return self._read_by_host(parent)
         if isinstance(parent, (cst.Assign, cst.AugAssign)) and parent.value is node:
-            uses = self._sem.once(_Known).of(self._function).uses.items()
+            uses = self._sem.reaching(self._function).uses.items()
             carried = [use for use, found in uses if any(_carries(d, node, "value") for d in found)]
             return True in [self._read_by_host(use) for use in carried]  # all of them looked at, for `backward()`
         return False
@@ -257,18 +257,6 @@ class _Follower:
         name = call.func.attr.value if isinstance(call.func, cst.Attribute) else ""
         number = node.slice[0].slice.value
         return name in _INDICES and isinstance(number, cst.Integer) and number.value == "1"
-
-
-class _Known(dict[Function, Reaching]):
-    """The reaching definitions of the functions of one file that were asked about."""
-
-    def __init__(self, sem: Semantics) -> None:
-        super().__init__()
-
-    def of(self, function: Function) -> Reaching:
-        if function not in self:
-            self[function] = Reaching(function)
-        return self[function]
 
 
 def _carries(definition: Definition, value: cst.CSTNode, kind: str) -> bool:

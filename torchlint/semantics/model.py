@@ -13,6 +13,7 @@ from torchlint.semantics.evaluate import Evaluator
 from torchlint.semantics.frames import Summary
 from torchlint.semantics.kinds import UNKNOWN, Value
 from torchlint.semantics.names import OWN, Class, Function, Names
+from torchlint.semantics.reaching import Reaching
 from torchlint.source import File
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ class Semantics:
         self._loader_names = tuple(loader_names)
         self._objects: dict[type, list[object]] = {}
         self._once: dict[object, object] = {}
+        self._reaching: dict[Function, Reaching] = {}
 
     @cached_property
     def whole(self) -> Semantics:
@@ -116,6 +118,12 @@ class Semantics:
     def call_sites(self, function: Function) -> list[Event]:
         """Where this file calls the function. `grad`, `loops`, `guards` are those of the call."""
         return self.evaluator.call_sites.get(function, [])
+
+    def reaching(self, function: Function) -> Reaching:
+        """Which assignments reach the places at which the function reads names."""
+        if function not in self._reaching:
+            self._reaching[function] = Reaching(function)
+        return self._reaching[function]
 
     def callee(self, call: cst.Call) -> Function | None:
         """The function of this file that a call certainly reaches."""

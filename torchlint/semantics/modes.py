@@ -11,7 +11,6 @@ from torchlint.diagnostic import Question
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.effects import Effect, Event, GradMode
 from torchlint.semantics.loops import EvalRegion
-from torchlint.semantics.modules import classes_elsewhere
 from torchlint.semantics.names import OWN, Function
 from torchlint.source import dotted
 
@@ -176,6 +175,34 @@ def trained_here(sem: Semantics, function: Function, event: Event) -> bool:
         ):
             trained = True
     return trained
+
+
+_HANDS_ON = frozenset("to cuda cpu half float train eval".split())
+
+
+def classes_elsewhere(
+    sem: Semantics, subject: str, function: Function | None = None, depth: int = 0
+) -> tuple[str, ...]:
+    """The classes of other files that the module of that name is made of: `Net` of `model = Net().to(device)`.
+
+    Those of the modules that it is given follow: `Net(encoder)`. A parameter of the function is what its calls give.
+    """
+    for assign in sem.file.all(cst.Assign):
+        if not any(dotted(t.target) == subject for t in assign.targets):
+            continue
+        made: cst.BaseExpression = assign.value
+        while isinstance(made, cst.Call) and isinstance(made.func, cst.Attribute) and made.func.attr.value in _HANDS_ON:
+            made = made.func.value
+        name = sem.qualified(made.func) if isinstance(made, cst.Call) else None
+        if name is not None and not name.startswith((OWN, "torch.")) and isinstance(made, cst.Call) and depth < 4:
+            given = (dotted(a.value) for a in made.args)
+            return (name, *(c for g in given if g is not None for c in classes_elsewhere(sem, g, None, depth + 1)))
+    found: dict[str, None] = {}
+    if function is not None and subject in function.params and depth < 4:
+        for site in sem.call_sites(function):
+            if isinstance(site.node, cst.Call) and (name := subject_at(function, site, subject)):
+                found.update(dict.fromkeys(classes_elsewhere(sem, name, site.function, depth + 1)))
+    return tuple(found)
 
 
 def arrives_in_eval_mode(sem: Semantics, subject: str) -> bool:

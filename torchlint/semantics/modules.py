@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
-from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.kinds import Kind, Value
-from torchlint.semantics.names import OWN, Class, Function
+from torchlint.semantics.names import OWN, Class
 from torchlint.source import argument, dotted, find, has_star, literal
 
 if TYPE_CHECKING:
@@ -67,37 +66,6 @@ def made_of_none(sem: Semantics, value: Value) -> bool:
         made = list(sem.names.classes.values()) if sem.file.path.endswith(".ipynb") else []
     modules = any(r.startswith("torch.nn.Module") for c in made for r in sem.names.roots(c))
     return modules and not _HINTS.search(sem.file.text)
-
-
-_HANDS_ON = frozenset("to cuda cpu half float train eval".split())
-
-
-def classes_elsewhere(
-    sem: Semantics, subject: str, function: Function | None = None, depth: int = 0
-) -> tuple[str, ...]:
-    """The classes of other files that the module of that name is made of: `Net` of `model = Net().to(device)`.
-
-    Those of the modules that it is given follow: `Net(encoder)`. A parameter of the function is what its calls give.
-    """
-    for assign in sem.file.all(cst.Assign):
-        if not any(dotted(t.target) == subject for t in assign.targets):
-            continue
-        made: cst.BaseExpression = assign.value
-        while isinstance(made, cst.Call) and isinstance(made.func, cst.Attribute) and made.func.attr.value in _HANDS_ON:
-            made = made.func.value
-        name = sem.qualified(made.func) if isinstance(made, cst.Call) else None
-        if name is not None and not name.startswith((OWN, "torch.")) and isinstance(made, cst.Call) and depth < 4:
-            given = (dotted(a.value) for a in made.args)
-            return (name, *(c for g in given if g is not None for c in classes_elsewhere(sem, g, None, depth + 1)))
-    found: dict[str, None] = {}
-    if function is not None and subject in function.params and depth < 4:
-        for site in sem.call_sites(function):
-            if isinstance(site.node, cst.Call):
-                arg = bind_arguments(function, site.node, function.is_method).get(subject)
-                name = dotted(arg.value) if arg is not None else None
-                if name is not None:
-                    found.update(dict.fromkeys(classes_elsewhere(sem, name, site.function, depth + 1)))
-    return tuple(found)
 
 
 def _takes_modules(sem: Semantics, cls: Class) -> bool:

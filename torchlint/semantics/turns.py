@@ -9,7 +9,7 @@ import libcst as cst
 from torchlint.semantics.kinds import Graph, Kind, Value
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Class, Function
-from torchlint.semantics.reaching import Definition, Reaching
+from torchlint.semantics.reaching import Definition
 from torchlint.source import children, dotted, find, walk
 
 # Kinds whose values carry no graph of their own; parameters and modules are where a graph begins.
@@ -37,7 +37,7 @@ class Turn:
     def __init__(self, loop: cst.For | cst.While, function: Function, sem: Semantics) -> None:
         self.loop, self.sem = loop, sem
         self._inside = set(walk(loop))
-        self._reaching = Reaching(function)
+        self._reaching = sem.reaching(function)
         self._visited: set[cst.CSTNode] = set()
         self.forward = False  # whether a module of known ways is among what the values were made with
 
@@ -109,7 +109,7 @@ class Turn:
 
     def _is_setting(self, node: cst.Name) -> bool:
         """Whether it is a name of the module's top level that holds a number or the arguments of a command line."""
-        known = Reaching(self.sem.names.module).every.get(node.value, ())
+        known = self.sem.reaching(self.sem.names.module).every.get(node.value, ())
         return bool(known) and all(
             d.kind == "value" and (_is_inert(self.sem.value(d.node)) or _is_parsed(d.node))
             for d in known

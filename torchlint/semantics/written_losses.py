@@ -10,7 +10,8 @@ import libcst as cst
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.made import Scope, Tracer
 from torchlint.semantics.pointwise import constant, is_tensor, operation, reduced
-from torchlint.source import argument, dotted, literal
+from torchlint.semantics.reaching import Definition
+from torchlint.source import argument, dotted, is_whole, literal
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -226,18 +227,28 @@ def _log_softmax(node: cst.BaseExpression, sem: Semantics) -> tuple[cst.BaseExpr
         return (scores if len(node.args) == (2 if name is not None else 1) else None, which)
     if not isinstance(node, cst.Name):
         return None
-    known = Tracer().definitions(node, Scope(sem, sem.function(node)))
-    if len(known) != 1 or known[0][0].kind != "value" or known[0][0].path or known[0][0].node is None:
+    known = _definitions(node, sem)
+    if len(known) != 1 or known[0].kind != "value" or known[0].path or known[0].node is None:
         return None
-    made = known[0][0].node
+    made = known[0].node
     found = _log_softmax(made, sem) if isinstance(made, cst.Call) else None
     if found is None or not _is_read_once(node, sem):
         return None  # what is needed elsewhere is there anyway
     return (None, found[1])
 
 
+def _definitions(node: cst.BaseExpression, sem: Semantics) -> list[Definition]:
+    """The definitions that reach a place."""
+    return [d for d, _ in sem.once(_tracer).definitions(node, Scope(sem, sem.function(node)))]
+
+
+def _tracer(_: Semantics) -> Tracer:
+    """One for all questions about a file: it keeps what it has worked out of a function."""
+    return Tracer()
+
+
 def _is_read_once(name: cst.Name, sem: Semantics) -> bool:
-    uses = Tracer().reaching(sem.function(name)).uses
+    uses = sem.reaching(sem.function(name)).uses
     own = set(uses.get(name, ()))
     return sum(1 for node, known in uses.items() if isinstance(node, cst.Name) and own & set(known)) == 1
 
@@ -253,8 +264,9 @@ def _unsqueezed(node: cst.BaseExpression, dim: int) -> cst.BaseExpression | None
         return node.func.value if given is not None and literal(given.value) == dim else None
     if isinstance(node, cst.Subscript) and dim == 1 and len(node.slice) == 2:
         first, second = (e.slice for e in node.slice)
-        whole = isinstance(first, cst.Slice) and first.lower is first.upper is first.step is None
-        return node.value if whole and isinstance(second, cst.Index) and literal(second.value) is None else None
+        return (
+            node.value if is_whole(first) and isinstance(second, cst.Index) and literal(second.value) is None else None
+        )
     return None
 
 
@@ -289,8 +301,7 @@ def _is_own_softmax(
 
 def _nodes_of(name: cst.Name, sem: Semantics) -> list[cst.BaseExpression]:
     """The expressions that a name may have its value from."""
-    known = Tracer().definitions(name, Scope(sem, sem.function(name)))
-    return [d.node for d, _ in known if d.node is not None]
+    return [d.node for d in _definitions(name, sem) if d.node is not None]
 
 
 def _scores_by_name(logs: cst.Name, sem: Semantics) -> set[str]:
@@ -322,7 +333,6 @@ class Shapes:
 
     def __init__(self, sem: Semantics) -> None:
         self._sem = sem
-        self._tracer = Tracer()
 
     def of(self, node: cst.BaseExpression, depth: int = 0) -> Shape | None:
         """The same for two expressions only where their shapes certainly are; None where nothing is known."""
@@ -366,16 +376,14 @@ class Shapes:
         return any(reduced(made, name, self._sem) is not None for name in ("mean", "median"))
 
     def _made(self, node: cst.BaseExpression) -> cst.BaseExpression | None:
-        known = self._tracer.definitions(node, Scope(self._sem, self._sem.function(node)))
-        if len(known) != 1 or known[0][0].kind != "value" or known[0][0].path:
-            return None
-        return known[0][0].node
+        known = _definitions(node, self._sem)
+        return known[0].node if len(known) == 1 and known[0].kind == "value" and not known[0].path else None
 
     def _of_name(self, node: cst.Name | cst.Attribute, depth: int) -> Shape | None:
-        known = self._tracer.definitions(node, Scope(self._sem, self._sem.function(node)))
+        known = _definitions(node, self._sem)
         if len(known) != 1:
             return None
-        definition = known[0][0]
+        definition = known[0]
         if definition.kind == "value" and definition.node is not None and not definition.path:
             return self.of(definition.node, depth + 1) or ("that of", definition.node)
         return ("that of", definition)

@@ -11,7 +11,7 @@ from torchlint.semantics.blocks import statements
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import definition_of, extent
-from torchlint.source import dotted, find, literal
+from torchlint.source import dotted, find, is_whole, literal
 from torchlint.spelling import same
 from torchlint.vectorise.emit import _comments
 from torchlint.vectorise.lift import total_rank
@@ -45,7 +45,7 @@ def read_scatter(loop: cst.For, sem: Semantics) -> Scatter | None:
         return None
     counter, item, source, length = header
     first = indices[0]
-    others = [(axis, part) for axis, part in enumerate(indices) if axis and not _is_whole(part)]
+    others = [(axis, part) for axis, part in enumerate(indices) if axis and not is_whole(part)]
     if not isinstance(first, cst.Index) or dotted(first.value) != counter or len(others) != 1:
         return None
     axis, (bound, where) = others[0][0], _where(others[0][1])
@@ -130,10 +130,6 @@ def _indices(target: cst.BaseExpression) -> tuple[cst.BaseExpression, list[cst.B
     if isinstance(inside, cst.Subscript) and len(inside.slice) == 1 and isinstance(inside.slice[0].slice, cst.Index):
         return inside.value, [inside.slice[0].slice, *own]
     return inside, own
-
-
-def _is_whole(index: cst.BaseSlice) -> bool:
-    return isinstance(index, cst.Slice) and index.lower is None and index.upper is None and index.step is None
 
 
 def _compares(test: cst.BaseExpression, where: cst.BaseExpression) -> bool:
