@@ -9,6 +9,10 @@ ONCE_PER_FILE = frozenset(("TL407", "TL701"))
 SAME_FILE: dict[tuple[str, str], str] = {
     ("locals renamed", "TL907"): "that a number counts epochs is only told by its name",
     ("locals renamed", "TL203"): "that data is held out of training is told by the name of its loader",
+    ("locals renamed", "TL010"): "that unpacked numbers are those of a version is told by `major` and `minor` alone",
+    ("functions under if True", "TL805"): "a forward that returns under an `if` may leave parameters out",
+    ("functions under if True", "TL707"): "a forward that returns under an `if` may run other kernels each time",
+    ("functions under if True", "TL501"): "a helper of several statements is put in place only where it returns once",
     ("locals renamed", "TL011"): "`[0]` is old on a loss alone, and untyped losses are only told by their names",
 }
 

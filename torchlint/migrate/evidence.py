@@ -48,9 +48,10 @@ def trained(script: Script, wrap: cst.Call) -> Trained | None:
     value = _outermost(script, wrap)
     if value is None:
         return None
-    name = _bound_name(script, value)
+    target = _bound(script, value)
+    name = (dotted(target) if target is not None else None) or ""
     whole = _whole_of(name)
-    if name and (_frozen(script, name) or _frozen(script, whole)):
+    if target is not None and name and _frozen(script, target):
         return None
     shown = name or _argument_name(wrap)
     owner = script.owner(wrap)
@@ -91,11 +92,9 @@ def _outermost(script: Script, wrap: cst.Call) -> cst.Call | None:
         outer = call
 
 
-def _bound_name(script: Script, value: cst.CSTNode) -> str:
+def _bound(script: Script, value: cst.CSTNode) -> cst.BaseExpression | None:
     parent = script.file.parent(value)
-    if isinstance(parent, cst.Assign) and len(parent.targets) == 1:
-        return dotted(parent.targets[0].target) or ""
-    return ""
+    return parent.targets[0].target if isinstance(parent, cst.Assign) and len(parent.targets) == 1 else None
 
 
 def _whole_of(name: str) -> str:
@@ -107,15 +106,17 @@ def _argument_name(wrap: cst.Call) -> str:
     return (dotted(wrap.args[0].value) or "") if wrap.args else ""
 
 
-def _frozen(script: Script, name: str) -> bool:
-    """Only ever put into eval mode, its parameters never asked for: a teacher, a metric, a feature extractor."""
-    used = {}
-    for call in script.calls:
-        if isinstance(call.func, cst.Attribute):
-            receiver = (dotted(call.func.value) or "").removesuffix(".module")
-            if receiver == name:
-                used[call.func.attr.value] = True
-    return "eval" in used and not used.keys() & {"train", "parameters", "named_parameters", "zero_grad"}
+def _frozen(script: Script, target: cst.BaseExpression) -> bool:
+    """Only ever put into eval mode, its parameters never asked for: a teacher, a metric, a feature extractor; or a
+    part of such a model."""
+    part, whole = "", target
+    while isinstance(whole, cst.Attribute) and _whole_of(dotted(whole) or "") != dotted(whole):
+        part, whole = f".{whole.attr.value}{part}", whole.value
+    return any(_only_evaluated(script.methods_on(whole, p)) for p in {"", part})
+
+
+def _only_evaluated(methods: set[str]) -> bool:
+    return "eval" in methods and not methods & {"train", "parameters", "named_parameters", "zero_grad"}
 
 
 def _module_trains(script: Script) -> bool:
@@ -150,8 +151,8 @@ def _is_helper(script: Script, wrap: cst.Call, value: cst.CSTNode, name: str) ->
 
 def _by_callers(script: Script, function: cst.FunctionDef, shown: str, helper: bool) -> Trained | None:
     for site in script.call_sites.get(function, []):
-        name = _bound_name(script, site)
-        if name and _frozen(script, name):
+        target = _bound(script, site)
+        if target is not None and _frozen(script, target):
             continue
         scope = script.scope(site)
         if script.trains(scope) if isinstance(scope, cst.FunctionDef) else _module_trains(script):

@@ -17,6 +17,7 @@ from torchlint.source import File, dotted, walk, walk_scope
 
 Scope = cst.FunctionDef | cst.Module
 Loop = cst.For | cst.While
+Place = tuple[cst.CSTNode | None, str]  # where a name lives (function, class of a `self.x`, module), and the name
 
 LOADER = "torch.utils.data.DataLoader"
 DATA_PARALLEL = "torch.nn.DataParallel"
@@ -24,6 +25,9 @@ DISTRIBUTED_SAMPLER = "torch.utils.data.DistributedSampler"
 _REPLICATES = re.compile(
     r"(DDP|FSDP|DistributedDataParallel\w*|FullyShardedDataParallel|fully_shard|init_process_group)$"
 )
+
+# What hands a module back to its caller.
+MOVES = tuple("cuda cpu to to_empty half float double bfloat16 type train eval requires_grad_".split())
 
 # Wrappers around an iterable that hand on its items, one by one.
 PASSES_ITEMS = ("enumerate", "tqdm", "trange", "iter", "list", "track", "islice", "ProgressBar", "progress_bar")
@@ -37,6 +41,7 @@ class Script:
         self.qualified = qualified
         self._trains: dict[cst.CSTNode, bool] = {}
         self._callees: dict[cst.Call, cst.FunctionDef | None] = {}
+        self._known: dict[Place | None, set[Place]] = {}
 
     @staticmethod
     def whole(sem: Semantics) -> Script:
@@ -156,9 +161,9 @@ class Script:
     # -- where values come from -------------------------------------------------------------------------------------
 
     @cached_property
-    def _bindings(self) -> dict[tuple[cst.CSTNode, str], list[tuple[cst.BaseExpression, int | None]]]:
+    def _bindings(self) -> dict[Place, list[tuple[cst.BaseExpression, int | None]]]:
         """(scope, name) → what is assigned to it, with the position where a tuple is unpacked."""
-        table: dict[tuple[cst.CSTNode, str], list[tuple[cst.BaseExpression, int | None]]] = {}
+        table: dict[Place, list[tuple[cst.BaseExpression, int | None]]] = {}
         for node in self.nodes:
             if isinstance(node, cst.Assign):
                 for target in node.targets:
@@ -169,7 +174,7 @@ class Script:
 
     def _bind(
         self,
-        table: dict[tuple[cst.CSTNode, str], list[tuple[cst.BaseExpression, int | None]]],
+        table: dict[Place, list[tuple[cst.BaseExpression, int | None]]],
         target: cst.BaseExpression,
         value: cst.BaseExpression,
         position: int | None,
@@ -194,36 +199,73 @@ class Script:
     def assigned(self, expr: cst.BaseExpression) -> list[tuple[cst.BaseExpression, int | None]]:
         """What is assigned to a name or `self.` attribute as seen from where it stands."""
         text = dotted(expr)
-        if text is None:
-            return []
+        return self._bindings.get((self._home(expr, text), text), []) if text is not None else []
+
+    def _home(self, expr: cst.CSTNode, text: str) -> cst.CSTNode | None:
+        """Where a name lives as seen from where it stands: the function, the module, for `self.x` the class."""
         if text.startswith("self."):
-            owner = self.owner(expr)
-            return self._bindings.get((owner, text), []) if owner is not None else []
+            return self.owner(expr)
         scope = self.scope(expr)
-        while True:
-            found = self._bindings.get((scope, text))
-            if found or isinstance(scope, cst.Module):
-                return found or []
+        while isinstance(scope, cst.FunctionDef) and (scope, text) not in self._bindings:
             if any(p.name.value == text for p in scope.params.params):
-                return []
+                break
             scope = self.scope(scope)
+        return scope
 
     def origins(self, expr: cst.BaseExpression) -> list[cst.BaseExpression]:
         """The expressions that may have made this one; one that cannot be followed stands for itself."""
-        found: list[cst.BaseExpression] = []
+        return [e for e, made_here in self._trail(expr) if made_here]
+
+    def methods_on(self, expr: cst.BaseExpression, part: str = "") -> set[str]:
+        """The methods called on what a name holds, or on a part of it (`.encoder`), under whatever names the file's own
+        functions know it."""
+        text = dotted(expr)
+        place = (self._home(expr, text), text) if text is not None else None
+        found: set[str] = set()
+        for call in self.calls:
+            if isinstance(call.func, cst.Attribute) and call.func.attr.value not in found:
+                receiver = self._whole(call.func.value, part)
+                if receiver is not None and place in self._names_behind(receiver):
+                    found.add(call.func.attr.value)
+        return found
+
+    @staticmethod
+    def _whole(receiver: cst.BaseExpression, part: str) -> cst.BaseExpression | None:
+        """`model` of `model.encoder`, given `.encoder`; a wrapper's `.module` is looked through."""
+        for name in ("module", *(n for n in reversed(part.split(".")) if n)):
+            if isinstance(receiver, cst.Attribute) and receiver.attr.value == name:
+                receiver = receiver.value
+            elif name != "module":
+                return None
+        return receiver
+
+    def _names_behind(self, expr: cst.BaseExpression) -> set[Place]:
+        """The names, each with the scope it lives in, that hold what this expression holds."""
+        text = dotted(expr)
+        place = (self._home(expr, text), text) if text is not None else None
+        if place not in self._known:
+            steps = [(e, dotted(e)) for e, _ in self._trail(expr, through=MOVES)]
+            self._known[place] = {(self._home(e, name), name) for e, name in steps if name is not None}
+        return self._known[place]
+
+    def _trail(
+        self, expr: cst.BaseExpression, through: tuple[str, ...] = ()
+    ) -> Iterator[tuple[cst.BaseExpression, bool]]:
+        """The expressions behind this one, itself first, each with whether it is made where it stands."""
         seen: set[tuple[cst.CSTNode, int | None]] = set()
         queue: list[tuple[cst.BaseExpression, int | None]] = [(expr, None)]
         while queue:
             current, position = queue.pop()
+            while isinstance(current, cst.Call) and isinstance(current.func, cst.Attribute):
+                if current.func.attr.value not in through:
+                    break
+                current = current.func.value
             if (current, position) in seen:
                 continue
             seen.add((current, position))
             below = self._behind(current, position)
-            if below is None:
-                found.append(current)
-            else:
-                queue.extend(below)
-        return found
+            yield current, below is None
+            queue.extend(below or ())
 
     def _behind(
         self, expr: cst.BaseExpression, position: int | None

@@ -276,9 +276,18 @@ def repeats(sem: Semantics, loop: LoaderLoop) -> Iterator[Loop]:
 
 def _repeated_calls(sem: Semantics, function: Function, loader: cst.Call, depth: int) -> Iterator[Loop]:
     for site in sem.call_sites(function):
+        if _hands_another(sem, site.node, loader):
+            continue
         yield from (item for item in site.loops if not _holds(sem, item, loader))
         if depth < 2 and sem.function(loader) is not site.function:
             yield from _repeated_calls(sem, site.function, loader, depth + 1)
+
+
+def _hands_another(sem: Semantics, call: cst.CSTNode, loader: cst.Call) -> bool:
+    """Whether the function gets loaders at this call, and not this one."""
+    values = [sem.value(a.value) for a in call.args] if isinstance(call, cst.Call) else []
+    handed = [v.node for v in values if v.kind is Kind.LOADER]
+    return bool(handed) and all(node is not loader for node in handed)
 
 
 def _within(sem: Semantics, node: cst.CSTNode) -> Iterator[cst.CSTNode]:
