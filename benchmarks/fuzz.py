@@ -158,8 +158,9 @@ def helped(run: Run, name: str, text: str, method: str, before: Counter[str]) ->
         else:
             run.breach(f"relation: helper for {method}: {name} lost {code}")
     for code in far - before:
-        if code in explained.NEW_BEHIND_ANOTHER_FILE:
-            run.count("relations, explained", f"far helper, {code}: {explained.NEW_BEHIND_ANOTHER_FILE[code]}")
+        known = explained.MORE_BEHIND_ANOTHER_FILE.get((code, name)) or explained.NEW_BEHIND_ANOTHER_FILE.get(code)
+        if known:
+            run.count("relations, explained", f"far helper, {code}: {known}")
         else:
             run.breach(f"relation: far helper for {method}: {name} new {code}")
 

@@ -151,7 +151,7 @@ def _differentiated_alone(growth: Growth, ctx: Context) -> Event | None:
         if event.subject and event.via is not None:
             roots = {event.subject}
         for base, carrier in bases.items():
-            if _is_anothers(base, event) and ctx.sem.value(carrier).graph is not Graph.ATTACHED:
+            if _is_anothers(base, event, ctx) and ctx.sem.value(carrier).graph is not Graph.ATTACHED:
                 continue
             same = base in roots and not rebound_between(base, event.node, growth.at, scope, ctx.sem)
             part = _is_part(carrier, ctx) and derived({base}, scope, growth) & roots
@@ -163,10 +163,11 @@ def _differentiated_alone(growth: Growth, ctx: Context) -> Event | None:
     return None
 
 
-def _is_anothers(name: str, event: Event) -> bool:
+def _is_anothers(name: str, event: Event, ctx: Context) -> bool:
     """Whether what is differentiated is a local of the called function, which happens to have this name."""
     root = name.partition(".")[0]
-    return event.via is not None and root in event.via.local and root not in event.via.params
+    called = ctx.sem.callee(event.node) if event.via is not None and isinstance(event.node, cst.Call) else None
+    return called is not None and root in called.local and root not in called.params
 
 
 def _is_part(node: cst.BaseExpression, ctx: Context) -> bool:

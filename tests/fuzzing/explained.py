@@ -23,7 +23,7 @@ _IN_SIGHT = (
 
 # Rules that lose findings where a helper of the same file makes the call. All others must see through it.
 NOT_THROUGH_HELPERS: dict[str, str] = {
-    **dict.fromkeys(("TL201", "TL202", "TL204", "TL307", "TL402", "TL403", "TL404", "TL906"), _EVIDENCE),
+    **dict.fromkeys(("TL201", "TL202", "TL203", "TL204", "TL307", "TL402", "TL403", "TL404", "TL906"), _EVIDENCE),
     **dict.fromkeys(("TL011", "TL106", "TL112", "TL116", "TL206", "TL601", "TL702", "TL804", "TL907"), _IN_SIGHT),
     "TL701": "where the optimizer's class came as an argument: `step()` in a helper is that of an unknown object",
     "TL103": "only for `scaler.step(optimizer)`: the helper's `scaler` has no evidence of being a GradScaler",
@@ -34,4 +34,9 @@ NOT_THROUGH_HELPERS: dict[str, str] = {
 NEW_BEHIND_ANOTHER_FILE: dict[str, str] = {
     "TL101": "in place of TL103, whose one clear per epoch is out of sight; both say that gradients add up",
     "TL801": "eval() on the wrapped model is out of sight, which said that it is not trained",
+}
+
+# (rule, fixture): one finding for an evaluation becomes one for each of its passes.
+MORE_BEHIND_ANOTHER_FILE: dict[tuple[str, str], str] = {
+    ("TL201", "eval_without_no_grad/bad_behind_training.py"): "where the evaluation begins is out of sight",
 }

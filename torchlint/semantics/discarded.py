@@ -38,6 +38,7 @@ _IMAGES = frozenset(("torchvision.utils.save_image", "torchvision.utils.make_gri
 _BUILTINS = frozenset(("zip", "enumerate", "list", "tuple", "reversed", "sum", "max", "min", "sorted", "iter", "next"))
 _INDICES = frozenset(("max", "min", "topk", "sort", "kthvalue", "median", "mode"))
 _WHOLE = frozenset(("Module", "Sequential", "DataParallel", "DistributedDataParallel"))  # of torch.nn: may be models
+_LIBRARIES = ("torch.", "numpy.", "torchvision.", "torchmetrics.")
 _STEPS = 120
 
 Fate = Literal["host", "none", "kept"]
@@ -102,6 +103,10 @@ class _Follower:
         self._function = function
         self._left = _STEPS
         self.differentiated = False  # `backward()` is called on what has lost its graph: a mistake, and no evaluation
+        # Own functions that run backward, and where the function trains, those of other files that may.
+        trains = sem.events(function, Effect.ZERO_GRAD, Effect.STEP)
+        runs = sem.events(function, Effect.BACKWARD, *((Effect.CALL,) if trains else ()))
+        self._differentiating = {e.node for e in runs if not e.target.startswith(_LIBRARIES)}
         self._seen: set[cst.CSTNode] = set()
 
     def fate(self, node: cst.CSTNode) -> Fate:
@@ -233,6 +238,7 @@ class _Follower:
         if isinstance(parent, cst.Arg):
             call = self._sem.file.parent(parent)
             name = self._sem.qualified(call.func) or "" if isinstance(call, cst.Call) else ""
+            self.differentiated = self.differentiated or call in self._differentiating
             return name in _IMAGES or (name.startswith("torch.") and call is not None and self._read_by_host(call))
         if isinstance(parent, (cst.Subscript, cst.BinaryOperation, cst.Comparison, cst.ComparisonTarget)):
             return self._read_by_host(parent)

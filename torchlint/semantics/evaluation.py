@@ -46,6 +46,7 @@ _TRAINS = re.compile(r"(^|_)(train|training|fit|finetune|optimize|attack|search|
 _GRADIENT_WORDS = re.compile(
     r"attack|adversar|pgd|fgsm|explain|attribut|saliency|perturb|grad|refine|invert|guidance|jacobian", re.IGNORECASE
 )
+_OPTIMIZER = re.compile(r"(^|[._])(\w*optim(izers?)?|opt)$", re.IGNORECASE)
 _NEVER = frozenset(("forward", "__call__", "training_step", "compute_loss", "loss", "__init__", "closure"))
 
 
@@ -163,8 +164,18 @@ def _judge(
 
 
 def _clears_for_training(inside: tuple[Event, ...], forwards: list[Event]) -> bool:
-    """Whether gradients are cleared around passes that record: a wrapper of another file differentiates them."""
-    return any(e.effect is Effect.ZERO_GRAD for e in inside) and not all(f.grad.off for f in forwards)
+    """Whether gradients are cleared around passes that record, or an optimizer is handed on: something of another file
+    differentiates them, as `scaler(loss, optimizer)` does."""
+    if all(f.grad.off for f in forwards):
+        return False
+    return any(e.effect is Effect.ZERO_GRAD or (e.effect is Effect.CALL and _takes_optimizer(e)) for e in inside)
+
+
+def _takes_optimizer(event: Event) -> bool:
+    call = event.origin or event.node
+    if not isinstance(call, cst.Call) or event.target.startswith("torch."):
+        return False
+    return any(_OPTIMIZER.search(dotted(a.value) or "") for a in call.args)
 
 
 def runs_its_parts(sem: Semantics, function: Function, forward: Event) -> bool:

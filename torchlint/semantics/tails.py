@@ -21,7 +21,7 @@ from torchlint.semantics.evaluation import (
     reports_numbers,
     uses_gradients,
 )
-from torchlint.semantics.kinds import Kind
+from torchlint.semantics.kinds import Graph, Kind
 from torchlint.semantics.modes import same_module
 from torchlint.semantics.names import Function
 from torchlint.source import find
@@ -56,7 +56,7 @@ def _is_tail(sem: Semantics, function: Function, event: Event, events: list[Even
         return False
     last = max(h.order for h in near)
     begun = next((e for e in reversed(events) if last < e.order < event.order and _sets_mode(e, event)), None)
-    if begun is None or begun.effect is not Effect.EVAL or begun.loops != event.loops or begun.via is not None:
+    if begun is None or begun.effect is not Effect.EVAL or begun.loops != event.loops or _runs_more(sem, begun):
         return False
     around = event.loops[-1] if depth else function.node
     row = sem.file.row(begun.node)
@@ -69,6 +69,11 @@ def _is_tail(sem: Semantics, function: Function, event: Event, events: list[Even
     if uses_gradients(sem, around, inside) or not reports_numbers(body, behind):
         return False
     return isinstance(around, cst.Module) or not any(behind(n) for n in escaping(sem, function, around))
+
+
+def _runs_more(sem: Semantics, begun: Event) -> bool:
+    """Whether the mode is set by a function that runs the model itself, and not only to prepare for it."""
+    return begun.via is not None and any(e.effect is Effect.FORWARD for e in sem.events(begun.via))
 
 
 def evaluating_scripts(sem: Semantics) -> Iterator[tuple[Function, Event]]:
@@ -97,6 +102,16 @@ def _sets_mode(mode: Event, event: Event) -> bool:
     return mode.effect in (Effect.EVAL, Effect.TRAIN) and same_module(mode.subject, event.subject)
 
 
+def _may_differentiate(sem: Semantics, event: Event) -> bool:
+    """Whether a statement hands a value with its graph to a function of another file: `backward_of(loss)`."""
+    call = event.node
+    if event.effect is not Effect.CALL or not isinstance(call, cst.Call) or not isinstance(call.func, cst.Name):
+        return False
+    if not isinstance(sem.file.parent(call), cst.Expr) or event.target.startswith("torch."):
+        return False
+    return any(sem.value(a.value).graph is Graph.ATTACHED for a in call.args)
+
+
 def held_out_draws(sem: Semantics) -> Iterator[tuple[Function, Event]]:
     """Forward passes behind the step, on a batch drawn from held-out data: `x, y = next(iter(test_loader))`.
 
@@ -110,6 +125,8 @@ def held_out_draws(sem: Semantics) -> Iterator[tuple[Function, Event]]:
                 continue
             near = [h for h in hot if h.loops[: len(event.loops)] == event.loops]
             if not near or event.via is not None or any(h.order > event.order for h in near):
+                continue
+            if any(_may_differentiate(sem, e) for e in events if e.order > event.order and e.within(event.loops[-1])):
                 continue
             last = max(near, key=lambda h: h.order)
             if any(last.order < e.order < event.order and _sets_mode(e, event) for e in events):
