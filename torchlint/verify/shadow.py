@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torchlint.verify import stopping, tamper
+from torchlint.verify.situation import Situation, situation
 from torchlint.verify.weave import HOOK, SHIFT, Edited
 
 if TYPE_CHECKING:
@@ -29,19 +30,23 @@ if TYPE_CHECKING:
     from torchlint.verify.verdict import BehaviourVerdict, Cost
 
 SLOW = 30.0  # seconds: a function that takes so long is compared at two calls, not three
+WATCHED = 10_000  # calls among which those of a new kind are looked for
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is spent on one function: calls that are verified, seconds per child, for timing, and in all."""
+    """How much is spent on one function: first calls that are verified, seconds per child, for timing, and in all; and
+    later calls in another mode, and with other shapes, that are verified too."""
 
     calls: int = 3
     child_seconds: float = 60.0
     timing_seconds: float = 2.0
     total_seconds: float = 300.0
+    modes: int = 3
+    shapes: int = 1
 
 
-@dataclass
+@dataclass(eq=False)
 class Shadow:
     """One variant of an edited function, and what has been seen of it so far.
 
@@ -64,10 +69,30 @@ class Shadow:
     sandbox: str = ""
     key: str = "00"  # what this run's results are signed with
     pid: int = 0  # of the process that counted the calls
+    seen: list[Situation] = field(default_factory=list)  # of the calls that were verified
+    later: list[int] = field(default_factory=lambda: [0, 0])  # verified for their mode, for their shapes
 
     def wants(self) -> bool:
+        """Whether the next call is verified in any case."""
         most = min(2, self.limits.calls) if self.spent > SLOW else self.limits.calls
         return self.unable is None and len(self.runs) < most and self.spent < self.limits.total_seconds
+
+    def wants_as_new(self, call: Situation) -> bool:
+        """Whether a later call is verified because none was before that is like it."""
+        if self.unable is not None or self.spent > SLOW or not self.runs:
+            return False
+        if all(call.mode != s.mode for s in self.seen):
+            return self.later[0] < self.limits.modes and self.verdict().equivalent
+        if all(call.shape != s.shape for s in self.seen):
+            return self.later[1] < self.limits.shapes and self.verdict().equivalent
+        return False
+
+    def note(self, call: Situation) -> None:
+        """The call is verified."""
+        if not self.wants():
+            in_new_mode = all(call.mode != s.mode for s in self.seen)
+            self.later[0 if in_new_mode else 1] += 1
+        self.seen.append(call)
 
     def verdict(self) -> BehaviourVerdict:
         from torchlint.verify.judge import judge_behaviour, judge_property
@@ -156,16 +181,35 @@ def _wrap(shadows: Sequence[Shadow], original: Any, fixed: Sequence[Any]) -> Any
                 if shadow.pid != os.getpid():  # a forked worker inherits what its parent has seen
                     shadow.pid, shadow.calls = os.getpid(), 0
                 shadow.calls += 1
-            if any(shadow.wants() for shadow in shadows):
-                _verify(shadows, original, fixed, args, kwargs)
-                stopping.stop_if_answered()
+            if wanting := _wanting(shadows, args, kwargs):
+                _verify(shadows, wanting, original, fixed, args, kwargs)
+            stopping.stop_if_answered(asked=bool(wanting))
         return original(*args, **kwargs)
 
     return shadowed
 
 
+def _wanting(shadows: Sequence[Shadow], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Shadow]:
+    """The variants for which this call is verified."""
+    if shadows[0].calls > WATCHED and not any(s.wants() for s in shadows):
+        return []
+    try:
+        call = situation(args, kwargs)
+    except Exception:  # an argument that cannot be looked at: it tells nothing about the call
+        call = Situation(None, None)
+    wanting = [s for s in shadows if s.wants() or s.wants_as_new(call)]
+    for shadow in wanting:
+        shadow.note(call)
+    return wanting
+
+
 def _verify(
-    shadows: Sequence[Shadow], original: Any, fixed: Sequence[Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    shadows: Sequence[Shadow],
+    wanting: Sequence[Shadow],
+    original: Any,
+    fixed: Sequence[Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> None:
     """Judge the call for the first variant, and for the others unless that one is equivalent. Never raises.
 
@@ -179,7 +223,7 @@ def _verify(
     equal = shadows[0].verdict().equivalent
     try:
         for shadow, function in zip(shadows, fixed):
-            if not shadow.wants() or (shadow is not shadows[0] and shadows[0].complete and equal):
+            if shadow not in wanting or (shadow is not shadows[0] and shadows[0].complete and equal):
                 continue
             started = time.monotonic()
             try:
