@@ -7,7 +7,8 @@ all of whose results lose their graph and go to the host, as numbers or pictures
 
 Silent where recording is off: `no_grad`, `inference_mode`, `set_grad_enabled`, as decorator or context manager, also
 the project's own ones, in this file or another, in every caller, or by a framework that calls the function. Silent
-where gradients are asked for (attacks, explanations, forces), in `forward`, and in unit tests.
+where gradients are asked for (attacks, explanations, forces, a model of this file or another that adapts its weights in
+its forward), in `forward`, and in unit tests.
 
 ## Why is this bad
 Every forward pass keeps its activations alive for a backward that never comes. Evaluation then needs several times the
@@ -58,7 +59,7 @@ from torchlint.semantics.discarded import DISCARDS, discarded_passes
 from torchlint.semantics.escapes import escaping
 from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, is_frozen
 from torchlint.semantics.flags import shared_passes
-from torchlint.semantics.modes import grad_mode
+from torchlint.semantics.modes import classes_elsewhere, grad_mode
 from torchlint.semantics.tails import evaluating_scripts, evaluating_tails
 from torchlint.source import walk_scope
 
@@ -132,6 +133,8 @@ def _finding(
     questions = (*unless, *framework_questions(ctx.sem, function))
     if isinstance(function.node, cst.FunctionDef):
         questions += (Question("callers-disable-grad", function.own),)
+    if made := classes_elsewhere(ctx.sem, first.subject, function):
+        questions += (Question("takes-gradients", " ".join(made)),)
     name = first.subject or "the model"
     return Finding(
         first.node,

@@ -28,8 +28,8 @@ state = torch.load(args.resume, weights_only=True)
 ```
 
 Not reported: files that the same function saved before, buffers in memory, calls whose `weights_only` is an expression
-or may come with `**kwargs`, retries after a `TypeError` of an old torch, code that asks for the version, and what tests
-load.
+or may come with `**kwargs`, retries after a `TypeError` of an old torch, code that asks for the version or names the
+classes that a safe load may make (`safe_globals`), and what tests load.
 
 ## Fix safety
 
@@ -74,6 +74,7 @@ RULE = Rule(
 )
 
 _SAFE_DEFAULT = (2, 6)
+_ADD_GLOBALS = "torch.serialization.add_safe_globals"
 _KNOWS_ARGUMENT = (1, 13)
 _OF_MODULES = frozenset(("parameters", "named_parameters", "state_dict", "eval", "train", "modules", "load_state_dict"))
 _WRAPPERS = frozenset(
@@ -108,6 +109,8 @@ def _default(call: cst.Call, short: str, ctx: Context) -> Iterator[Finding]:
     version = ctx.torch_version
     whole = _is_whole(call, ctx)
     if _in_memory(call, ctx) or (holds_unit_tests(ctx.sem) and not whole) or minds_version(ctx.sem, call):
+        return
+    if _allows_classes(ctx) and not (version is not None and version < _SAFE_DEFAULT):
         return
     if whole:
         old = version is not None and version < _SAFE_DEFAULT
@@ -163,6 +166,14 @@ def _saves(call: cst.Call, ctx: Context) -> Iterator[cst.Call]:
             target = argument(other, "f", 1)
             if target is not None and same(target.value, source.value):
                 yield other
+
+
+def _allows_classes(ctx: Context) -> bool:
+    """Whether the file names classes that a safe load may make: it counts on the safe default of torch 2.6."""
+    return any(
+        (ctx.sem.qualified(c.func) or "").startswith(("torch.serialization.safe_globals", _ADD_GLOBALS))
+        for c in ctx.file.all(cst.Call)
+    )
 
 
 def _own_file(call: cst.Call, ctx: Context, partial: bool) -> bool:

@@ -191,6 +191,20 @@ def test_a_module_of_another_file_that_ignores_the_mode(tmp_path: Path, layer: s
     assert ask(built, tmp_path, "main.py", "ignores-mode", "model.Net") is expected
 
 
+@pytest.mark.parametrize(
+    ("body", "expected"), [("self.adapt(x)", True), ("torch.autograd.grad(self.net(x).sum(), x)", True), ("x", False)]
+)
+def test_a_model_of_another_file_that_differentiates_in_its_forward(tmp_path: Path, body: str, expected: bool) -> None:
+    net = (
+        "import torch\nfrom torch import nn\nclass Net(nn.Module):\n"
+        f"    def forward(self, x):\n        return {body}\n"
+        "    def adapt(self, x):\n        return torch.autograd.grad(self.net(x).sum(), self.net.parameters())\n"
+    )
+    built = project(tmp_path, model=net, main="from model import Net\n")
+    assert ask(built, tmp_path, "main.py", "takes-gradients", "model.Net") is expected
+    assert ask(built, tmp_path, "main.py", "takes-gradients", "elsewhere.Net") is False
+
+
 SEQ2SEQ = """\
 from torch import nn
 

@@ -209,6 +209,18 @@ def _ignores_mode(project: Project, path: str, subject: str) -> bool:
     return True
 
 
+def _takes_gradients(project: Project, path: str, subject: str) -> bool:
+    """Whether the forward of any of these classes of the project differentiates: it adapts weights to a task, or gives
+    forces. Unknown ones: no."""
+    for name in subject.split():
+        found = project.find(path, name)
+        forward = found.sem.names.method(found.cls, "forward") if found is not None and found.cls is not None else None
+        if found is not None and forward is not None:
+            if any(e.effect in (Effect.BACKWARD, Effect.GRAD) for e in found.sem.events(forward)):
+                return True
+    return False
+
+
 def _moves_no_batches(project: Project, path: str, subject: str) -> bool:
     """Whether the function or class is not known to move what a loader gives it to CUDA. Unknown ones: yes."""
     found = project.find(path, subject)
@@ -285,6 +297,7 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "sets-rendezvous": _sets_rendezvous,
     "no-cuda-use": _no_cuda_use,
     "ignores-mode": _ignores_mode,
+    "takes-gradients": _takes_gradients,
     "moves-no-batches": _moves_no_batches,
     "not-trained": _not_trained,
     "feeds-no-epochs": _feeds_no_epochs,

@@ -248,6 +248,7 @@ def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame
         return Value(Kind.NONE)
     if name in (
         "torch.autograd.grad",
+        "torch.distributed.autograd.backward",  # keeps the gradients in its context, and adds to none
         "torch.func.grad",
         "torch.autograd.functional.jacobian",
         "torch.autograd.functional.hessian",

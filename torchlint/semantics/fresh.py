@@ -19,6 +19,7 @@ _ROUNDED = frozenset(
     "linspace logspace hann_window hamming_window blackman_window bartlett_window kaiser_window".split()
 )
 _RANDOM = frozenset("rand randn randint randperm normal".split())
+_SIZED = frozenset("zeros ones empty rand randn".split())
 _LEGACY = frozenset(f"{n}Tensor" for n in ("", "Float", "Double", "Half", "Long", "Int", "Short", "Byte", "Bool"))
 # Keywords under which `device=` would mean something else than a later move.
 _SPECIAL = frozenset(("device", "generator", "out", "pin_memory", "requires_grad", "layout"))
@@ -68,6 +69,8 @@ def freshly_made(node: cst.BaseExpression, sem: Semantics) -> Fresh | None:
 def _factory(node: cst.Call, last: str, sem: Semantics) -> Fresh | None:
     if any(a.star == "**" or (a.keyword is not None and a.keyword.value in _SPECIAL) for a in node.args):
         return None
+    if _is_empty(node, last):
+        return None  # no element is copied, and nothing waits
     if last in _EXACT:
         return Fresh([node], exact=not (last in ("arange", "range") and _has_fraction(node)))
     if last in _ROUNDED:
@@ -81,6 +84,20 @@ def _factory(node: cst.Call, last: str, sem: Semantics) -> Fresh | None:
     if last in _LEGACY and (len(node.args) > 1 or all(_is_size(a.value, sem) for a in node.args if not a.star)):
         return Fresh([node], legacy=True)
     return None
+
+
+def _is_empty(node: cst.Call, last: str) -> bool:
+    """Whether the tensor surely has no element: `torch.FloatTensor()`, `torch.tensor([])`, `torch.zeros(0, 3)`."""
+    given = [a.value for a in node.args if a.keyword is None or a.keyword.value in ("data", "size")]
+    if not given:
+        return last in _LEGACY and not node.args
+    first = given[0]
+    if isinstance(first, (cst.List, cst.Tuple)) and (last in _LEGACY or last == "tensor"):
+        return not first.elements
+    if last not in _SIZED and last not in _LEGACY:
+        return False
+    sizes = [e.value for e in first.elements] if isinstance(first, (cst.List, cst.Tuple)) else given
+    return any(literal(size) == 0 and not isinstance(literal(size), bool) for size in sizes)
 
 
 def _wraps_only(node: cst.Call) -> bool:
@@ -110,9 +127,7 @@ def _with_operators(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
 
 
 def _is_constant(node: cst.BaseExpression) -> bool:
-    """A literal number, or an empty list: what is copied is no data."""
-    if isinstance(node, cst.List):
-        return not node.elements
+    """A literal number: what is copied is no data."""
     return isinstance(literal(node), (bool, int, float))
 
 
