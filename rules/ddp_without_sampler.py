@@ -87,7 +87,7 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
 
 
 def shuffles_everything(script: Script, loader: cst.Call) -> bool:
-    if any(argument(loader, name) for name in ("sampler", "batch_sampler")) or any(a.star for a in loader.args):
+    if sharding.may_sample(script, loader):
         return False
     shuffle = argument(loader, "shuffle", 2)
     return shuffle is not None and literal(shuffle.value) is True and not sharding.sharded_by_hand(script, loader)

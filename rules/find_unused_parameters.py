@@ -3,7 +3,8 @@
 ## What it does
 
 Finds `DistributedDataParallel(model, find_unused_parameters=True)` where the model's class is in sight and its
-`forward` runs every layer in every call: no branch, no early return, one result.
+`forward` runs every layer in every call: no branch but `if self.norm is not None:` around the use of that very layer,
+no early return, one result.
 
 ## Why is this bad
 
@@ -103,7 +104,7 @@ def uses_all(sem: Semantics, cls: Class, above: tuple[Class, ...]) -> bool:
     if len(returns) != 1 or isinstance(returns[0].value, (cst.Tuple, cst.Dict)):
         return False
     layers = _layers(sem, init, (*above, cls))
-    return layers is not None and layers != set() and layers <= set(_used(forward))
+    return layers is not None and layers != set() and layers <= set(_used(forward, forward.body))
 
 
 def _layers(sem: Semantics, init: Function, above: tuple[Class, ...]) -> set[str] | None:
@@ -131,13 +132,31 @@ def _layers(sem: Semantics, init: Function, above: tuple[Class, ...]) -> set[str
     return found
 
 
-def _used(forward: Function) -> Iterator[str]:
-    """The attributes of `self` that every call reads."""
-    stack: list[cst.CSTNode] = [forward.body]
+def _used(forward: Function, body: cst.CSTNode) -> Iterator[str]:
+    """The attributes of `self` that every run of the body reads."""
+    stack: list[cst.CSTNode] = [body]
     while stack:
         node = stack.pop()
+        if isinstance(node, cst.If) and node.orelse is None and (layer := _asks_for(forward, node.test)):
+            # `if self.norm is not None: x = self.norm(x)` uses the layer wherever there is one.
+            if layer in _used(forward, node.body):
+                yield layer
+            continue
         if isinstance(node, _CONDITIONAL):
             continue
-        if isinstance(node, cst.Attribute) and dotted(node.value) == forward.params[0]:
-            yield node.attr.value
+        if isinstance(node, cst.Attribute) and (name := _own(forward, node)):
+            yield name
         stack += children(node)
+
+
+def _own(forward: Function, node: cst.Attribute) -> str:
+    return node.attr.value if dotted(node.value) == forward.params[0] else ""
+
+
+def _asks_for(forward: Function, test: cst.BaseExpression) -> str:
+    """The attribute of `self` of which a test asks only whether it is there."""
+    if isinstance(test, cst.Comparison) and len(test.comparisons) == 1:
+        there = test.comparisons[0]
+        if isinstance(there.operator, cst.IsNot) and literal(there.comparator) is None:
+            test = test.left
+    return _own(forward, test) if isinstance(test, cst.Attribute) else ""

@@ -118,6 +118,9 @@ def _meets_nothing(body: cst.CSTNode, events: Sequence[Event], at: int, context:
     between, after = events[before[-1] + 1 : at], events[at + 1 :]
     if any(e.effect in (Effect.BACKWARD, Effect.GRAD) for e in between):
         return None
+    # A turn that has had more backwards than steps has computed what this step is for: the clear throws it away.
+    if sum(e.effect is Effect.BACKWARD for e in events[:at]) > sum(e.effect is Effect.STEP for e in events[:at]):
+        return None
     keys = flow.guard_keys(body, step)
     follows = next((e for e in after if e.effect in (Effect.BACKWARD, Effect.STEP)), None)
     if follows is None or follows.effect is Effect.STEP or flow.guard_keys(body, follows) != keys:

@@ -327,16 +327,30 @@ class Script:
         return self._trains[node]
 
     def iterated(self, loop: Loop) -> cst.BaseExpression | None:
-        """The iterable that a `for` walks over, `enumerate`, `tqdm` and the like taken off."""
+        """The iterable that a `for` walks over, `enumerate`, `tqdm` and the like taken off.
+
+        A name given right before the loop is followed to what it wraps: `bar = tqdm(loader)`.
+        """
         if not isinstance(loop, cst.For):
             return None
-        expr = loop.iter
-        while isinstance(expr, cst.Call) and expr.args and not expr.args[0].star:
-            name = (dotted(expr.func) or "").rpartition(".")[2]
-            if name not in PASSES_ITEMS:
-                break
-            expr = expr.args[0].value
+        expr = _unwrapped(loop.iter)
+        if isinstance(expr, cst.Name) and (made := self._just_before(loop, expr.value)) is not None:
+            inner = _unwrapped(made)
+            return expr if inner is made else inner
         return expr
+
+    def _just_before(self, loop: Loop, name: str) -> cst.BaseExpression | None:
+        """What the name was last given by a statement in front of the loop, in the same block."""
+        block = self.file.parent(loop)
+        body = block.body if isinstance(block, (cst.IndentedBlock, cst.Module)) else ()
+        found = None
+        for statement in body:
+            if statement is loop:
+                break
+            for node in walk_scope(statement):
+                if isinstance(node, cst.Assign) and any(dotted(t.target) == name for t in node.targets):
+                    found = node.value if isinstance(statement, cst.SimpleStatementLine) else None
+        return found
 
     def training_loops(self) -> Iterator[cst.For | cst.While]:
         """The innermost loops that reach a backward pass by their own statements or calls."""
@@ -375,6 +389,14 @@ class Script:
                     queue.extend(self.call_sites.get(ancestor, []))
                     break
         return found
+
+
+def _unwrapped(expr: cst.BaseExpression) -> cst.BaseExpression:
+    while isinstance(expr, cst.Call) and expr.args and not expr.args[0].star:
+        if (dotted(expr.func) or "").rpartition(".")[2] not in PASSES_ITEMS:
+            break
+        expr = expr.args[0].value
+    return expr
 
 
 def _script(sem: Semantics) -> Script:

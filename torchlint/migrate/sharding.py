@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import libcst as cst
 
 from torchlint.migrate.epochs import counts_once
-from torchlint.migrate.script import DISTRIBUTED_SAMPLER, LOADER, PASSES_ITEMS, Loop, Script
+from torchlint.migrate.script import DISTRIBUTED_SAMPLER, LOADER, MOVES, PASSES_ITEMS, Loop, Script
 from torchlint.semantics.evaluation import is_held_out_name
-from torchlint.source import argument, dotted, has_star, literal, walk, walk_scope
+from torchlint.source import argument, children, dotted, has_star, literal, walk, walk_scope
 
 # Methods and functions that take a loader and hand back one that is sharded and announces its epochs.
 _PREPARES = re.compile(
@@ -120,6 +120,41 @@ def samplers(script: Script, loader: cst.Call) -> list[cst.Call]:
     return found
 
 
+def may_sample(script: Script, loader: cst.Call) -> bool:
+    """Whether the loader is given a sampler, or a `**kwargs` that may hold one."""
+    names = ("sampler", "batch_sampler")
+    if any(argument(loader, name) for name in names):
+        return True
+    for arg in loader.args:
+        if not arg.star:
+            continue
+        if arg.star == "*" or _changed(script, arg.value):
+            return True
+        for made in script.origins(arg.value):
+            if not isinstance(made, cst.Dict):
+                return True
+            keys = [literal(e.key) if isinstance(e, cst.DictElement) else ... for e in made.elements]
+            if any(key is ... or key in names for key in keys):
+                return True
+    return False
+
+
+def _changed(script: Script, options: cst.BaseExpression) -> bool:
+    """Whether a dict gets more keys than it was made with, other than constant ones that are no sampler's."""
+    name = dotted(options)
+    for node in script.nodes if name is not None else ():
+        if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute) and dotted(node.func.value) == name:
+            return True
+        if isinstance(node, (cst.AugAssign, cst.For)) and dotted(node.target) == name:
+            return True
+        if isinstance(node, cst.AssignTarget) and isinstance(node.target, cst.Subscript):
+            index = node.target.slice[0].slice
+            key = literal(index.value) if isinstance(index, cst.Index) else ...
+            if dotted(node.target.value) == name and (key is ... or key in ("sampler", "batch_sampler")):
+                return True
+    return False
+
+
 def shuffles(sampler: cst.Call) -> bool:
     """Whether a DistributedSampler certainly shuffles: by default, or with a literal True."""
     shuffle = argument(sampler, "shuffle", 3)
@@ -167,29 +202,69 @@ def sharded_by_hand(script: Script, loader: cst.Call) -> bool:
             continue
         seen.add(expr)
         for origin in script.origins(expr):
-            if _SHARDS.search(script.file.code(origin)) or _is_iterable(script, origin):
+            read = list(_read(script, origin))
+            if _is_iterable(script, origin) or any(_SHARDS.search(_word(n)) for n in read):
                 return True
             if isinstance(origin, cst.Subscript) and _indexed_by_parameter(script, origin):
                 return True
-            queue += [n for n in walk(origin) if isinstance(n, (cst.Name, cst.Attribute)) and script.assigned(n)]
-    return bool(_SHARDS.search(script.file.code(data.value)))
+            queue += [n for n in read if isinstance(n, (cst.Name, cst.Attribute)) and script.assigned(n)]
+    return any(_SHARDS.search(_word(n)) for n in _read(script, data.value))
+
+
+def _read(script: Script, expr: cst.CSTNode) -> Iterator[cst.CSTNode]:
+    """What an expression is made from, its devices left out: a process's own device says nothing about its data."""
+    queue = [expr]
+    while queue:
+        node = queue.pop()
+        if isinstance(node, cst.FormattedString) and script.file.code(node).lstrip("rfRF'\"").startswith("cuda"):
+            continue
+        if isinstance(node, cst.Call):
+            name = script.qualified(node.func) or ""
+            if name == "torch.device":
+                continue
+            moves = isinstance(node.func, cst.Attribute) and node.func.attr.value in MOVES
+            queue += [node.func, *(a for a in node.args if not (moves or _is_device(a)))]
+            continue
+        yield node
+        # A name behind a dot is no variable (the whole that it ends is), nor is that of a keyword.
+        queue += [node.value] if isinstance(node, (cst.Attribute, cst.Arg)) else children(node)
+
+
+def _is_device(arg: cst.Arg) -> bool:
+    return arg.keyword is not None and arg.keyword.value in ("device", "device_ids", "output_device", "map_location")
+
+
+def _word(node: cst.CSTNode) -> str:
+    """The word that a node adds to the text: a name, the name behind a dot, of a keyword, or a string."""
+    if isinstance(node, cst.Attribute):
+        return node.attr.value
+    if isinstance(node, cst.Arg):
+        return node.keyword.value if node.keyword is not None else ""
+    return node.value if isinstance(node, (cst.Name, cst.SimpleString, cst.FormattedStringText)) else ""
 
 
 def _indexed_by_parameter(script: Script, node: cst.Subscript) -> bool:
-    """Whether the items are picked by what the process's own function was given: `data[seeds]`."""
-    queue = [n for e in node.slice if isinstance(e.slice, cst.Index) for n in walk(e.slice) if isinstance(n, cst.Name)]
+    """Whether the items are picked by what the process's own function was given: `data[seeds]`.
+
+    What a function of this file is called with is followed: only the start of a process gives each its own.
+    """
+    queue = [n for e in node.slice if isinstance(e.slice, cst.Index) for n in _read(script, e.slice.value)]
     seen: set[cst.CSTNode] = set()
     while queue:
         name = queue.pop()
-        scope = script.scope(name)
-        if isinstance(scope, cst.FunctionDef) and any(
-            isinstance(n, cst.Param) and n.name.value == name.value for n in walk(scope.params)
-        ):
-            return True
-        for value, _ in script.assigned(name):
-            if value not in seen:
-                seen.add(value)
-                queue += [n for n in walk(value) if isinstance(n, cst.Name)]
+        if not isinstance(name, cst.Name) or name in seen:
+            continue
+        seen.add(name)
+        for origin in script.origins(name):
+            scope = script.scope(origin)
+            if isinstance(origin, cst.Name):
+                if isinstance(scope, cst.FunctionDef) and any(
+                    isinstance(n, cst.Param) and n.name.value == origin.value for n in walk(scope.params)
+                ):
+                    return True
+            elif origin not in seen:
+                seen.add(origin)
+                queue += _read(script, origin)
     return False
 
 

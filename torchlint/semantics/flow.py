@@ -334,8 +334,19 @@ def accumulation(loop: TrainingLoop, step: Event) -> Accumulation | None:
             return None
         if any(_accumulates(scope) for b in backwards for scope in b.scopes):
             return None
-        return found
+        return None if _steps_by_itself(loop.node, step.subject) else found
     return None
+
+
+def _steps_by_itself(loop: cst.CSTNode, optimizer: str) -> bool:
+    """Whether the optimizer is told of the other turns: `optimizer.virtual_step()` keeps their gradients elsewhere."""
+    return any(
+        isinstance(call, cst.Call)
+        and isinstance(call.func, cst.Attribute)
+        and call.func.attr.value.endswith(("_step", "accumulate"))
+        and dotted(call.func.value) == optimizer
+        for call in walk(loop)
+    )
 
 
 def _accumulates(scope: cst.With) -> bool:
