@@ -59,6 +59,8 @@ from torchlint.semantics.transfers import (
     BatchMove,
     batch_moves,
     iterated_here,
+    loader_value,
+    looks_once,
     makes_device_tensors,
     may_be_cuda,
     move_target,
@@ -106,7 +108,7 @@ def _evidence(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
     moves = [m for m in batch_moves(sem) if may_be_cuda(sem, m.device)]
     if any(m.loader.node is loader.node for m in moves):
         return ()
-    if iterated_here(sem, loader.node):
+    if not all(looks_once(loop) for loop in iterated_here(sem, loader.node)):
         return None  # its loop is here, and nothing in it is moved
     leaves = _leaves(loader, ctx)
     if leaves and any(_may_be(m.loader, loader, ctx) for m in moves):
@@ -206,7 +208,7 @@ def _returning(loader: LoaderCall, ctx: Context) -> Function | None:
     function = loader.function
     if isinstance(function.node, cst.Module):
         return None
-    names = {t for t in loader.targets if "." not in t}
+    names = {t for t in (*loader.targets, *_held_in(loader, ctx)) if "." not in t}
     for node in find(function.node, cst.Return):
         if node.value is not None and any(
             n is loader.node or (isinstance(n, cst.Name) and n.value in names) for n in walk(node.value)
@@ -215,9 +217,33 @@ def _returning(loader: LoaderCall, ctx: Context) -> Function | None:
     return None
 
 
+def _held_in(loader: LoaderCall, ctx: Context) -> Iterator[str]:
+    """The names of the dict or list that the loader is put into where it is made: `{s: DataLoader(d) for s in …}`."""
+    node: cst.CSTNode | None = ctx.file.parent(loader.node)
+    while isinstance(node, _DISPLAYS):
+        node = ctx.file.parent(node)
+    for target in node.targets if isinstance(node, cst.Assign) else ():
+        held = target.target.value if isinstance(target.target, cst.Subscript) else target.target
+        if (name := dotted(held)) is not None:
+            yield name
+
+
+_DISPLAYS = (
+    cst.Dict | cst.DictComp | cst.DictElement | cst.List | cst.ListComp | cst.Tuple | cst.Element
+)  # what holds its members
+
+
 def _consumed_here(function: Function, ctx: Context) -> bool:
-    """Whether this file itself calls the function: its own loops have been looked at."""
-    return bool(ctx.sem.call_sites(function))
+    """Whether this file itself calls the function, for more than a look at one batch: its own loops are known."""
+    for site in ctx.sem.call_sites(function):
+        loops = [
+            loop
+            for loop in walk_scope(site.function.body)
+            if isinstance(loop, cst.For) and loader_value(ctx.sem, loop.iter) is not None
+        ]
+        if not loops or not all(map(looks_once, loops)):
+            return True
+    return False
 
 
 # -- loaders that must not or need not be pinned ------------------------------------------------------------------

@@ -10,6 +10,7 @@ import weakref
 from pathlib import Path
 
 import pytest
+from fuzzing.project import findings
 
 from torchlint.diagnostic import Question
 from torchlint.semantics import Semantics
@@ -203,6 +204,24 @@ def test_a_model_of_another_file_that_differentiates_in_its_forward(tmp_path: Pa
     built = project(tmp_path, model=net, main="from model import Net\n")
     assert ask(built, tmp_path, "main.py", "takes-gradients", "model.Net") is expected
     assert ask(built, tmp_path, "main.py", "takes-gradients", "elsewhere.Net") is False
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("    return {s: DataLoader(d[s]) for s in d}\n", True),
+        ("    loaders = {s: DataLoader(d[s]) for s in d}\n    return loaders\n", True),
+        ("    loaders = {}\n    loaders['train'] = DataLoader(d)\n    return loaders\n", True),
+        ("    return DataLoader(d)\n\n\ndef look():\n    for x in make(3):\n        print(x)\n        break\n", True),
+        ("    return DataLoader(d)\n\n\ndef all():\n    for x in make(3):\n        print(x)\n", False),
+    ],
+)
+def test_loaders_whose_batches_another_file_moves(body: str, expected: bool) -> None:
+    files = {
+        "data.py": f"from torch.utils.data import DataLoader\n\n\ndef make(d):\n{body}",
+        "main.py": "from data import make\nfor x, y in make(3)['train']:\n    net(x.cuda())\n",
+    }
+    assert [d.path for d in findings(files, frozenset({"TL301"}))] == ["data.py"] * expected
 
 
 SEQ2SEQ = """\

@@ -79,10 +79,7 @@ def may_be_cuda(sem: Semantics, device: cst.BaseExpression | None) -> bool:
     if verdict is not None:
         return verdict
     name = dotted(device)
-    if name is None:
-        return True
-    made = [v for v in (_names_cuda(sem, n) for n in _assigned(sem, name)) if v is not None]
-    return not made or any(made)
+    return name is None or device_may_be_cuda(sem, name)
 
 
 def surely_cuda(sem: Semantics, call: cst.Call) -> bool:
@@ -111,8 +108,14 @@ def device_may_be_cuda(sem: Semantics, text: str) -> bool:
     """The same for a device as `Value.device` has it: "cuda", "cpu" or the text of a name."""
     if text.partition(":")[0] in _NOT_CUDA:
         return False
-    made = [v for v in (_names_cuda(sem, n) for n in _assigned(sem, text)) if v is not None]
-    return not made or any(made)
+    assigned = list(_assigned(sem, text))
+    made = [v for v in (_names_cuda(sem, n) for n in assigned) if v is not None]
+    return not made or any(made) or any(_is_accelerator(sem, n) for n in assigned)
+
+
+def _is_accelerator(sem: Semantics, node: cst.BaseExpression) -> bool:
+    """`torch.accelerator.current_accelerator()`: whatever the machine has, most often CUDA."""
+    return any((sem.qualified(call.func) or "").startswith("torch.accelerator.") for call in find(node, cst.Call))
 
 
 def _names_cuda(sem: Semantics, node: cst.BaseExpression) -> bool | None:
@@ -217,10 +220,25 @@ def _next_of(sem: Semantics, node: cst.BaseExpression) -> Value | None:
     if not isinstance(node, cst.Call):
         return None
     if isinstance(node.func, cst.Name) and node.func.value == "next" and node.args:
-        return loader_value(sem, node.args[0].value)
+        drawn = node.args[0].value
+        return loader_value(sem, drawn) or _gone_round(sem, drawn)
     if isinstance(node.func, cst.Attribute) and node.func.attr.value in ("next", "__next__"):
         return loader_value(sem, node.func.value)
     return None
+
+
+def _gone_round(sem: Semantics, node: cst.BaseExpression) -> Value | None:
+    """The loader in `batches = endless(loader)`, a generator of another file (perhaps of a star import) that is drawn
+    from."""
+    name = dotted(node)
+    made = list(_assigned(sem, name)) if name is not None else [node]
+    call = made[0] if len(made) == 1 else None
+    if not isinstance(call, cst.Call) or len(call.args) != 1 or sem.callee(call) is not None:
+        return None
+    if (sem.qualified(call.func) or "").startswith(OWN) or sem.value(call).kind is not Kind.UNKNOWN:
+        return None
+    given = sem.value(call.args[0].value)
+    return given if given.kind is Kind.LOADER else None
 
 
 def _names(target: cst.CSTNode) -> set[str]:
@@ -381,6 +399,12 @@ def iterated_here(sem: Semantics, loader: cst.Call) -> list[cst.For]:
         for node in sem.file.all(cst.For)
         if any(value.node is loader for _, value in _loaders(sem, node.target, node.iter))
     ]
+
+
+def looks_once(loop: cst.For) -> bool:
+    """Whether the loop ends in its first turn: a look at one batch."""
+    last = loop.body.body[-1] if isinstance(loop.body, cst.IndentedBlock) else loop.body
+    return isinstance(last, cst.SimpleStatementLine | cst.SimpleStatementSuite) and isinstance(last.body[-1], cst.Break)
 
 
 def makes_device_tensors(sem: Semantics, node: cst.BaseExpression) -> bool:
