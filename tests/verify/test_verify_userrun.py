@@ -16,7 +16,7 @@ from torchlint.verify.sandbox import landlock_version  # noqa: E402
 from torchlint.verify.shadow import MADE_INSIDE, Limits  # noqa: E402
 from torchlint.verify.situation import situation  # noqa: E402
 from torchlint.verify.units import changed, compose  # noqa: E402
-from torchlint.verify.userrun import FunctionVerdict, UserRun, prepared, verify_run  # noqa: E402
+from torchlint.verify.userrun import FunctionVerdict, UserRun, verify_run  # noqa: E402
 from torchlint.verify.verdict import Behaviour  # noqa: E402
 from torchlint.verify.weave import weave  # noqa: E402
 
@@ -314,24 +314,6 @@ def test_merging_takes_the_proven_functions_and_their_imports() -> None:
     assert changed(before, after) == {"f", "A.g"}
     assert compose(before, [(["f", "A.g"], after)]) == after
     assert compose(before, [(["A.g"], after)]) == before.replace("return 1", "return 2")
-
-
-@pytest.mark.parametrize(
-    ("command", "at"),
-    [
-        (["python", "a.py", "--x"], 1),
-        (["/usr/bin/python3.11", "-u", "-W", "ignore", "a.py"], 4),
-        (["python", "-m", "a"], None),
-        (["pytest", "tests"], None),
-    ],
-)
-def test_scripts_start_through_the_launcher(command: list[str], at: int | None) -> None:
-    new = prepared(command)
-    if at is None:
-        assert new == command
-    else:
-        assert new[at].endswith("launch.py")
-        assert new[:at] + new[at + 1 :] == command
 
 
 WITH_IMPORT = """\

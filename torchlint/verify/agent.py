@@ -10,26 +10,33 @@ import json
 import os
 import runpy
 import sys
+from dataclasses import replace
 from types import CodeType
 from typing import Any
 
-from torchlint.verify import clock, tamper
+from torchlint.verify import clock, launching, tamper
 from torchlint.verify.lines import edited_lines, evidence_lines
 from torchlint.verify.shadow import Limits, Shadow, install, shifted
 from torchlint.verify.weave import weave
 
+_MEETING = 10.0  # seconds
 _plan: dict[str, Any] = {}
 
 
-def start(plan_path: str) -> None:
-    """Read the plan and put the loaders in place."""
+def start(plan_path: str, *, woken: bool = False) -> None:
+    """Read the plan and put the loaders in place. `woken`: by sitecustomize, before the interpreter does anything."""
     with open(plan_path, encoding="utf-8") as file:
         _plan.update(json.load(file))
+    if woken:
+        launching.mark(_plan["out"])
+        launching.relaunch(_plan.get("files") or _plan.get("texts", {}))
     clock.install(os.getcwd())
     if _plan.get("mode") == "record":
         _start_recording()
         return
-    limits = Limits(**_plan["limits"])
+    limits, alone = Limits(**_plan["limits"]), launching.rank()[1] == 1
+    if not alone:  # a call that waits for the other ranks waits for ever in a fork
+        limits = replace(limits, child_seconds=min(limits.child_seconds, _MEETING))
     shadows: dict[str, list[Shadow]] = {}
     for path, texts in _plan["files"].items():
         woven = weave(texts["before"], *texts["variants"])
@@ -45,13 +52,17 @@ def start(plan_path: str) -> None:
                 *(shifted(lines, function.variant) for lines in evidence_lines(text, after)),
             ]
             shadows[path].append(Shadow(path, function, statements, _plan["out"], limits, key=_plan["key"]))
-    install(shadows, stop=_plan.get("stop", False))
+    install(shadows, stop=_plan.get("stop", False) and alone)
     _patch_loaders()
 
 
 def _start_recording() -> None:
-    """Substitute the texts, and watch the first process only: what it starts is its own business."""
+    """Substitute the texts, and watch the first process only: what it starts is its own business, unless to start
+    others is all that it does."""
     _patch_loaders()
+    if launching.only_launches():
+        return
+    rank, ranks = launching.rank()
     if os.environ.setdefault("TORCHLINT_VERIFY_MAIN", str(os.getpid())) != str(os.getpid()):
         return
     import contextlib
@@ -59,17 +70,30 @@ def _start_recording() -> None:
 
     with contextlib.suppress(ImportError):
         importlib.import_module("numpy.random")
+    clock.freeze()
+    if rank:
+        _equal_itself(_plan["seed"] + rank)
+        return
     from torchlint.verify.recorder import Recorder
 
-    clock.freeze()
     lines: set[str] = set()
     Recorder(
         _plan["out"], keep=_plan["keep"], steps=_plan["steps"], most=_plan["most"], seconds=_plan["seconds"],
-        seed=_plan["seed"], nudge=_plan["nudge"], lines=lines, hints=_plan["hints"], key=_plan["key"],
+        seed=_plan["seed"], nudge=_plan["nudge"], lines=lines, hints=_plan["hints"], key=_plan["key"], alone=ranks == 1,
     )  # fmt: skip
     tamper.remember()  # with what the recorder has put around torch's functions
     if _plan["trace"]:
         _trace(lines)
+
+
+def _equal_itself(seed: int) -> None:
+    """For a rank that is not watched, and takes part in what the watched one computes."""
+    import torch
+
+    from torchlint.verify.surroundings import seed_all
+
+    seed_all(seed)
+    torch.set_num_threads(1)
 
 
 def _trace(lines: set[str]) -> None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torchlint.verify import clock, tamper
-from torchlint.verify.shadow import MADE_INSIDE, Limits, Shadow
+from torchlint.verify.launching import rank
+from torchlint.verify.shadow import MADE_INSIDE, MEETS_RANKS, Limits, Shadow
 
 if TYPE_CHECKING:
     from torchlint.verify.compare import Comparison
@@ -59,10 +60,12 @@ class Call:
 
         self.limits = shadow.limits
         if self.twins is None:
-            self.twins = self._child(self.original), self._child(self.original, trace=True)
+            first = self._child(self.original)
+            self.twins = first, first if isinstance(first, str) else self._child(self.original, trace=True)
         first, again = self.twins
         if isinstance(first, str) or isinstance(again, str):
-            shadow.unable = f"original: {first if isinstance(first, str) else again}"
+            late = isinstance(first, str) and first.startswith("timeout") and rank()[1] > 1
+            shadow.unable = MEETS_RANKS if late else f"original: {first if isinstance(first, str) else again}"
             return
         shadow.sandbox = first.sandbox
         refused = first.record.exception

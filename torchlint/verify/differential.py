@@ -10,11 +10,13 @@ import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torchlint.verify.channel import Forged, items
 from torchlint.verify.compare import FAR, Comparison, Level, Yardstick, compare, deviation, without_graphs
 from torchlint.verify.judge import Run, judge_behaviour, judge_property
+from torchlint.verify.launching import UNWATCHED, watched
 from torchlint.verify.lines import edited_lines, evidence_lines
 from torchlint.verify.observe import Observation
 from torchlint.verify.properties import misweighed, skips_a_rate, stuck, unbooked
@@ -28,6 +30,7 @@ STEPS = 8  # divergence compounds: the early steps tell
 MOST_STEPS = 400  # how long to wait for an edited line that is only reached later
 SECONDS = 5.0  # how much further than that a run goes: a short program to its end, a long one past its first steps
 _LEAK = 32 * 1024  # bytes per step
+_ENOUGH = 16  # steps by which a leak is told
 
 Texts = Mapping[str, str]
 
@@ -49,6 +52,7 @@ class Recorded:
     scales: list[float] = field(default_factory=list)
     late: list[bool] = field(default_factory=list)
     early: int = 0
+    alone: bool = True  # not one of several ranks
 
     @property
     def broken(self) -> tuple[str | None, ...]:
@@ -187,11 +191,18 @@ class Runs:
             output = os.path.join(out, "stdout")
             plan["out"] = out
             result.ended, result.enclosed = execute(self.command, plan, out, self.timeout, self.where, output)
-            path = os.path.join(out, "record")
-            if os.path.exists(path):
-                _read(path, key, result)
+            if not result.ended and not watched(out):
+                result.ended = UNWATCHED
+            paths = sorted(Path(out).glob("record-*"))
+            found = [_read(str(path), key) for path in paths]
+            if found:
+                best = max(found, key=lambda one: (one.replaced is not None, one.steps, len(one.records)))
+                result = replace(best, ended=result.ended, enclosed=result.enclosed)
                 with open(output, encoding="utf-8", errors="replace") as text:
-                    end = Observation({"how it ended": result.ended, "stdout": without_graphs(text.read())})
+                    said = without_graphs(text.read())
+                if not result.alone:  # whose line comes first is chance
+                    said = "".join(sorted(said.splitlines(keepends=True)))
+                end = Observation({"how it ended": result.ended, "stdout": said})
                 result.records.append(end)
         return result
 
@@ -214,8 +225,14 @@ def _key(texts: Texts) -> tuple[tuple[str, str], ...]:
 
 
 def _growth(before: Recorded, after: Recorded) -> tuple[int, int] | None:
-    """How much the process grows by with each step, where the original leaks and the fix makes a difference."""
-    a, b = slope(before.resident[2:]), slope(after.resident[2:])
+    """How much the process grows by with each step, where the original leaks and the fix makes a difference.
+
+    A program still fills its caches in the first steps: without enough of them behind those nothing is said.
+    """
+    settled = [run.resident[max(2, len(run.resident) // 4) :] for run in (before, after)]
+    if any(len(values) < _ENOUGH for values in settled):
+        return None
+    a, b = (slope(values) for values in settled)
     return (max(0, round(a)), max(0, round(b))) if a > _LEAK and not a / 2 < b < a * 2 else None
 
 
@@ -226,8 +243,9 @@ def _stillborn(run: Recorded) -> str | None:
     return f"crash in the original: {run.ended}" if run.ended and not run.steps else None
 
 
-def _read(path: str, key: str, result: Recorded) -> None:
-    """What the run has written: records, and at last the rest; a killed run has no last part."""
+def _read(path: str, key: str) -> Recorded:
+    """What one process of a run has written: records, and at last the rest; a killed one has no last part."""
+    result = Recorded()
     try:
         for item in items(path, key):
             if isinstance(item, Observation):
@@ -237,9 +255,10 @@ def _read(path: str, key: str, result: Recorded) -> None:
             result.replaced = seen["replaced"]
             result.steps, result.stopped, result.lines = seen["steps"], seen["stopped"], set(seen["lines"])
             result.deviations, result.scales, result.resident = seen["deviations"], seen["scales"], seen["resident"]
-            result.late, result.early = seen["late"], seen["early"]
+            result.late, result.early, result.alone = seen["late"], seen["early"], seen["alone"]
     except (Forged, KeyError, TypeError):
         result.replaced = "the record of a run was not written by torchlint, or was changed since"
+    return result
 
 
 def _runs(a: Recorded, b: Recorded, nudged: Sequence[Recorded]) -> list[Run]:

@@ -8,7 +8,7 @@ from torchlint.telling import tell
 from torchlint.verify.differential import Runs
 from torchlint.verify.judge import lost_graph
 from torchlint.verify.search import Judged, Rules, Search
-from torchlint.verify.shadow import CUDA_IS_UP, MADE_INSIDE, USED_UP, Limits
+from torchlint.verify.shadow import CUDA_IS_UP, MADE_INSIDE, MEETS_RANKS, USED_UP, Limits
 from torchlint.verify.units import MODULE, compose
 from torchlint.verify.userrun import FunctionVerdict, verify_run
 from torchlint.verify.verdict import Behaviour, BehaviourVerdict, Cost
@@ -155,7 +155,7 @@ def _judged(found: FunctionVerdict) -> Judged:
 
 def _out_of_reach(found: FunctionVerdict) -> bool:
     """Whether only tier 2 cannot tell: a whole run may."""
-    if found.function.unable or found.verdict.detail in (CUDA_IS_UP, USED_UP, MADE_INSIDE):
+    if found.function.unable or found.verdict.detail in (CUDA_IS_UP, USED_UP, MADE_INSIDE, MEETS_RANKS):
         return True
     # A result without its graph is the same number: whether anyone misses the graph shows in the run as a whole.
     return lost_graph(found.verdict.differences)

@@ -32,12 +32,13 @@ class Recorder:
     Enough are `steps` of them, or with `hints` (sets of "file:line") as many more, up to `most`, as it takes until one
     line of each set was executed and `seconds` have passed since the first step: what a fix changes may show only in
     the second epoch. Gradients and parameters are only kept for the first `keep`. `nudge` moves the
-    parameters that each optimizer is made with by one ulp: the yardstick of the comparison.
+    parameters that each optimizer is made with by one ulp: the yardstick of the comparison. A program that is not
+    `alone` goes on unwatched after that: other ranks wait for it.
     """
 
     def __init__(
         self, out: str, *, keep: int, steps: int, most: int, seconds: float, seed: int, nudge: int | None,
-        lines: set[str], hints: Sequence[Sequence[str]], key: str,
+        lines: set[str], hints: Sequence[Sequence[str]], key: str, alone: bool = True,
     ) -> None:  # fmt: skip
         from torchlint.verify.channel import Record
         from torchlint.verify.observe import Observation
@@ -47,8 +48,8 @@ class Recorder:
         self.seconds, self.began = seconds, 0.0
         self.nudge, self.lines = nudge, lines
         self.hints = [set(hint) for hint in hints]
-        self.pid = os.getpid()
-        self.record = Record(os.path.join(out, "record"), key)
+        self.pid, self.alone = os.getpid(), alone
+        self.record = Record(os.path.join(out, f"record-{self.pid}"), key)
         self.made = self.forwards = self.depth = 0
         self.current = Observation()
         self.resident: list[int] = []
@@ -163,7 +164,8 @@ class Recorder:
         if seen or self.made >= self.most:
             self.stopped = True
             self.write()
-            raise Enough(0)
+            if self.alone:
+                raise Enough(0)
 
     def _tensors(self, optimizer: Any, what: str, of: Any) -> None:
         from torchlint.verify.observe import leaf
@@ -185,7 +187,7 @@ class Recorder:
         seen = {
             "replaced": replaced(),
             "steps": self.made, "stopped": self.stopped, "deviations": self.ledger.steps, "scales": self.ledger.scales,
-            "late": self.late, "early": self.early,
+            "late": self.late, "early": self.early, "alone": self.alone,
             "lines": sorted(self.lines), "resident": self.resident,
         }  # fmt: skip
         self.record.add(seen)

@@ -259,6 +259,7 @@ def _unforkable(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
 
 CUDA_IS_UP = "CUDA is initialised: a fork cannot use it"
 USED_UP = "an argument is an iterator that the children would use up"
+MEETS_RANKS = "it seems to wait for other ranks, which a fork cannot meet"
 MADE_INSIDE = "what it trains or evaluates is made inside the call: nothing of it is seen from outside"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from torchlint.verify.channel import Forged, verified
+from torchlint.verify.launching import UNWATCHED, prepared, surroundings, watched
 from torchlint.verify.sandbox import enclose, scratch_directory
 from torchlint.verify.shadow import Limits
 from torchlint.verify.verdict import Behaviour, BehaviourVerdict, Cost, Difference, cost_from_json
 from torchlint.verify.weave import Edited, weave
 
-INJECT = Path(__file__).with_name("inject")
-_PYTHON = re.compile(r"python(\d+(\.\d+)?)?(\.exe)?")
 _ORDER = list(Behaviour)
 _MARK = "TORCHLINT_VERIFY_RUN"  # in the environment of all that a run starts
 MOST_PROCESSES = 2000  # of one run at once: beyond what loaders of many ranks start, and below what a machine bears
@@ -56,22 +54,6 @@ class UserRun:
     forged: str = ""  # why none of its results can be believed
 
 
-def prepared(command: Sequence[str]) -> list[str]:
-    """The command, a Python script started through our launcher so that its own text can be replaced in memory."""
-    if not command or not _PYTHON.fullmatch(os.path.basename(command[0])):
-        return list(command)
-    takes_value = {"-W", "-X", "--check-hash-based-pycs"}
-    at = 1
-    while at < len(command):
-        word = command[at]
-        if word in ("-m", "-c", "-"):
-            return list(command)
-        if not word.startswith("-"):
-            return [*command[:at], str(INJECT / "launch.py"), *command[at:]]
-        at += 2 if word in takes_value else 1
-    return list(command)
-
-
 def verify_run(
     files: Mapping[str, tuple[str, ...]],
     command: Sequence[str],
@@ -97,6 +79,8 @@ def verify_run(
             where, output = os.path.abspath(cwd or "."), None if shown else os.devnull
             result.ended, enclosed = execute(command, plan, out, timeout, where, output)
             result.sandbox = "the run changes no file" if enclosed else "the run itself was not sandboxed"
+            if not result.ended and not watched(out):
+                result.ended = UNWATCHED
             gather(result, out)
     return result
 
@@ -149,9 +133,8 @@ def execute(
     plan_path = os.path.join(scratch, ".plan")
     with open(plan_path, "w", encoding="utf-8") as file:
         json.dump(plan, file)
-    environment = dict(os.environ)
+    environment = surroundings(os.environ, os.path.join(scratch, ".bin"))
     environment["TORCHLINT_VERIFY"] = plan_path
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(INJECT), environment.get("PYTHONPATH", "")]))
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     environment.setdefault("PYTHONHASHSEED", "0")
     environment[_MARK] = plan_path
@@ -250,7 +233,7 @@ def _joined(path: str, function: Edited, seen: Sequence[Mapping[str, Any]], ende
     if function.unable:
         return FunctionVerdict(path, function, BehaviourVerdict(Behaviour.NOT_VERIFIABLE, function.unable))
     if not seen:
-        what = "no call was compared" if ended.startswith("timeout") else "never called"
+        what = "no call was compared" if ended.startswith(("timeout", UNWATCHED)) else "never called"
         why = f"{what}{f'; {ended}' if ended else ''}"
         return FunctionVerdict(path, function, BehaviourVerdict(Behaviour.NOT_VERIFIABLE, why))
     verdicts = [_verdict(s["verdict"]) for s in seen]

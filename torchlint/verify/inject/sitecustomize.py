@@ -24,5 +24,5 @@ if "TORCHLINT_VERIFY" in os.environ:
         sys.path.append(_root)
     from torchlint.verify import agent
 
-    agent.start(os.environ["TORCHLINT_VERIFY"])
+    agent.start(os.environ["TORCHLINT_VERIFY"], woken=True)
 _chain()
