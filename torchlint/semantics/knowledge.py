@@ -198,7 +198,7 @@ def _torch(name: str) -> Value | None:
         return Value(Kind.SCALER, name)
     if _MODULE_PACKAGES.match(name):
         return Value(Kind.MODULE, name)
-    if name == "torch.device":
+    if name in ("torch.device", "torch.accelerator.current_accelerator"):
         return Value(Kind.DEVICE, name)
     if name == "torch.autograd.Variable":
         return Value(T, name)

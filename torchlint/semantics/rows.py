@@ -100,11 +100,24 @@ def _picked_by(loop: Loop, counter: str, sem: Semantics) -> tuple[cst.BaseExpres
         for axis, element in enumerate(item.slice):
             part = element.slice
             if isinstance(part, cst.Index) and isinstance(part.value, (cst.Name, cst.BinaryOperation)):
-                if counter in {n.value for n in find(part.value, cst.Name)} and _walkable(item.value, sem):
-                    return item.value, axis
+                if counter in {n.value for n in find(part.value, cst.Name)}:
+                    if _walkable(item.value, sem) or is_written_in_place(item, sem):
+                        return item.value, axis
             if isinstance(part, cst.Index) and isinstance(part.value, cst.Ellipsis):
                 break
     return None
+
+
+def is_written_in_place(node: cst.CSTNode, sem: Semantics) -> bool:
+    """`boxes[i, :, 0::4].clamp_(…)`: no list takes several indices, and no array has such a method."""
+    method = sem.file.parent(node)
+    call = sem.file.parent(method) if isinstance(method, cst.Attribute) and method.value is node else None
+    if not isinstance(node, cst.Subscript) or len(node.slice) < 2 or not isinstance(call, cst.Call):
+        return False
+    name = method.attr.value if isinstance(method, cst.Attribute) else ""
+    return (
+        call.func is method and re.fullmatch(r"[a-z]\w*[a-z0-9]_", name) is not None and may_be_tensor(node.value, sem)
+    )
 
 
 # What takes a tensor apart along one dimension: `x.unbind(1)`, `torch.split(x, 1, dim=2)`, `x.chunk(x.size(1), dim=1)`.

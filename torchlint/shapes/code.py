@@ -81,6 +81,10 @@ class Whole:
         return _LOSS.search(self.text) is not None
 
     @cached_property
+    def has_transform(self) -> bool:
+        return "torchvision" in self.text
+
+    @cached_property
     def trains(self) -> bool:
         return "backward" in self.text
 

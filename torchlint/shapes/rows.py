@@ -68,6 +68,8 @@ def _is_row_loop(loop: ast.For, code: Code) -> bool:
             sinks = sinks or sink
             seen = seen or mentions(value, names)
             seen = seen or (isinstance(small, ast.AugAssign) and mentions(small.target, names))
+            # One and the same value in every row.
+            seen = seen or (isinstance(small, ast.Assign) and isinstance(small.targets[0], ast.Subscript))
     return sinks and seen
 
 
@@ -193,12 +195,13 @@ def _is_pure(node: ast.AST, code: Code) -> bool:
         return False
     if not all(_is_pure(a, code) for a in (*node.args, *(k.value for k in node.keywords))):
         return False
+    # A loss or a transform may be kept under any name.
+    held = code.whole.has_loss or code.whole.has_transform
     if isinstance(node.func, ast.Name):
-        # Own functions and names imported from torch; a loss may be kept under any name.
-        name = node.func.id
-        return name in _ALLOWED or code.whole.has_loss or name in code.whole.callable
+        name = node.func.id  # own functions, and names imported from torch
+        return name in _ALLOWED or held or name in code.whole.callable
     if isinstance(node.func, ast.Attribute):
-        return node.func.attr in PURE or code.whole.has_loss or node.func.attr in code.whole.functions
+        return node.func.attr in PURE or held or node.func.attr in code.whole.functions
     return False
 
 

@@ -14,7 +14,7 @@ import libcst as cst
 
 from torchlint.semantics.blocks import statements
 from torchlint.semantics.model import Semantics
-from torchlint.semantics.rows import RowLoop, bindings_in, is_read, may_be_tensor, reads
+from torchlint.semantics.rows import RowLoop, bindings_in, is_read, is_written_in_place, may_be_tensor, reads
 from torchlint.source import dotted, find, literal, walk
 from torchlint.vectorise.pure import WRITES
 from torchlint.vectorise.purity import Purity, counter_at, root_of
@@ -26,6 +26,7 @@ _JOINS = frozenset(f"torch.{n}" for n in ("stack", "cat", "tensor", "vstack", "h
 
 
 _SUMS = ("+=", "-=")
+_OVERWRITES = ("copy_", "fill_", "zero_")  # what they leave tells nothing of what was there
 
 
 class StepKind(str, enum.Enum):
@@ -93,14 +94,31 @@ def read_body(rows: RowLoop, sem: Semantics) -> Body | None:
                 return None
         if isinstance(step.target, cst.Subscript):
             base = _base(step.target)
-            if not (may_be_tensor(base, sem) if rows.whole else sem.value(base).is_tensor):
+            told = step.kind is StepKind.WRITE and is_written_in_place(step.target, sem)
+            if not (told or (may_be_tensor(base, sem) if rows.whole else sem.value(base).is_tensor)):
                 return None
+            judge.rows_seen = judge.rows_seen or (told and step.operator not in _OVERWRITES)
         if isinstance(step.target, cst.Subscript) and not judge.is_own_row(step.target):
             if not _counts_up(step, body, judge):
                 return None
         if step.kind is StepKind.APPEND and not _joined_later(step, body, sem):
             return None
-    return body if judge.rows_seen else None
+    return body if judge.rows_seen or _fills_rows(body, judge) else None
+
+
+def _fills_rows(body: Body, judge: Purity) -> bool:
+    """Whether each turn does nothing but put one and the same value into its own row of a certain tensor."""
+    return all(
+        step.kind is StepKind.STORE
+        and step.operator == "="
+        and step.test is None
+        and isinstance(step.target, cst.Subscript)
+        and judge.is_own_row(step.target)
+        and (value := judge.sem.value(_base(step.target))).is_tensor
+        and value.evidence != "used"
+        and not any(n.value in body.rows.bound for n in find(step.value, cst.Name))
+        for step in body.steps
+    )
 
 
 def _positions(temporaries: list[Step], judge: Purity) -> set[str]:

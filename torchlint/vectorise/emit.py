@@ -17,6 +17,7 @@ from torchlint.source import argument, children, dotted, find, literal, walk
 from torchlint.spelling import same
 from torchlint.vectorise.body import Body, Step, StepKind
 from torchlint.vectorise.lift import Lifted, Lifter, NotLifted, row_rank, steady
+from torchlint.vectorise.pure import TAKES_BATCHES
 from torchlint.vectorise.purity import Purity
 
 _FRESH = frozenset(f"torch.{n}{like}" for n in ("zeros", "ones", "empty", "full") for like in ("", "_like"))
@@ -296,7 +297,10 @@ class _Writer:
         name = self.sem.qualified(call.func) or dotted(call.func) or ""
         last = call.func.attr.value if isinstance(call.func, cst.Attribute) else name
         return (
-            last in _NOT_MAPPED or self.sem.callee(call) is not None or self.sem.value(call.func).kind is Kind.LOSS_FN
+            last in _NOT_MAPPED
+            or self.sem.callee(call) is not None
+            or (held := self.sem.value(call.func)).kind is Kind.LOSS_FN
+            or TAKES_BATCHES.match(held.origin) is not None
         )
 
     def _parameter(self, tensor: cst.BaseExpression, parameters: dict[str, str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 # Functions and methods that compute from their arguments alone and whose result's shape does not depend on the values.
 _PURE_NAMES = """
     abs neg relu clamp clip clamp_min clamp_max sqrt rsqrt floor ceil round trunc square sign float double half long int
@@ -18,6 +20,10 @@ _PURE_NAMES = """
     movedim swapaxes
 """
 PURE = frozenset(_PURE_NAMES.split())
+# Classes of transforms that work on the last dimensions of a tensor: a batch takes them as one image does.
+TAKES_BATCHES = re.compile(
+    r"^torchvision\.transforms\.((v2|transforms)\.)?(Normalize|Grayscale|CenterCrop|Resize|ConvertImageDtype)$"
+)
 # Methods that write into the row they are called on.
 _WRITES_NAMES = """
     copy_ fill_ zero_ add_ sub_ mul_ div_ pow_ clamp_ relu_ sigmoid_ tanh_ exp_ sqrt_ abs_ neg_ index_add_ index_copy_

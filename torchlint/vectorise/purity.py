@@ -10,7 +10,7 @@ from torchlint.semantics.names import Function
 from torchlint.semantics.rows import RowLoop, definition_of, may_be_tensor
 from torchlint.source import dotted, find, literal
 from torchlint.spelling import same
-from torchlint.vectorise.pure import PURE, SHAPING
+from torchlint.vectorise.pure import PURE, SHAPING, TAKES_BATCHES
 
 _BUILTINS = frozenset(("float", "int", "abs", "max", "min", "sum"))
 # What makes one number of however many entries.
@@ -100,7 +100,8 @@ class Purity:
             return last in PURE and not (last == "where" and len(node.args) < 3)
         if isinstance(node.func, cst.Name) and node.func.value in _BUILTINS and name in (None, node.func.value):
             return True
-        if self.sem.value(node.func).kind is Kind.LOSS_FN:
+        made = self.sem.value(node.func)
+        if made.kind is Kind.LOSS_FN or (name is None and TAKES_BATCHES.match(made.origin)):
             return True
         callee = self.sem.callee(node)
         if callee is not None:
