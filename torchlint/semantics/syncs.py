@@ -30,7 +30,7 @@ Clause = cst.For | cst.CompFor
 
 # What says that tensors of this file go to a GPU: by name, by a device that is chosen, by a library that places them.
 GPU = (
-    r"cuda|\.to\(\s*(?:device\s*=\s*)?[\w.\[\]\"']*device|\bAccelerator\(|deepspeed|\bFabric\(|convert_tensor"
+    r"cuda|torch\.accelerator\.|\.to\(\s*(?:device\s*=\s*)?[\w.\[\]\"']*device|\bAccelerator\(|deepspeed|\bFabric\(|convert_tensor"
     r"|prepare_batch"
 )
 _GPU = re.compile(GPU)
@@ -375,6 +375,19 @@ def over_batches(sem: Semantics, loop: TrainingLoop) -> bool:
         if name.rpartition(".")[2] in _FETCHING:
             return True
         if name.partition(".")[0] in targets and name.endswith((".to", ".cuda")):
+            return True
+        if (callee := sem.callee(call)) is not None and _takes_batch(call, callee, targets):
+            return True
+    return False
+
+
+def _takes_batch(call: cst.Call, callee: Function, batch: set[str]) -> bool:
+    """Whether an own function that the loop calls fetches the batch itself, or moves the one that it is given."""
+    params = callee.params[1:] if callee.is_method else callee.params
+    given = {p for p, arg in zip(params, call.args) if arg.keyword is None and dotted(arg.value) in batch}
+    for inner in find(callee.node, cst.Call):
+        owner, _, last = (dotted(inner.func) or "").rpartition(".")
+        if last in _FETCHING or (last in ("to", "cuda") and owner in given):
             return True
     return False
 
