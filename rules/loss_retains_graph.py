@@ -78,7 +78,7 @@ from torchlint.semantics.accumulation import (
 )
 from torchlint.semantics.knowledge import is_loss_function
 from torchlint.semantics.transfers import loader_value
-from torchlint.source import dotted, find, walk
+from torchlint.source import dotted, find, walk, walk_scope
 
 RULE = Rule(
     "TL601",
@@ -154,7 +154,7 @@ def _differentiated_alone(growth: Growth, ctx: Context) -> Event | None:
             if _is_anothers(base, event, ctx) and ctx.sem.value(carrier).graph is not Graph.ATTACHED:
                 continue
             same = base in roots and not rebound_between(base, event.node, growth.at, scope, ctx.sem)
-            part = _is_part(carrier, ctx) and derived({base}, scope, growth) & roots
+            part = _is_part(carrier, scope, ctx) and derived({base}, scope, growth) & roots
             last = growth.is_list and is_last_item(event, growth.name)
             if (same or part or last) and not (retains_graph(event) and escapes(growth, ctx.sem)):
                 return event
@@ -170,11 +170,37 @@ def _is_anothers(name: str, event: Event, ctx: Context) -> bool:
     return called is not None and root in called.local and root not in called.params
 
 
-def _is_part(node: cst.BaseExpression, ctx: Context) -> bool:
-    """Whether a term of the differentiated loss carries a graph itself: it surely does, or it is a loss, too."""
+def _is_part(node: cst.BaseExpression, scope: cst.CSTNode, ctx: Context) -> bool:
+    """Whether a term of the differentiated loss carries a graph itself: it surely does, or it is a loss, too.
+
+    Of what a model returns beside its output (`logits, index, lam = model(x)`), only what is added up into a loss is
+    known to: the rest may be numbers.
+    """
     value = ctx.sem.value(node)
     is_loss = value.kind is Kind.TENSOR and (is_loss_function(value.origin) or value.origin.endswith("Loss"))
+    if value.graph is Graph.ATTACHED and isinstance(node, cst.Name) and _returned_beside(node.value, scope):
+        return any(_is_operand(node.value, n.value) for n in walk_scope(scope) if isinstance(n, cst.Assign))
     return value.graph is Graph.ATTACHED or is_loss
+
+
+def _returned_beside(name: str, scope: cst.CSTNode) -> bool:
+    """Whether the name is given a later item of what a call returns."""
+    given = [n for n in walk_scope(scope) if isinstance(n, cst.Assign) and isinstance(n.value, cst.Call)]
+    targets = (target.target for n in given for target in n.targets)
+    return any(dotted(e.value) == name for t in targets if isinstance(t, cst.Tuple) for e in t.elements[1:])
+
+
+def _is_operand(name: str, expr: cst.BaseExpression) -> bool:
+    """Whether the value is an operand of the expression's arithmetic, itself or by a method of its own."""
+    if isinstance(expr, cst.BinaryOperation):
+        return any(dotted(_receiver(side)) == name or _is_operand(name, side) for side in (expr.left, expr.right))
+    return False
+
+
+def _receiver(expr: cst.BaseExpression) -> cst.BaseExpression:
+    while isinstance(expr, cst.Call) and isinstance(expr.func, cst.Attribute):
+        expr = expr.func.value
+    return expr
 
 
 def _accumulating_loop(growth: Growth, backwards: list[Event], ctx: Context) -> Loop | cst.FunctionDef | None:
@@ -234,7 +260,7 @@ def _fix(growth: Growth, trained: Event | None, ctx: Context) -> Fix | None:
 
 
 def _has_graph(node: cst.BaseExpression, growth: Growth, trained: Event | None, ctx: Context) -> bool:
-    if _is_part(node, ctx):
+    if _is_part(node, growth.function.node, ctx):
         return True
     return trained is not None and base_name(node) in (differentiated(trained) | {trained.subject})
 
