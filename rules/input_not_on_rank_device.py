@@ -7,7 +7,7 @@ that are only wrapped in some runs, and devices that may be the CPU, are left al
 
 ## Why is this bad
 Without `device_ids` the call raises ("Expected all tensors to be on the same device"). With `device_ids=[rank]`, DDP
-copies its inputs over itself in every step, out of memory that is not pinned, and it copies nothing but inputs: a loss
+copies its inputs over itself in every step, while the host waits, and it copies nothing but inputs: a loss
 against a target that was left on the CPU raises. Where DDP's copy keeps the program running, the finding is an `info`.
 
 ## Example
@@ -115,7 +115,7 @@ def finding(
         why = f"only inputs are copied over, so the loss against `{processes.file.code(targets[0].node)}` raises"
     else:
         why, severity = (
-            "DistributedDataParallel copies it over in every step, out of memory that is not pinned",
+            "DistributedDataParallel copies it over in every step, and the host waits for the copy",
             Severity.INFO,
         )
     return Finding(
