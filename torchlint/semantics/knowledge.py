@@ -125,6 +125,16 @@ TENSOR_ONLY = frozenset(
 ) - frozenset(["zero_", "argmax_", "tolist_", "cumsum_", "norm_", "view", "size", "gather", "scatter"])
 # Shared with numpy or others: not evidence alone.
 
+# Functions of torch and torch.nn.functional whose first argument is a tensor: they refuse arrays, lists and numbers.
+TAKES_TENSOR = frozenset(
+    """softmax log_softmax sigmoid tanh relu gelu exp log sqrt abs sum mean max min argmax argmin norm sort topk cumsum
+    matmul mm bmm clamp transpose unsqueeze squeeze flatten reshape permute chunk split unbind sign floor round pow
+    cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss kl_div binary_cross_entropy binary_cross_entropy_with_logits
+    one_hot normalize cosine_similarity interpolate grid_sample conv1d conv2d linear embedding layer_norm dropout
+    max_pool2d avg_pool2d adaptive_avg_pool2d softplus logsigmoid leaky_relu std var median nonzero isnan isinf
+    zeros_like ones_like rand_like randn_like empty_like full_like""".split()
+)
+
 # Methods that no tensor has: a name on which one is called stands for something else at least once (in a notebook one
 # name often serves several cells).
 NOT_TENSOR = frozenset("copy astype tobytes tofile append extend keys items get update".split())

@@ -9,7 +9,7 @@ import libcst as cst
 from torchlint.semantics import knowledge
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value
 from torchlint.semantics.names import OWN, Class, Function, Names, parameters
-from torchlint.source import dotted, literal, walk_scope
+from torchlint.source import dotted, literal, walk, walk_scope
 
 if TYPE_CHECKING:
     from torchlint.semantics.evaluate import Evaluator
@@ -19,6 +19,10 @@ BATCH = knowledge.BATCH
 
 
 _TABLE = "parameters[]"  # indexed, so no method, and what has it no Module
+_GIVEN = "torch()"  # handed to a function of torch that takes nothing but tensors
+_ROW_GIVEN = "torch([i])"  # a row or an element of it is
+_PART_GIVEN = "torch([:, i])"  # a part by several indices is, which lists do not have
+_SIZED = frozenset(("shape", "size", "ndim", "dim"))  # of a tensor, and not of a list of them
 
 
 def collect_uses(ev: Evaluator) -> None:
@@ -27,8 +31,12 @@ def collect_uses(ev: Evaluator) -> None:
         ev.uses[function] = uses
         cls = function.cls
         body = function.node if isinstance(function.node, cst.Module) else function.node.body
+        given: list[tuple[str, str]] = []
+        bound = list(function.params)
         for node in walk_scope(body, lambdas=True):
             kind = node.__class__
+            if isinstance(node, (cst.AssignTarget, cst.For, cst.CompFor, cst.NamedExpr)):
+                bound += (n.value for n in walk(node.target) if isinstance(n, cst.Name))
             if isinstance(node, cst.Subscript):
                 if isinstance(node.value, cst.Attribute) and node.value.attr.value == "parameters":
                     uses.setdefault(dotted(node.value.value) or "", set()).add(_TABLE)
@@ -37,6 +45,12 @@ def collect_uses(ev: Evaluator) -> None:
                 continue
             if isinstance(node, cst.Attribute):
                 base = dotted(node.value)
+                if (
+                    base is None
+                    and node.attr.value in knowledge.TENSOR_ONLY
+                    and (what := _part(node.value)) is not None
+                ):
+                    given.append(what)
                 if base is None and node.attr.value in ("cuda", "to"):
                     base = dotted(_converted(node.value))
                 if base is not None:
@@ -46,6 +60,28 @@ def collect_uses(ev: Evaluator) -> None:
                         ev.class_uses.setdefault(cls.qualname, {}).setdefault(key, set()).add(node.attr.value)
             elif isinstance(node, cst.Call) and (base := dotted(node.func)) is not None:
                 uses.setdefault(base, set()).add("()")
+                if node.args and base.rpartition(".")[2] in knowledge.TAKES_TENSOR:
+                    name = ev.names.qualify_text(base, function) or ""
+                    if name.startswith("torch.") and (what := _given(node.args[0])) is not None:
+                        given.append(what)
+        for name, how in given:
+            if bound.count(name) == 1:  # else what is given may be another thing than what was bound first
+                uses.setdefault(name, set()).add(how)
+
+
+def _given(arg: cst.Arg) -> tuple[str, str] | None:
+    """The name that is handed over, or of which a part is, and how."""
+    if arg.keyword is not None or arg.star:
+        return None
+    return (arg.value.value, _GIVEN) if isinstance(arg.value, cst.Name) else _part(arg.value)
+
+
+def _part(value: cst.BaseExpression) -> tuple[str, str] | None:
+    if not isinstance(value, cst.Subscript) or not isinstance(value.value, cst.Name):
+        return None
+    if len(value.slice) > 1:
+        return value.value.value, _PART_GIVEN
+    return (value.value.value, _ROW_GIVEN) if isinstance(value.slice[0].slice, cst.Index) else None
 
 
 # Conversions that may stand between a batch and its move to a device.
@@ -119,6 +155,8 @@ def initial_values(ev: Evaluator, function: Function) -> dict[str, Value]:
                 value = Value(Kind.STRING)
         if value.kind is Kind.UNKNOWN:
             value = used(ev, function, name)
+        elif value.kind is Kind.BATCH and used(ev, function, name).kind is Kind.TENSOR:
+            value = value.but(kind=Kind.TENSOR)  # what a loader gave could have been more than one
         env[name] = value
     if function.is_method and function.cls is not None:
         env[function.params[0]] = instance(ev, function.cls)
@@ -197,6 +235,13 @@ def used_as(attrs: set[str]) -> Value:
             return Value(Kind.MODULE, evidence="used")
     if attrs & {"batch_sampler", "collate_fn"} or ("dataset" in attrs and attrs & {"batch_size", "sampler"}):
         return Value(Kind.LOADER, element=BATCH, evidence="used")
-    if attrs & knowledge.TENSOR_ONLY and not attrs & knowledge.NOT_TENSOR:
+    if attrs & knowledge.NOT_TENSOR:
+        return UNKNOWN
+    if (
+        attrs & knowledge.TENSOR_ONLY
+        or _GIVEN in attrs
+        or _PART_GIVEN in attrs
+        or (_ROW_GIVEN in attrs and attrs & _SIZED)
+    ):
         return Value(Kind.TENSOR, evidence="used")
     return UNKNOWN
