@@ -125,7 +125,9 @@ def main() -> None:
             many = Path(folder, "many")
             many.mkdir()
             for number in range(10_000):
-                (many / f"m{number}.py").write_text(f"{T}\ndef f(x):\n    return torch.zeros({number}).to('cuda')\n")
+                (many / f"m{number}.py").write_text(
+                    f"{T}\ndef f(x):\n    return torch.zeros({number + 1}).to('cuda')\n"
+                )
             began = time.monotonic()
             row = _shown(measure(many, chosen.seconds * 5, memory, "--jobs", "2"))
             rows.append(("10,000 files with 2 workers", "0.70", *row))

@@ -250,7 +250,7 @@ def _gone(pid: int) -> bool:
     ("verb", "sign"), [("check", signal.SIGINT), ("fix", signal.SIGINT), ("check", signal.SIGKILL)]
 )
 def test_an_interrupted_run_leaves_no_half_file_and_no_worker(tmp_path: Path, verb: str, sign: signal.Signals) -> None:
-    body = "".join(f"def f{i}(model, loader):\n    return torch.zeros({i}).to('cuda')\n\n" for i in range(150))
+    body = "".join(f"def f{i}(model, loader):\n    return torch.zeros({i + 1}).to('cuda')\n\n" for i in range(150))
     for number in range(120):
         (tmp_path / f"m{number:03}.py").write_text("import torch\n\n" + body)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}

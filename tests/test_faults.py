@@ -329,7 +329,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
 
-BODY = "".join(f"def f{i}(model, loader):\n    return torch.zeros({i}).to('cuda')\n\n" for i in range(4))
+BODY = "".join(f"def f{i}(model, loader):\n    return torch.zeros({i + 1}).to('cuda')\n\n" for i in range(4))
 
 
 @pytest.fixture

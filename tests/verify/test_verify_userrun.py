@@ -131,6 +131,13 @@ def test_a_call_in_another_situation_is_compared_however_late(tmp_path: Path, fi
     assert verdict.calls > QUICK.calls
 
 
+class Sleeping:
+    """Stands for something that is made when it is first asked for anything."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise AssertionError(name)
+
+
 def test_what_a_call_is_told_apart_by() -> None:
     x, net = torch.ones(4, 3), torch.nn.Linear(3, 3)
     first = situation((net, x), {"weights": [x, None]})
@@ -140,6 +147,7 @@ def test_what_a_call_is_told_apart_by() -> None:
     assert first.mode != situation((net, x.double()), {"weights": [x, None]}).mode
     assert first.mode != situation((net, x), {"weights": [x, x]}).mode
     assert first.mode != situation((net.eval(), x), {"weights": [x, None]}).mode
+    assert situation((Sleeping(),), {}) == situation((Sleeping(),), {})
     shorter = situation((net.train(), x[:3]), {"weights": [x, None]})
     assert shorter.mode == first.mode
     assert shorter.shape != first.shape

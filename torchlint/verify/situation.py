@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 _ITEMS = 8  # of a container or an object that are looked at
@@ -33,28 +34,33 @@ def situation(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Situation:
 
 
 def _kind(value: Any, depth: int, shapes: list[tuple[int, ...]]) -> Hashable:
+    """By type and not by isinstance, which asks proxies for their `__class__` and wakes what they stand for."""
     import torch
 
-    if value is None or isinstance(value, bool) or (isinstance(value, str) and len(value) <= _WORD):
-        return value
-    if isinstance(value, torch.Tensor):
+    kind = type(value)
+    if value is None or kind is bool or (kind is str and len(value) <= _WORD):
+        return value  # type: ignore[no-any-return]
+    if issubclass(kind, torch.Tensor):
         shapes.append(tuple(value.shape))
-        return type(value), value.dtype, value.dim(), value.requires_grad
-    if isinstance(value, torch.nn.Module):
-        return type(value), value.training
-    if depth:
-        inside = tuple(_kind(item, depth - 1, shapes) for item in _items(value))
-        return type(value), inside
-    return (type(value),)
+        return kind, value.dtype, value.dim(), value.requires_grad
+    if issubclass(kind, torch.nn.Module):
+        return kind, value.training
+    if not depth:
+        return (kind,)
+    return kind, tuple(_kind(item, depth - 1, shapes) for item in _items(value, kind))
 
 
-def _items(value: Any) -> Iterator[Any]:
+def _items(value: Any, kind: type) -> Iterator[Any]:
     """The first items of a container; of another object the modules and flags that it keeps."""
-    if isinstance(value, (list, tuple)):
-        yield from value[:_ITEMS]
-    elif isinstance(value, dict):
-        yield from (item for item, _ in zip(value.values(), range(_ITEMS)))
-    elif hasattr(value, "__dict__"):
-        import torch
+    import torch
 
-        yield from (v for v in list(vars(value).values()) if isinstance(v, (bool, torch.nn.Module)))
+    if kind in (list, tuple):
+        yield from value[:_ITEMS]
+    elif kind is dict:
+        yield from islice(value.values(), _ITEMS)
+    else:
+        try:
+            kept = object.__getattribute__(value, "__dict__")
+        except AttributeError:
+            return
+        yield from (v for v in list(kept.values()) if type(v) is bool or issubclass(type(v), torch.nn.Module))
