@@ -41,7 +41,7 @@ class Script:
         self.qualified = qualified
         self._trains: dict[cst.CSTNode, bool] = {}
         self._callees: dict[cst.Call, cst.FunctionDef | None] = {}
-        self._known: dict[Place | None, set[Place]] = {}
+        self._known: dict[Place, set[Place]] = {}
 
     @staticmethod
     def whole(sem: Semantics) -> Script:
@@ -198,19 +198,22 @@ class Script:
 
     def assigned(self, expr: cst.BaseExpression) -> list[tuple[cst.BaseExpression, int | None]]:
         """What is assigned to a name or `self.` attribute as seen from where it stands."""
-        text = dotted(expr)
-        return self._bindings.get((self._home(expr, text), text), []) if text is not None else []
+        place = self._place(expr)
+        return self._bindings.get(place, []) if place is not None else []
 
-    def _home(self, expr: cst.CSTNode, text: str) -> cst.CSTNode | None:
-        """Where a name lives as seen from where it stands: the function, the module, for `self.x` the class."""
+    def _place(self, expr: cst.CSTNode) -> Place | None:
+        """A name and where it lives as seen from where it stands; None for any other expression."""
+        text = dotted(expr)
+        if text is None:
+            return None
         if text.startswith("self."):
-            return self.owner(expr)
+            return self.owner(expr), text
         scope = self.scope(expr)
         while isinstance(scope, cst.FunctionDef) and (scope, text) not in self._bindings:
             if any(p.name.value == text for p in scope.params.params):
                 break
             scope = self.scope(scope)
-        return scope
+        return scope, text
 
     def origins(self, expr: cst.BaseExpression) -> list[cst.BaseExpression]:
         """The expressions that may have made this one; one that cannot be followed stands for itself."""
@@ -219,8 +222,7 @@ class Script:
     def methods_on(self, expr: cst.BaseExpression, part: str = "") -> set[str]:
         """The methods called on what a name holds, or on a part of it (`.encoder`), under whatever names the file's own
         functions know it."""
-        text = dotted(expr)
-        place = (self._home(expr, text), text) if text is not None else None
+        place = self._place(expr)
         found: set[str] = set()
         for call in self.calls:
             if isinstance(call.func, cst.Attribute) and call.func.attr.value not in found:
@@ -241,12 +243,14 @@ class Script:
 
     def _names_behind(self, expr: cst.BaseExpression) -> set[Place]:
         """The names, each with the scope it lives in, that hold what this expression holds."""
-        text = dotted(expr)
-        place = (self._home(expr, text), text) if text is not None else None
-        if place not in self._known:
-            steps = [(e, dotted(e)) for e, _ in self._trail(expr, through=MOVES)]
-            self._known[place] = {(self._home(e, name), name) for e, name in steps if name is not None}
-        return self._known[place]
+        here = self._place(expr)
+        if here is None or here not in self._known:
+            places = {self._place(e) for e, _ in self._trail(expr, through=MOVES)}
+            found = {place for place in places if place is not None}
+            if here is None:  # a call or the like: each has names of its own behind it
+                return found
+            self._known[here] = found
+        return self._known[here]
 
     def _trail(
         self, expr: cst.BaseExpression, through: tuple[str, ...] = ()

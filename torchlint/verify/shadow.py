@@ -77,9 +77,14 @@ class Shadow:
         most = min(2, self.limits.calls) if self.spent > SLOW else self.limits.calls
         return self.unable is None and len(self.runs) < most and self.spent < self.limits.total_seconds
 
+    def watches(self) -> bool:
+        """Whether a later call may still be verified for what is new about it."""
+        left = self.later[0] < self.limits.modes or self.later[1] < self.limits.shapes
+        return left and self.unable is None and self.spent <= SLOW and bool(self.runs) and self.calls <= WATCHED
+
     def wants_as_new(self, call: Situation) -> bool:
         """Whether a later call is verified because none was before that is like it."""
-        if self.unable is not None or self.spent > SLOW or not self.runs:
+        if not self.watches():
             return False
         if all(call.mode != s.mode for s in self.seen):
             return self.later[0] < self.limits.modes and self.verdict().equivalent
@@ -191,7 +196,7 @@ def _wrap(shadows: Sequence[Shadow], original: Any, fixed: Sequence[Any]) -> Any
 
 def _wanting(shadows: Sequence[Shadow], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Shadow]:
     """The variants for which this call is verified."""
-    if shadows[0].calls > WATCHED and not any(s.wants() for s in shadows):
+    if not any(s.wants() or s.watches() for s in shadows):
         return []
     try:
         call = situation(args, kwargs)
