@@ -20,9 +20,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from torchlint.diagnostic import splice
 from torchlint.migrate import Migration, Script, to_ddp
 from torchlint.semantics import Semantics
-from torchlint.source import File, splice
+from torchlint.source import File
 
 ROOT = Path(__file__).resolve().parent.parent
 _NAMES = ("bad", "bad_flat", "bad_main", "bad_chained", "bad_guarded", "bad_writing")

@@ -76,7 +76,7 @@ _HANDLED = re.compile(
 
 @RULE.on
 def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
-    if "DistributedDataParallel" not in ctx.file.text or _HANDLED.search(ctx.file.text):
+    if "DistributedDataParallel" not in ctx.file.text or ctx.file.mentions(_HANDLED):
         return
     processes = Processes.of(ctx.sem)
     if not processes.replicas:

@@ -76,7 +76,6 @@ _SCALING = re.compile(
 
 @RULE.on
 def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
-    scaled = _SCALING.search(context.file.text) is not None
     for backward in loop.of(Effect.BACKWARD):
         call = flow.call_of(backward)
         if backward.via is not None or not isinstance(call, cst.Call) or call.args:
@@ -91,8 +90,8 @@ def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
                 fix=_outside(backward, inside, loop, context),
                 severity=Severity.INFO,
             )
-        region = None if scaled else _half_forward(backward, loop, context)
-        if region is not None:
+        region = _half_forward(backward, loop, context)
+        if region is not None and not context.file.mentions(_SCALING):
             yield Finding(
                 call,
                 f"`{context.file.code(call)}` is not scaled, and the forward runs in float16",

@@ -90,7 +90,7 @@ def check(loader: LoaderCall, ctx: Context) -> Iterator[Finding]:
     questions = _reads(loader, ctx)
     if questions is None or passes_lambda(ctx.sem, loader) or runs_on_import(ctx.sem, loader.function, loader.node):
         return
-    shared = _RANKS.search(ctx.file.text) is not None
+    shared = ctx.file.mentions(_RANKS)
     per = " // ranks per host" if shared else ""
     yield Finding(
         loader.node,
@@ -121,9 +121,9 @@ def _reads(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
 def _is_elsewhere(loader: LoaderCall, ctx: Context) -> bool:
     """Where workers make trouble, or somebody else says it."""
     path, cls = ctx.file.path, loader.function.cls
-    if isinstance(loader.function.node, cst.Module) and not _MODEL.search(ctx.file.text):
+    if isinstance(loader.function.node, cst.Module) and not ctx.file.mentions(_MODEL):
         return True  # a look at the dataset under `if __name__ == "__main__":`
-    if path.endswith(".ipynb") or _WINDOWS.search(ctx.file.text) or is_unit_test(ctx.sem, loader):
+    if path.endswith(".ipynb") or ctx.file.mentions(_WINDOWS) or is_unit_test(ctx.sem, loader):
         return True
     return cls is not None and any(_LIGHTNING.search(r) for r in ctx.sem.names.roots(cls))
 

@@ -82,7 +82,7 @@ def check(call: cst.Call, context: Context) -> Iterator[Finding]:
     if not isinstance(call.func, cst.Attribute) or call.func.attr.value not in ("double", "to", "set_default_dtype"):
         return
     what = _doubled(call, context)
-    if what is None or _NEEDED.search(context.file.text) or _is_optional(call, context):
+    if what is None or context.file.mentions(_NEEDED) or _is_optional(call, context):
         return
     base = context.file.path.replace("\\", "/").rpartition("/")[2]
     if base.startswith("test_") or base.endswith("_test.py"):

@@ -83,7 +83,7 @@ _FRAMEWORK = re.compile(r"\b(lightning|accelerate|deepspeed|ignite|fastai|compos
 @RULE.on
 def check(resumed: cst.Assign, ctx: Context) -> Iterator[Finding]:
     checkpoint = _counter_of(resumed)
-    if checkpoint is None or _FRAMEWORK.search(ctx.file.text):
+    if checkpoint is None or ctx.file.mentions(_FRAMEWORK):
         return
     function = ctx.sem.function(resumed)
     inside = list(walk_scope(function.body))

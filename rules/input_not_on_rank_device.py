@@ -79,8 +79,7 @@ class Stray:
 
 @RULE.on
 def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
-    text = ctx.file.text
-    if "DistributedDataParallel" not in text or _ELSEWHERE.search(text):
+    if "DistributedDataParallel" not in ctx.file.text or ctx.file.mentions(_ELSEWHERE):
         return
     processes = Processes.of(ctx.sem)
     if not processes.replicas:

@@ -79,7 +79,7 @@ _WIDTH = re.compile(r"dim|size|width|d_k|d_head|head|embed|hidden|channels", re.
 
 @RULE.on
 def check(node: cst.BinaryOperation | cst.Call, context: Context) -> Iterator[Finding]:
-    if product(node, context.sem) is None or _FUSED.search(context.file.text):
+    if product(node, context.sem) is None or context.file.mentions(_FUSED):
         return
     if context.torch_version is not None and context.torch_version < (2, 0):
         return

@@ -67,7 +67,7 @@ def check(call: cst.Call, context: Context) -> Iterator[Finding]:
     version = context.torch_version or (99, 0)
     if version < (2, 0) or (version < (2, 4) and context.target_device != "cuda"):
         return
-    if any(argument(call, choice) is not None for choice in _CHOICES) or _ELSEWHERE.search(context.file.text):
+    if any(argument(call, choice) is not None for choice in _CHOICES) or context.file.mentions(_ELSEWHERE):
         return
     if not call.args or not any(_gives_parameters(n) for n in find(call.args[0].value, cst.Call)):
         return  # a latent vector, a pixel: too small to matter

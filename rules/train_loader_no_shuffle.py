@@ -84,7 +84,7 @@ def check(loader: LoaderCall, ctx: Context) -> Iterator[Finding]:
         return
     if not all(setting(sem, loader, name).absent for name in ("shuffle", "sampler", "batch_sampler")):
         return
-    if _ORDERED.search(ctx.file.text) or not _is_independent(loader, ctx):
+    if ctx.file.mentions(_ORDERED) or not _is_independent(loader, ctx):
         return
     if any(loop.loader is loader.node and _trains_again(loop, ctx) for loop in loader_loops(sem)):
         yield Finding(

@@ -75,7 +75,7 @@ def check(call: cst.Call, ctx: Context) -> Iterator[Finding]:
     owner = ctx.sem.value(call.func.value)
     if owner.kind not in (Kind.OPTIMIZER, Kind.MODULE) or ctx.sem.callee(call) is not None:
         return
-    if _NEEDS_TENSORS.search(ctx.file.text):
+    if ctx.file.mentions(_NEEDS_TENSORS):
         return
     if ctx.torch_version is not None and ctx.torch_version < (2, 0):
         do, edit = "pass `set_to_none=True`", Edit(*ctx.file.span(given), "set_to_none=True")

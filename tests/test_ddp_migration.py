@@ -10,9 +10,10 @@ from types import ModuleType
 import libcst as cst
 import pytest
 
+from torchlint.diagnostic import splice
 from torchlint.migrate import Script, to_ddp
 from torchlint.semantics import Semantics
-from torchlint.source import File, splice
+from torchlint.source import File
 
 ROOT = Path(__file__).parents[1]
 

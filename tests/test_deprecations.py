@@ -12,10 +12,9 @@ import pytest
 from torchlint.catalogue import load
 from torchlint.check import check_text
 from torchlint.config import Config
-from torchlint.diagnostic import Applicability, Diagnostic
+from torchlint.diagnostic import Applicability, Diagnostic, splice
 from torchlint.semantics.deprecations import rewrites
 from torchlint.semantics.deprecations.table import table, torchaudio_for, torchvision_for
-from torchlint.source import splice
 
 RULES = {r.code: r for r in load()}
 HEAD = "import functorch\nimport torch\nimport torch.nn.functional as F\nfrom torch import nn\n"

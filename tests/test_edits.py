@@ -5,9 +5,10 @@ from __future__ import annotations
 import libcst as cst
 import pytest
 
+from torchlint.diagnostic import splice
 from torchlint.edits import add_decorator, ensure_import, remove_argument, set_argument, torch_name
 from torchlint.semantics import Semantics
-from torchlint.source import File, find, splice
+from torchlint.source import File, find
 
 
 @pytest.mark.parametrize(

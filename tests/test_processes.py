@@ -13,10 +13,11 @@ import pytest
 
 from torchlint.catalogue import load
 from torchlint.config import Config
+from torchlint.diagnostic import splice
 from torchlint.semantics import Semantics, rank_guards
 from torchlint.semantics.processes import DDP, Processes
 from torchlint.semantics.rank_guards import one_process, only_some
-from torchlint.source import File, splice
+from torchlint.source import File
 
 SCRIPT = """
 import os

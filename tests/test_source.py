@@ -6,8 +6,8 @@ import libcst as cst
 import pytest
 from libcst.metadata import MetadataWrapper, PositionProvider
 
-from torchlint.diagnostic import Edit
-from torchlint.source import File, argument, children, dotted, find, literal, splice, walk
+from torchlint.diagnostic import Edit, splice
+from torchlint.source import File, argument, children, dotted, find, literal, walk
 
 TEXT = '''"""Doc."""
 import torch  # the library

@@ -7,8 +7,7 @@ import pytest
 from tests.engine import everything_concerns, rename_rule  # noqa: F401
 from torchlint.check import check_text
 from torchlint.config import Config
-from torchlint.diagnostic import Diagnostic
-from torchlint.source import splice
+from torchlint.diagnostic import Diagnostic, splice
 from torchlint.suppress import add_ignores, apply, scan
 
 RULE = rename_rule()

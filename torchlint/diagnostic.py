@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -29,6 +30,20 @@ class Edit:
     start: int
     end: int
     text: str
+
+
+def splice(text: str, edits: Iterable[Edit]) -> str:
+    """Apply edits that do not overlap. Equal edits count once. Raises ValueError where two touch the same text."""
+    out: list[str] = []
+    position = 0
+    for edit in sorted(set(edits)):
+        if edit.start < position:
+            raise ValueError(f"edits overlap at offset {edit.start}")
+        out.append(text[position : edit.start])
+        out.append(edit.text)
+        position = edit.end
+    out.append(text[position:])
+    return "".join(out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,9 @@ import libcst as cst
 from torchlint import notebook
 from torchlint.check import check_text
 from torchlint.config import Config
-from torchlint.diagnostic import Applicability, Diagnostic, Edit
+from torchlint.diagnostic import Applicability, Diagnostic, Edit, splice
 from torchlint.discover import DOCUMENTS
 from torchlint.rule import Rule
-from torchlint.source import splice
 
 MAX_ROUNDS = 10
 _TOP_LEVEL_AWAIT = 0x2000  # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, without the import

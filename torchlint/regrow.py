@@ -288,8 +288,6 @@ def _joined(
     if part.position != end + change.growth:
         return None
     carets = caret[gone[0]], caret[gone[1]]
-    fulls: _Places = {}
-    shown: _Places = {}
     made: list[tuple[cst.CSTNode, cst.CSTNode]] = []
     statements = new[len(header) :]
     node: cst.CSTNode = block.with_changes(body=(*body[:first], *statements, *body[last + 1 :]))
@@ -300,12 +298,14 @@ def _joined(
         block, node = outer, _with(outer, block, node)
         made.append((block, node))
     growth = change.growth
-    for old, kept in ((full, fulls), (caret, shown)):
-        for at, place in old.items():
-            if place[1] <= start:
-                kept[at] = place
-            elif place[0] >= end:
-                kept[at] = (place[0] + growth, place[1] + growth)
+    fulls, shown = (
+        {
+            at: place if place[1] <= start else (place[0] + growth, place[1] + growth)
+            for at, place in old.items()
+            if place[1] <= start or place[0] >= end
+        }
+        for old in (full, caret)
+    )
     for before, after in made:
         fulls[after] = (full[before][0], full[before][1] + growth)
         if before in caret:

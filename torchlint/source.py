@@ -145,6 +145,7 @@ class File:
         self.text = text
         self.tree = tree
         self._tree_text = text if tree_text is None else tree_text
+        self._mentioned: dict[re.Pattern[str], bool] = {}
 
     @classmethod
     def parse(cls, path: str, text: str) -> File:
@@ -156,8 +157,15 @@ class File:
 
     def forget(self) -> None:
         """Drop what was worked out of the tree; asked again, it is worked out anew."""
-        for name in ("index", "_survey", "_at"):
+        for name in ("index", "_survey", "_by_class", "_at"):
             self.__dict__.pop(name, None)
+
+    def mentions(self, pattern: re.Pattern[str]) -> bool:
+        """Whether the pattern matches anywhere in the text, comments included. Searched for once."""
+        found = self._mentioned.get(pattern)
+        if found is None:
+            found = self._mentioned[pattern] = pattern.search(self.text) is not None
+        return found
 
     @cached_property
     def lines(self) -> Lines:
@@ -208,6 +216,13 @@ class File:
                 stack += below
         return nodes, parents
 
+    @cached_property
+    def _by_class(self) -> dict[type, list[cst.CSTNode]]:
+        found: dict[type, list[cst.CSTNode]] = {}
+        for node in self._survey[0]:
+            found.setdefault(node.__class__, []).append(node)
+        return found
+
     @property
     def nodes(self) -> list[cst.CSTNode]:
         """Every node of the tree in source order."""
@@ -219,7 +234,7 @@ class File:
 
     def all(self, kind: type[N]) -> list[N]:
         """Every node of exactly this class, in source order."""
-        return [node for node in self._survey[0] if node.__class__ is kind]
+        return cast("list[N]", self._by_class.get(kind, []))
 
     def parent(self, node: cst.CSTNode) -> cst.CSTNode | None:
         return self.parents.get(node)
@@ -399,20 +414,6 @@ class File:
         if isinstance(lines, str):
             lines = lines.split("\n")
         return "".join((indent + line if line else "") + self.newline for line in lines)
-
-
-def splice(text: str, edits: Iterable[Edit]) -> str:
-    """Apply edits that do not overlap. Equal edits count once. Raises ValueError where two touch the same text."""
-    out: list[str] = []
-    position = 0
-    for edit in sorted(set(edits)):
-        if edit.start < position:
-            raise ValueError(f"edits overlap at offset {edit.start}")
-        out.append(text[position : edit.start])
-        out.append(edit.text)
-        position = edit.end
-    out.append(text[position:])
-    return "".join(out)
 
 
 def dotted(node: cst.CSTNode | None) -> str | None:

@@ -56,6 +56,8 @@ class GradMode:
     unless: tuple[Question, ...] = ()
 
     def or_off(self, other: GradMode) -> GradMode:
+        if not other.off and not other.unless:
+            return self
         return GradMode(self.off or other.off, self.unless + tuple(q for q in other.unless if q not in self.unless))
 
 

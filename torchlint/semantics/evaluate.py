@@ -216,10 +216,10 @@ class Evaluator:
         if node.orelse is not None and isinstance(node.orelse, cst.Else) and leaves(node.orelse.body):
             frame.env = after_body
             return
-        merged = {}
-        for key in after_body.keys() | other.keys():
-            a, b = after_body.get(key), other.get(key)
-            merged[key] = join(a, b) if a is not None and b is not None else (a or b or UNKNOWN)
+        merged = {**after_body, **other}
+        for key, value in after_body.items():
+            if (second := merged[key]) is not value:
+                merged[key] = join(value, second)
         frame.env = merged
 
     def _for(self, node: cst.For, frame: Frame) -> None:

@@ -96,6 +96,8 @@ UNKNOWN = Value()
 
 def join(a: Value, b: Value) -> Value:
     """What is known when either may hold."""
+    if a is b:
+        return a  # by far the most frequent: a branch left the name alone
     if a == b:
         # Which of two loaders it is decides what is said of each.
         return a.but(node=None) if a.kind is Kind.LOADER and a.node is not b.node else a

@@ -191,7 +191,7 @@ def is_unit_test(sem: Semantics, loader: LoaderCall) -> bool:
     base = path.rpartition("/")[2]
     if base == "conftest.py":
         return True
-    return (base.startswith("test_") or base.endswith("_test.py")) and _TEST.search(sem.file.text) is not None
+    return (base.startswith("test_") or base.endswith("_test.py")) and sem.file.mentions(_TEST)
 
 
 def runs_on_import(sem: Semantics, function: Function, node: cst.CSTNode) -> bool:

@@ -224,7 +224,7 @@ def only_loaded(sem: Semantics, event: Event) -> bool:
 
     A new module is in train mode.
     """
-    if _SETS_MODES.search(sem.file.text):
+    if sem.file.mentions(_SETS_MODES):
         return False
     own = sem.class_of(event.value.origin) is not None and not event.value.evidence
     if not own and not classes_elsewhere(sem, event.subject):

@@ -65,7 +65,7 @@ def made_of_none(sem: Semantics, value: Value) -> bool:
     else:
         made = list(sem.names.classes.values()) if sem.file.path.endswith(".ipynb") else []
     modules = any(r.startswith("torch.nn.Module") for c in made for r in sem.names.roots(c))
-    return modules and not _HINTS.search(sem.file.text)
+    return modules and not sem.file.mentions(_HINTS)
 
 
 def _takes_modules(sem: Semantics, cls: Class) -> bool:

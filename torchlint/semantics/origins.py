@@ -22,6 +22,7 @@ _TABLE = "parameters[]"  # indexed, so no method, and what has it no Module
 _GIVEN = "torch()"  # handed to a function of torch that takes nothing but tensors
 _ROW_GIVEN = "torch([i])"  # a row or an element of it is
 _PART_GIVEN = "torch([:, i])"  # a part by several indices is, which lists do not have
+_TELLING = frozenset((cst.Attribute, cst.Call, cst.Subscript, cst.AssignTarget, cst.For, cst.CompFor, cst.NamedExpr))
 _SIZED = frozenset(("shape", "size", "ndim", "dim"))  # of a tensor, and not of a list of them
 
 
@@ -34,14 +35,7 @@ def collect_uses(ev: Evaluator) -> None:
         given: list[tuple[str, str]] = []
         bound = list(function.params)
         for node in walk_scope(body, lambdas=True):
-            kind = node.__class__
-            if isinstance(node, (cst.AssignTarget, cst.For, cst.CompFor, cst.NamedExpr)):
-                bound += (n.value for n in walk(node.target) if isinstance(n, cst.Name))
-            if isinstance(node, cst.Subscript):
-                if isinstance(node.value, cst.Attribute) and node.value.attr.value == "parameters":
-                    uses.setdefault(dotted(node.value.value) or "", set()).add(_TABLE)
-                continue
-            if kind is not cst.Attribute and kind is not cst.Call:
+            if node.__class__ not in _TELLING:
                 continue
             if isinstance(node, cst.Attribute):
                 base = dotted(node.value)
@@ -64,6 +58,11 @@ def collect_uses(ev: Evaluator) -> None:
                     name = ev.names.qualify_text(base, function) or ""
                     if name.startswith("torch.") and (what := _given(node.args[0])) is not None:
                         given.append(what)
+            elif isinstance(node, cst.Subscript):
+                if isinstance(node.value, cst.Attribute) and node.value.attr.value == "parameters":
+                    uses.setdefault(dotted(node.value.value) or "", set()).add(_TABLE)
+            elif isinstance(node, (cst.AssignTarget, cst.For, cst.CompFor, cst.NamedExpr)):
+                bound += (n.value for n in walk(node.target) if isinstance(n, cst.Name))
         for name, how in given:
             if bound.count(name) == 1:  # else what is given may be another thing than what was bound first
                 uses.setdefault(name, set()).add(how)

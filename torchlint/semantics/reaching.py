@@ -18,6 +18,21 @@ from torchlint.source import children, dotted, literal
 Path = tuple["int | str", ...]
 _LOOPS_TWICE = 3  # loops this deep are gone through once only: what they teach is rarely asked for
 _GROWING = ("append", "add_module", "register_module")
+# Expressions that read a place, or bind one; the others only hold some of these.
+_READING = frozenset(
+    (
+        cst.Name,
+        cst.Attribute,
+        cst.Subscript,
+        cst.Lambda,
+        cst.Arg,
+        cst.NamedExpr,
+        cst.ListComp,
+        cst.SetComp,
+        cst.GeneratorExp,
+        cst.DictComp,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +74,7 @@ class Reaching:
         self._exits: list[Env] = []
         self._made: dict[tuple[cst.CSTNode, str], Definition] = {}
         self._stored: set[str] = set()  # names of which an item was stored by key
+        self._owners: set[str] = set()  # places of which an attribute or an item is kept, too
         env: Env = {name: (Definition("parameter", name=name),) for name in function.params}
         body = function.node if isinstance(function.node, cst.Module) else function.node.body
         end = self._block(body.body, env)
@@ -222,8 +238,11 @@ class Reaching:
         return made
 
     def _define(self, key: str, definition: Definition, env: Env) -> None:
-        for known in [k for k in env if k.startswith((key + ".", key + "["))]:
-            del env[known]
+        if key in self._owners:
+            for known in [k for k in env if k.startswith((key + ".", key + "["))]:
+                del env[known]
+        elif key[-1] == "]" or "." in key:
+            self._owners.update(key[:i] for i, character in enumerate(key) if character in ".[")
         env[key] = (definition,)
         others = tuple(d for d in self.every.get(key, ()) if d.statement is not definition.statement)
         self.every[key] = (*others, definition)
@@ -232,6 +251,10 @@ class Reaching:
 
     def _read(self, node: cst.CSTNode, env: Env) -> None:
         """Note for every place that the expression reads what reaches it."""
+        if node.__class__ not in _READING:
+            for child in children(node):
+                self._read(child, env)
+            return
         if isinstance(node, cst.Name):
             if node.value in env:
                 self.uses[node] = env[node.value]
@@ -251,18 +274,13 @@ class Reaching:
             hidden = {p.name.value for p in node.params.params}
             self._read(node.body, {k: v for k, v in env.items() if k not in hidden})
             return
-        if isinstance(node, (cst.ListComp, cst.SetComp, cst.GeneratorExp, cst.DictComp)):
-            self._comprehension(node, dict(env))
-            return
-        if isinstance(node, cst.NamedExpr):
-            self._read(node.value, env)
-            self._bind(node.target, "value", node.value, (), env, node)
-            return
         if isinstance(node, cst.Arg):
             self._read(node.value, env)
-            return
-        for child in children(node):
-            self._read(child, env)
+        elif isinstance(node, cst.NamedExpr):
+            self._read(node.value, env)
+            self._bind(node.target, "value", node.value, (), env, node)
+        elif isinstance(node, (cst.ListComp, cst.SetComp, cst.GeneratorExp, cst.DictComp)):
+            self._comprehension(node, dict(env))
 
     def _comprehension(self, node: cst.ListComp | cst.SetComp | cst.GeneratorExp | cst.DictComp, env: Env) -> None:
         clause: cst.CompFor | None = node.for_in

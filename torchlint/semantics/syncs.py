@@ -72,7 +72,7 @@ class Sync:
 
 def uses_gpu(sem: Semantics) -> bool:
     """Whether the file says anywhere that its tensors may lie on a GPU. A script for the CPU never does."""
-    return _GPU.search(sem.file.text) is not None
+    return sem.file.mentions(_GPU)
 
 
 def waits(sem: Semantics, event: Event) -> bool:

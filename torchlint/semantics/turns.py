@@ -151,7 +151,7 @@ def keeps_state(module: Value, sem: Semantics) -> bool:
     """Whether the module may hold on to something between two calls, as recurrent ones do with their state."""
     own = sem.class_of(module.origin)
     if own is None:
-        return not module.origin.startswith("torch.") and bool(_RECURRENT.search(sem.file.text))
+        return not module.origin.startswith("torch.") and sem.file.mentions(_RECURRENT)
     return any(_writes_itself(cls) for cls in sem.names.mro(own))
 
 

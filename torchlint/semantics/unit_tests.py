@@ -28,4 +28,4 @@ def _holds(sem: Semantics) -> bool:
         return True
     if not _NAMED_TEST.search(path):
         return False
-    return _FRAMEWORK.search(sem.file.text) is not None or _SCRIPT.search(sem.file.text) is None
+    return sem.file.mentions(_FRAMEWORK) or not sem.file.mentions(_SCRIPT)

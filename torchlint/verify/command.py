@@ -143,7 +143,7 @@ def _offered(rule: Rule, text: str) -> str:
     """A script with the first fix that the rule offers for it, suggestions included."""
     from torchlint.check import check_text
     from torchlint.config import Config
-    from torchlint.source import splice
+    from torchlint.diagnostic import splice
 
     fixes = [d.fix for d in check_text("train.py", text, [rule], Config()) if d.fix is not None]
     return splice(text, fixes[0].edits) if fixes else text
