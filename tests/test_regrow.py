@@ -15,6 +15,8 @@ from torchlint.check import check_text
 from torchlint.config import Config
 from torchlint.positions import Index
 from torchlint.regrow import Tree
+from torchlint.semantics import Semantics
+from torchlint.semantics.reaching import Reaching
 from torchlint.server.checking import Checker
 
 ROOT = Path(__file__).parents[1]
@@ -131,6 +133,23 @@ def test_only_the_edited_statement_is_new() -> None:
     before = set(map(id, nodes(planted.tree)))
     new = [n for n in nodes(grown.tree) if id(n) not in before]
     assert len(new) < len(before) / 20
+
+
+def test_what_follows_from_a_function_alone_is_kept_until_it_is_edited() -> None:
+    text = "def f(x):\n    y = x\n    return y\n\n\ndef g(x):\n    return x\n"
+    planted = Tree.planted("x.py", text)
+    assert planted is not None
+    before = {name: reaching(planted, name) for name in "fg"}
+    grown = planted.regrown(text.replace("return x", "return 1"))
+    assert grown is not None
+    assert reaching(grown, "f") is before["f"]
+    assert reaching(grown, "g") is not before["g"]
+    assert len(grown.kept) == 2, "what belongs to no node of the tree is let go of"
+
+
+def reaching(tree: Tree, name: str) -> Reaching:
+    sem = Semantics(tree)
+    return sem.reaching(sem.names.functions[name])
 
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")

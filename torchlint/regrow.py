@@ -45,7 +45,9 @@ class Tree(File):
     def regrown(self, text: str) -> Tree | None:
         """The tree of another version of the text, which must be known to parse; None where it must be parsed."""
         if text == self.text:
-            return Tree(self.path, text, self.tree, self.index)
+            same = Tree(self.path, text, self.tree, self.index)
+            same.kept = self.kept
+            return same
         if _ODD.search(text):
             return None
         change = _changed_lines(self.text, text)
@@ -329,7 +331,9 @@ def _joined(
     index.indent.update((after, file.index.indent[before]) for before, after in made if before in file.index.indent)
     index.indent.update(part.indent)
     assert isinstance(node, cst.Module)
-    return Tree(file.path, text, node, index)
+    joined = Tree(file.path, text, node, index)
+    joined.kept = {at: known for at, known in file.kept.items() if at in fulls}
+    return joined
 
 
 def _with(parent: cst.CSTNode, old: cst.CSTNode, new: cst.CSTNode) -> cst.CSTNode:

@@ -146,6 +146,7 @@ class File:
         self.tree = tree
         self._tree_text = text if tree_text is None else tree_text
         self._mentioned: dict[re.Pattern[str], bool] = {}
+        self.kept: dict[cst.CSTNode, Any] = {}  # what follows from a node alone, wherever in a file it stands
 
     @classmethod
     def parse(cls, path: str, text: str) -> File:

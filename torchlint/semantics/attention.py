@@ -83,7 +83,7 @@ class _Walk:
         self.found = found
         self.scope = Scope(sem, sem.function(at))
         self.tracer = Tracer()
-        self.reaching = self.tracer.reaching(self.scope.function)
+        self.reaching = sem.reaching(self.scope.function)
 
     def weights(self, node: cst.BaseExpression) -> bool:
         node = self._follow(node)

@@ -18,7 +18,7 @@ from torchlint.semantics.made import DEPTH, Find, Made, Scope, Sites
 from torchlint.semantics.names import Class, Function
 from torchlint.semantics.origins import is_module
 from torchlint.semantics.outputs import End, Outputs, same_activation
-from torchlint.semantics.reaching import Path
+from torchlint.semantics.reaching import Path, Reaching
 from torchlint.source import argument, literal
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def module_outputs(sem: Semantics) -> Iterator[ModuleOutput]:
         if forward is None or not is_module(sem.names, cls):
             continue
         scope = Scope(sem, forward, Made(cls.own, None, Scope(sem, sem.names.module), sem, cls))
-        for path in _paths(tracer, forward):
+        for path in _paths(sem.reaching(forward)):
             ends = tracer.returned_ends(scope, forward, path)
             activation = same_activation(ends)
             if activation is None:
@@ -246,10 +246,10 @@ def module_outputs(sem: Semantics) -> Iterator[ModuleOutput]:
                     yield ModuleOutput(cls, activation, end)
 
 
-def _paths(tracer: Outputs, forward: Function) -> list[Path]:
+def _paths(forward: Reaching) -> list[Path]:
     """The items of what a forward returns: those of its displays, else the one result."""
     result: dict[Path, None] = {}
-    for returned in tracer.reaching(forward).returned:
+    for returned in forward.returned:
         if isinstance(returned, cst.Tuple):
             result.update({(i,): None for i in range(len(returned.elements))})
         elif isinstance(returned, cst.Dict):

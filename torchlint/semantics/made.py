@@ -16,7 +16,7 @@ import libcst as cst
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.names import OWN, Class, Function, parameters
-from torchlint.semantics.reaching import Definition, Path, Reaching, key_of
+from torchlint.semantics.reaching import Definition, Path, key_of
 from torchlint.source import argument, dotted, find, literal
 
 if TYPE_CHECKING:
@@ -97,18 +97,12 @@ class Tracer:
     def __init__(self, find: Find | None = None, sites: Sites | None = None) -> None:
         self._find = find
         self._sites = sites
-        self._reaching: dict[Function, Reaching] = {}
         self._steps = 0
 
     def may_go_on(self, depth: int) -> bool:
         """Whether a walk that is this deep may take one more step."""
         self._steps = self._steps + 1 if depth else 0
         return depth <= DEPTH and self._steps <= _STEPS
-
-    def reaching(self, function: Function) -> Reaching:
-        if function not in self._reaching:
-            self._reaching[function] = Reaching(function)
-        return self._reaching[function]
 
     def found(self, sem: Semantics, name: str) -> Found | None:
         """The function or class that a qualified name of that file stands for, also in another file."""
@@ -125,7 +119,7 @@ class Tracer:
 
     def definitions(self, node: cst.BaseExpression, scope: Scope) -> list[tuple[Definition, Scope]]:
         """The definitions that reach a place, each with the scope in which its expression stands."""
-        here = self.reaching(scope.function).uses.get(node)
+        here = scope.sem.reaching(scope.function).uses.get(node)
         if here is not None:
             return [(d, scope) for d in here]
         key = key_of(node)
@@ -136,7 +130,7 @@ class Tracer:
             return self.attribute(key[len(root) + 1 :], scope) if key[len(root)] == "." else []
         outer = scope.function.parent if root not in scope.function.local else None
         while outer is not None:
-            if every := self.reaching(outer).every.get(key):
+            if every := scope.sem.reaching(outer).every.get(key):
                 return [(d, Scope(scope.sem, outer, scope.instance)) for d in every]
             if root in outer.local and outer.parent is not None:
                 break
@@ -154,7 +148,7 @@ class Tracer:
                 if not method.is_method or not isinstance(method.node, cst.FunctionDef):
                     continue
                 key = f"{method.params[0]}.{name}"
-                reaching = self.reaching(method)
+                reaching = scope.sem.reaching(method)
                 settled = method.name in _CONSTRUCTORS
                 definitions = (reaching.final if settled else reaching.every).get(key, ())
                 if definitions:
@@ -294,7 +288,7 @@ class Tracer:
     def returned(self, scope: Scope, path: Path = (), depth: int = 0) -> list[Made]:
         """What the function gives back."""
         result: list[Made] = []
-        for node in self.reaching(scope.function).returned:
+        for node in scope.sem.reaching(scope.function).returned:
             result += self.made(node, scope, path, depth + 1)
         return _distinct(result)
 

@@ -31,7 +31,6 @@ class Semantics:
         self._loader_names = tuple(loader_names)
         self._objects: dict[type, list[object]] = {}
         self._once: dict[object, object] = {}
-        self._reaching: dict[Function, Reaching] = {}
 
     @cached_property
     def whole(self) -> Semantics:
@@ -121,9 +120,10 @@ class Semantics:
 
     def reaching(self, function: Function) -> Reaching:
         """Which assignments reach the places at which the function reads names."""
-        if function not in self._reaching:
-            self._reaching[function] = Reaching(function)
-        return self._reaching[function]
+        known = self.file.kept.get(function.node)
+        if known is None:
+            known = self.file.kept[function.node] = Reaching(function)
+        return known
 
     def callee(self, call: cst.Call) -> Function | None:
         """The function of this file that a call certainly reaches."""

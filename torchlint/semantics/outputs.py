@@ -105,7 +105,7 @@ class Outputs(Tracer):
         if isinstance(node, cst.ListComp):
             return self.ends(node.elt, scope, path[1:], depth + 1) if path else [_OTHER]
         definitions = self.definitions(node, scope)
-        stored = self.reaching(scope.function).items.get(node, {})
+        stored = scope.sem.reaching(scope.function).items.get(node, {})
         if path and isinstance(node, cst.Name) and (known := stored.get(f"{node.value}[{path[0]!r}]")):
             return [end for d in known for end in self._defined(d, scope, path[1:], depth)]
         if definitions:
@@ -247,7 +247,7 @@ class Outputs(Tracer):
 
     def returned_ends(self, scope: Scope, function: Function, path: Path = (), depth: int = 0) -> list[End]:
         """In what the function's result ends."""
-        returned = [r for r in self.reaching(function).returned if r is not None and dotted(r) != "None"]
+        returned = [r for r in scope.sem.reaching(function).returned if r is not None and dotted(r) != "None"]
         return [end for r in returned for end in self.ends(r, scope, path, depth + 1)] or [_OTHER]
 
     # -- modules ----------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ class Outputs(Tracer):
         """The head that was put on a library's model: `net = resnet18(); net.fc = nn.Sequential(…)`."""
         if made.node is None or not _BACKBONES.match(made.name):
             return [_OTHER]
-        reaching = self.reaching(made.scope.function)
+        reaching = made.scope.sem.reaching(made.scope.function)
         names = [key for key, known in reaching.every.items() if any(d.node is made.node for d in known)]
         ways = []
         for key, known in reaching.every.items():
@@ -315,7 +315,7 @@ class Outputs(Tracer):
 
     def _added_later(self, sequential: cst.Call, scope: Scope) -> list[cst.BaseExpression]:
         """The modules that `net.add_module(name, m)` or `net.append(m)` puts behind the others."""
-        env = self.reaching(scope.function).final
+        env = scope.sem.reaching(scope.function).final
         for definitions in env.values():
             for d in definitions:
                 if d.kind == "grown" and _starts_as(d, sequential) and d.node is not None:
@@ -347,7 +347,7 @@ class Outputs(Tracer):
             own = self._own(node, scope.sem.names.qualify(node.func, scope.function), scope)
             if own is None:
                 return []
-            ways = [self._tail(r, own[0], depth + 1) for r in self.reaching(own[1]).returned if r is not None]
+            ways = [self._tail(r, own[0], depth + 1) for r in own[0].sem.reaching(own[1]).returned if r is not None]
             return [tail for way in ways for tail in way] if all(ways) else []
         result: list[tuple[cst.BaseExpression, Scope]] = []
         for definition, there in self.definitions(node, scope):

@@ -129,7 +129,7 @@ class Graphs(Tracer):
         own = sem.callee(node)
         if own is not None and not own.is_method:
             inside = Scope(sem, own, None, self.bind(own, node, scope, bound_method=False))
-            returned = [r for r in self.reaching(own).returned if r is not None]
+            returned = [r for r in sem.reaching(own).returned if r is not None]
             return combined(self.state(r, inside, path, depth + 1) for r in returned) if returned else _UNKNOWN
         value = sem.value(node)
         return _ALIVE if value.graph is Graph.ATTACHED else _UNKNOWN
