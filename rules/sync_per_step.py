@@ -7,6 +7,10 @@ Reports places in a training loop at which every step fetches a value from the G
 waits twice or more is a warning, and so is one wait per parameter (`p.grad.norm().item()`) and, in Lightning, `.item()`
 on what goes to `self.log`. A lone `running += loss.item()` is shown as info, which does not fail a run.
 
+Helpers and modules of other files are looked at where they are: a function that reads values of what it is handed is
+reported at that place if a training loop of the project calls it in every step with tensors on a GPU, as is the
+`forward` of a Module that goes through NumPy, and the step method that returns `loss.item()`.
+
 ## Why is this bad
 
 CUDA runs asynchronously: the CPU queues kernels ahead of the GPU. To fetch a value it has to wait until all of them are
@@ -35,7 +39,8 @@ print(total_loss.item() / len(loader), correct.item() / len(dataset))
 ```
 
 or read the values in every N-th step. Nothing is said of code under such a test, of code that never mentions a GPU, of
-loops that act in an environment (an action must come to the host), and of benchmarks, which must wait.
+loops that act in an environment (an action must come to the host), and of benchmarks, which must wait; in a helper also
+not of a number that sizes or ways depend on, of lengths to pack by, and of what only brings a tensor to the host.
 
 ## Fix safety
 
@@ -54,17 +59,18 @@ There is no fix: where the sums are kept and when they are shown is the author's
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import libcst as cst
 
-from torchlint.diagnostic import Severity
+from torchlint.diagnostic import Question, Severity
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import TrainingLoop
 from torchlint.semantics.blocks import always
 from torchlint.semantics.elements import element_syncs
+from torchlint.semantics.handed import HandedWait, handed_waits
 from torchlint.semantics.syncs import (
-    GPU,
     Sync,
     asks_world,
     measures,
@@ -79,13 +85,17 @@ RULE = Rule(
     "TL403",
     Category.DEVICE,
     Severity.WARNING,
-    triggers=(r"\.step\(", r"\.backward\(", r"\bEngine\(", r"\bdef training_step\("),
-    requires=(r"backward\(|\bdef training_step\(", GPU + r"|\bdef training_step\("),
+    triggers=(
+        *(r"\.step\(", r"\.backward\(", r"\bEngine\(", r"\bdef training_step\("),
+        *(r"\.item\(\)", r"\.tolist\(\)", r"\.numpy\(\)", r"\.cpu\(\)", r"\.to\([\"']cpu"),
+    ),
+    shapes=("step-or-handed-wait",),
     since="0.1",
 )
 
 _WHY = "the GPU runs dry while the CPU waits and then queues the next kernels"
 _DO = "sum detached tensors on the GPU, and read them after the loop or every N steps"
+_DO_HANDED = "give back detached tensors, and read them after the loop or every N steps"
 _LIGHTNING = re.compile(r"(^|\.)(LightningModule|LightningLite)$")
 _LONG = 48
 
@@ -132,6 +142,26 @@ def _finding(at: cst.CSTNode, sync: Sync, count: int, lone: bool) -> Finding:
         what = f"`{code}` is one of {count} waits for the GPU in every step"
     do = "compare on the GPU, or check every N steps" if sync.event.detail == "bool" else _DO
     return Finding(at, what, _WHY, do, severity=Severity.INFO if lone else None)
+
+
+@RULE.on
+def check_handed(module: cst.Module, context: Context) -> Iterator[Finding]:
+    """Functions and modules that the training loop of another file calls in every step."""
+    waits = list(handed_waits(context.sem))
+    counts = Counter(wait.function for wait in waits)
+    for wait in waits:
+        often = counts[wait.function] > 1 or wait.sync.repeated
+        subject = f"{wait.function.own}@{','.join(wait.params)}"
+        unless = (Question("not-waited-for", subject),)
+        yield _handed(wait, (*unless, *(() if often else (Question("waited-for-alone", subject),))), None)
+        if not often:
+            yield _handed(wait, (*unless, Question("waited-for-besides", subject)), Severity.INFO)
+
+
+def _handed(wait: HandedWait, unless: tuple[Question, ...], severity: Severity | None) -> Finding:
+    code = wait.sync.code if len(wait.sync.code) <= _LONG else wait.sync.code[: _LONG - 1] + "…"
+    what = f"`{code}` waits for the GPU in every step of a training loop that calls `{wait.function.qualname}`"
+    return Finding(wait.sync.node, what, _WHY, _DO_HANDED, unless=unless, severity=severity)
 
 
 @RULE.on

@@ -24,6 +24,7 @@ from torchlint.semantics.loops import TrainingLoop
 from torchlint.semantics.modes import always_off, mode_at
 from torchlint.semantics.modules import minds_mode
 from torchlint.semantics.names import OWN
+from torchlint.semantics.per_step import not_waited_for, waited_for_alone, waited_for_besides
 from torchlint.semantics.transfers import batch_moves, may_be_cuda
 from torchlint.source import dotted
 
@@ -302,6 +303,9 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "not-trained": _not_trained,
     "feeds-no-epochs": _feeds_no_epochs,
     "items-in-memory": _items_in_memory,
+    "not-waited-for": not_waited_for,
+    "waited-for-alone": waited_for_alone,
+    "waited-for-besides": waited_for_besides,
     "output-not-in-cross-entropy": _not_fed_into("cross_entropy", "nll"),
     "output-not-in-bce-with-logits": _not_fed_into("bce_with_logits"),
     "output-not-in-bce": _not_fed_into("bce"),

@@ -106,7 +106,7 @@ def _users(project: Project, path: str, name: str, makes_loss: re.Pattern[str]) 
             break
         before = len(known)
         for other in naming:
-            group = [other, *(_imported(project, other) if other != path else ())]
+            group = [other, *(imported(project, other) if other != path else ())]
             if any(makes_loss.search(project.text(p)) for p in group):
                 users.update(dict.fromkeys(p for p in group if _USES_LOSS.search(project.text(p))))
             known |= _makers(project, other, pattern)
@@ -115,14 +115,14 @@ def _users(project: Project, path: str, name: str, makes_loss: re.Pattern[str]) 
     return list(users)
 
 
-def _imported(project: Project, path: str) -> Iterator[str]:
+def imported(project: Project, path: str) -> Iterator[str]:
     """The checked files that a file imports from, as its text says: it may hand them its model."""
     for match in _IMPORT.finditer(project.text(path)):
         if match[1] is None:
             names = [match[3]]
         else:
             base = match[1] if match[1].endswith(".") else match[1] + "."
-            names = [base + word for word in re.findall(r"\w+", match[2])]
+            names = [base + word for word in re.findall(r"\w+", match[2])] or [match[1]]
         for name in names:
             where = project.module_path(path, name)
             if where is not None and where[0] != path:

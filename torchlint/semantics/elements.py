@@ -61,10 +61,10 @@ def _surely_moved(sem: Semantics, event: Event) -> bool:
 def _from_model(sem: Semantics, function: Function, name: str) -> bool:
     """Whether the name is bound to what a module gave or what was moved to a device, or computed from such."""
     forwards = {id(e.node) for e in sem.events(function, Effect.FORWARD, Effect.LOSS) if e.via is None}
-    sources = _sources(function)
+    bound = sources(function)
     wanted, seen = [name], {name}
     while wanted:
-        for source in sources.get(wanted.pop(), ()):
+        for source in bound.get(wanted.pop(), ()):
             if HOST.search(sem.file.code(source)):
                 continue
             for part in walk(source):
@@ -81,7 +81,7 @@ def _moves(sem: Semantics, call: cst.Call) -> bool:
     return moved and may_be_cuda(sem, device)
 
 
-def _sources(function: Function) -> dict[str, list[cst.BaseExpression]]:
+def sources(function: Function) -> dict[str, list[cst.BaseExpression]]:
     """Name → what the function binds it to, or takes it from in a loop."""
     found: dict[str, list[cst.BaseExpression]] = {}
     for node in walk(function.body):

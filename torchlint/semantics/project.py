@@ -60,6 +60,10 @@ class Project:
         self._kept = 0  # characters of these
         self._answers: dict[tuple[str, Question], bool] = {}
         self._roots: dict[str, str] = {}
+        # Kept for `per_step`: what it found, and by root the files that may train and what they import.
+        self.steps: dict[tuple[str, str], list[tuple[str, bool]]] = {}
+        self.training: dict[str, list[str]] = {}
+        self.reachable: dict[str, set[str]] = {}
         # Kept for `consumers`, which asks for them often.
         self.loss_inputs: dict[str, list[LossInput]] = {}
         self.sites: dict[Function, list[tuple[cst.Call, Scope]]] = {}

@@ -86,11 +86,11 @@ def waits(sem: Semantics, event: Event) -> bool:
         return False
     device = event.value.device
     if device in ("", "?"):
-        return not _is_host_batch(sem, root_of(read(event)))
+        return not is_host_batch(sem, root_of(read(event)))
     return device_may_be_cuda(sem, device)
 
 
-def _is_host_batch(sem: Semantics, root: cst.CSTNode) -> bool:
+def is_host_batch(sem: Semantics, root: cst.CSTNode) -> bool:
     """Whether this is a batch as the loader gave it: it lies on the host until somebody moves it."""
     value = sem.value(root)
     return value.kind is Kind.BATCH and value.node is None and not value.origin and not value.device
@@ -174,7 +174,7 @@ def _terms(node: cst.BaseExpression) -> Iterator[cst.BaseExpression]:
 
 
 HOST = re.compile(
-    r"\.cpu\(|\.to\(.cpu|numpy|\bnp\.|\.item\(|\.tolist\(|\bfloat\(|\bint\(|\blen\(|env\.|\.sample\(|random\."
+    r"\.cpu\(|\.to\(.cpu|numpy|\bnp\.|\.item\(|\.tolist\(|(?<!\.)\b(?:float|int|len)\(|env\.|\.sample\(|random\."
 )
 
 
@@ -185,10 +185,16 @@ def _from_tensors(sem: Semantics, event: Event) -> bool:
         return not HOST.search(sem.file.code(root)) and any(
             _holds_tensor(sem, n) or _computed(sem, event, n.value) for n in walk(root) if isinstance(n, cst.Name)
         )
+    return differentiated_or_computed(sem, event, root.value)
+
+
+def differentiated_or_computed(sem: Semantics, event: Event, name: str) -> bool:
+    """Whether a name of unknown kind holds a tensor at the event: the function differentiates it, or the turn computes
+    it from tensors."""
     for backward in sem.events(event.function, Effect.BACKWARD):
-        if backward.subject.partition(".")[0] == root.value or root.value in _differentiated(backward):
+        if backward.subject.partition(".")[0] == name or name in _differentiated(backward):
             return True
-    return _computed(sem, event, root.value)
+    return _computed(sem, event, name)
 
 
 def _differentiated(backward: Event) -> set[str]:
@@ -231,23 +237,23 @@ def step_syncs(sem: Semantics, loop: TrainingLoop) -> list[Sync]:
         inside = isinstance(loop.node, cst.FunctionDef) or event.within(loop.node)
         if event.grad.off and (all_off or (event.loops and event.loops[-1] is not loop.node)):
             continue  # an evaluation inside the loop, or by the helper that trains, too
-        if inside and _every_turn(sem, loop.node, event):
-            found.append(_sync(sem, event, loop.node))
+        if inside and every_turn(sem, loop.node, event):
+            found.append(sync_of(sem, event, loop.node))
     if isinstance(loop.node, cst.FunctionDef):
         return found
     for callee, sites in sem.evaluator.call_sites.items():
         if callee is loop.function:
             continue
         for site in sites:
-            if site.function is loop.function and site.within(loop.node) and _every_turn(sem, loop.node, site):
+            if site.function is loop.function and site.within(loop.node) and every_turn(sem, loop.node, site):
                 for event in events_of(sem, callee):
-                    if _every_turn(sem, callee.node, event):
-                        found.append(_sync(sem, event, callee.node, site.node))
+                    if every_turn(sem, callee.node, event):
+                        found.append(sync_of(sem, event, callee.node, site.node))
                 break
     return found
 
 
-def _sync(sem: Semantics, event: Event, inside: cst.CSTNode, call: cst.CSTNode | None = None) -> Sync:
+def sync_of(sem: Semantics, event: Event, inside: cst.CSTNode, call: cst.CSTNode | None = None) -> Sync:
     node = event.node
     code = " ".join(sem.file.code(node).split())
     if event.detail in ("print", "format"):
@@ -278,7 +284,7 @@ def _clauses(node: cst.ListComp | cst.SetComp | cst.GeneratorExp | cst.DictComp)
         clause = clause.inner_for_in
 
 
-def _every_turn(sem: Semantics, outer: cst.CSTNode, event: Event) -> bool:
+def every_turn(sem: Semantics, outer: cst.CSTNode, event: Event) -> bool:
     """Whether nothing but the rank or the device decides if the event happens in a turn."""
     depth = next((i + 1 for i, item in enumerate(event.loops) if item is outer), 0)
     guards = [g for g in event.guards if g.depth >= depth]
@@ -405,7 +411,7 @@ def synchronizes(sem: Semantics, loop: TrainingLoop) -> bool:
 def called_every_turn(sem: Semantics, loop: cst.CSTNode, events: Iterable[Event]) -> Iterator[Event]:
     """The calls among the loop's events that stand in it themselves and happen in every turn of it."""
     for event in events:
-        if event.effect is Effect.CALL and event.via is None and _every_turn(sem, loop, event):
+        if event.effect is Effect.CALL and event.via is None and every_turn(sem, loop, event):
             yield event
 
 

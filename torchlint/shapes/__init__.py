@@ -11,6 +11,7 @@ from collections.abc import Callable
 from torchlint.shapes.code import Code, Whole
 from torchlint.shapes.forwards import forwards
 from torchlint.shapes.growth import cat_growth, growth
+from torchlint.shapes.handed import step_or_handed_wait
 from torchlint.shapes.moved import made_then_moved
 from torchlint.shapes.rows import pairs, row_loop, scatter
 from torchlint.shapes.spelled import attention, builtin_over_tensor, plain_containers
@@ -38,5 +39,6 @@ _TESTS: dict[str, Callable[[Code], bool]] = {
     "builtin-over-tensor": builtin_over_tensor,
     "attention": attention,
     "plain-containers": plain_containers,
+    "step-or-handed-wait": step_or_handed_wait,
 }
 _SPELLED = ("row-loop", "made-then-moved")  # those that look at the names of torch's functions
