@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 
 import libcst as cst
 
 from torchlint.diagnostic import Question
+from torchlint.record import entity, record
 from torchlint.semantics.kinds import UNKNOWN, Value
 from torchlint.semantics.names import Function
 
@@ -48,7 +49,7 @@ class Guard:
         return self.node.test
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GradMode:
     """Whether autograd records here. `unless`: questions to other files that may still say that it does not."""
 
@@ -64,7 +65,7 @@ class GradMode:
 RECORDING = GradMode()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@entity
 class Event:
     """One effect. `loops` and `guards` are those of the function in which `node` stands, outermost first."""
 
@@ -98,7 +99,10 @@ class Event:
         return tuple(g for g in self.guards if g.depth >= depth) + self.inner_guards
 
     def but(self, **changes: object) -> Event:
-        return replace(self, **changes)  # type: ignore[arg-type]
+        return Event(**{**{name: getattr(self, name) for name in _FIELDS}, **changes})
+
+
+_FIELDS = tuple(f.name for f in fields(Event))
 
 
 # Effects whose order is what training rules judge, and how many of them one call replays before only new ones count.

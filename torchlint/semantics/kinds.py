@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from typing import Any
 
 import libcst as cst
+
+from torchlint.record import record
 
 
 class Kind(str, enum.Enum):
@@ -53,7 +55,7 @@ class Graph(str, enum.Enum):
     DETACHED = "detached"
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Value:
     """What is known about an expression.
 
@@ -79,18 +81,10 @@ class Value:
 
     def but(self, **changes: Any) -> Value:
         """The same with some fields changed: `dataclasses.replace`, without what that checks on every call."""
-        made: Value = _new(Value)
-        for name in _FIELDS:
-            _set(made, name, changes[name] if name in changes else getattr(self, name))
-        if changes.keys() - _FIELD_SET:
-            raise TypeError(f"a Value has no {', '.join(sorted(changes.keys() - _FIELD_SET))}")
-        return made
+        return Value(**{**{name: getattr(self, name) for name in _FIELDS}, **changes})
 
 
-_new: Any = object.__new__
-_set = object.__setattr__
 _FIELDS = tuple(f.name for f in fields(Value))
-_FIELD_SET = frozenset(_FIELDS)
 UNKNOWN = Value()
 
 
