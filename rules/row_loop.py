@@ -6,6 +6,11 @@ Finds `for i in range(x.shape[0])`, `for row in x` and comprehensions over a ten
 reads its own row (or entries at positions worked out from the counter), and writes its own row of a result, appends to
 a list that is stacked, adds to a total, or counts up entries of a table (`confusion[t, p] += 1`).
 
+Also finds loops that treat a tensor entry by entry where it is plain that there is a batched form, though not one that
+is written for you: entries that become Python numbers one after the other, entries of a table that are written one
+after the other, a tensor that is compared with every class in turn, one tensor that gets one offset after the other,
+suppression of boxes class by class, and entries of several tensors that are copied to the host in every turn.
+
 ## Why is this bad
 
 Every turn launches its own small kernels and, with autograd, its own graph nodes. The batched operation does the same
@@ -24,8 +29,8 @@ Use instead:
 out[:] = x * 2 + 1
 ```
 
-Recurrences, early exits, ragged rows, randomness, side effects and Python lists of tensors are not reported, nor is a
-loop whose comment says that it saves memory.
+Recurrences, early exits, ragged rows, tables of the counter alone, randomness, side effects and Python lists of
+tensors are not reported, nor is a loop whose comment says that it saves memory.
 
 ## Fix safety
 
@@ -54,18 +59,20 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Severity
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics.display import draws, few, in_text
-from torchlint.semantics.rows import row_loop, saves_memory
+from torchlint.semantics.rows import Loop, row_loop, saves_memory
 from torchlint.source import dotted, literal
 from torchlint.vectorise.body import Body, StepKind, gives_number, read_body, sums_into
+from torchlint.vectorise.by_entry import How, by_entry
 from torchlint.vectorise.emit import comprehension_fix, elements_are_work, row_fix
 from torchlint.vectorise.pairs import read_pairs
+from torchlint.vectorise.suppression import suppressed_by_class
 
 RULE = Rule(
     "TL501",
     Category.VECTORISATION,
     Severity.WARNING,
     triggers=(r"\bfor\b",),
-    shapes=("row-loop",),
+    shapes=("row-loop", "by-entry"),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )
@@ -77,7 +84,10 @@ WHY = "every turn launches small kernels of its own for independent work"
 def check(node: cst.For, ctx: Context) -> Iterator[Finding]:
     rows = row_loop(node, ctx.sem)
     body = read_body(rows, ctx.sem) if rows is not None else None
-    if rows is None or body is None or draws(node) or _in_pairs(node, ctx) or saves_memory(node, ctx.sem):
+    if rows is None or body is None:
+        yield from _by_entry(node, node, ctx)
+        return
+    if draws(node) or _in_pairs(node, ctx) or saves_memory(node, ctx.sem):
         return
     what = f"Python loop over the {'rows' if rows.axis == 0 else 'slices'} of `{ctx.file.code(rows.over)}`"
     yield Finding(node, what, WHY, _batched_form(body), row_fix(body, ctx.sem))
@@ -86,11 +96,18 @@ def check(node: cst.For, ctx: Context) -> Iterator[Finding]:
 @RULE.on
 def check_comprehension(node: cst.ListComp | cst.GeneratorExp, ctx: Context) -> Iterator[Finding]:
     inner = node.for_in
-    if inner.inner_for_in is not None or inner.ifs or few(inner.iter) or in_text(node, ctx.file):
+    if inner.inner_for_in is not None or few(inner.iter) or in_text(node, ctx.file):
         return
-    rows = row_loop(inner, ctx.sem)
+    if not inner.ifs and (found := _comprehended(node, ctx)) is not None:
+        yield found
+    else:
+        yield from _by_entry(node, inner, ctx)
+
+
+def _comprehended(node: cst.ListComp | cst.GeneratorExp, ctx: Context) -> Finding | None:
+    rows = row_loop(node.for_in, ctx.sem)
     if rows is None or not elements_are_work(node, rows, ctx.sem) or saves_memory(node, ctx.sem):
-        return
+        return None
     call = ctx.file.parent(ctx.file.parent(node) or node)
     joined = isinstance(call, cst.Call) and (ctx.sem.qualified(call.func) or dotted(call.func)) in _JOINS
     if isinstance(node.elt, cst.IfExp) and gives_number(node.elt, ctx.sem):
@@ -100,12 +117,56 @@ def check_comprehension(node: cst.ListComp | cst.GeneratorExp, ctx: Context) -> 
     elif joined:
         do = "apply the operation to the whole tensor, or map it with `torch.vmap`"
     else:
-        return
+        return None
     what = f"Python loop over the rows of `{ctx.file.code(rows.over)}`"
-    yield Finding(node, what, WHY, do, comprehension_fix(node, rows, ctx.sem))
+    return Finding(node, what, WHY, do, comprehension_fix(node, rows, ctx.sem))
 
 
 _JOINS = frozenset(("torch.stack", "torch.cat", "torch.tensor", "torch.vstack", "torch.hstack", "sum"))
+
+
+_ENTRIES = {
+    How.READ: (
+        "Python loop that reads `{}` entry by entry",
+        "every entry becomes a tensor of its own before it is a number",
+        "move all of them at once with `.tolist()` ahead of the loop, or compute on the whole tensor",
+    ),
+    How.WRITTEN: (
+        "Python loop that writes `{}` entry by entry",
+        WHY,
+        "write all entries at once: choose them with a mask or `torch.where`, place them with an index",
+    ),
+    How.COUNTED: (
+        "Python loop that compares all of `{}` with one class per turn",
+        "every turn goes through the whole tensor again for one number",
+        "count all classes at once with `torch.bincount`, or compare with `torch.arange` along a new dimension",
+    ),
+    How.MOVED: (
+        "Python loop that copies entries of `{}` and of other tensors to the host",
+        "every copy waits for the device, and costs more than what it copies",
+        "copy the whole tensors once ahead of the loop",
+    ),
+    How.SHIFTED: (
+        "Python loop that adds one offset after the other to `{}`",
+        WHY,
+        "add all offsets at once: multiples of `torch.arange` along a new dimension, then flatten",
+    ),
+}
+
+
+def _by_entry(node: cst.CSTNode, loop: Loop, ctx: Context) -> Iterator[Finding]:
+    if isinstance(loop, cst.For) and "nms" in ctx.file.text and suppressed_by_class(loop, ctx.sem) is not None:
+        yield Finding(
+            node,
+            "Python loop that suppresses the boxes of one class per turn",
+            "every class launches kernels of its own and waits for how many boxes are kept",
+            "call `torchvision.ops.batched_nms` once, with the class of each box",
+        )
+        return
+    found = by_entry(loop, ctx.sem)
+    if found is not None and not saves_memory(loop, ctx.sem):
+        what, why, do = _ENTRIES[found.how]
+        yield Finding(node, what.format(" ".join(ctx.file.code(found.tensor).split())), why, do)
 
 
 def _in_pairs(node: cst.For, ctx: Context) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torchlint.shapes.code import Code, Whole
+from torchlint.shapes.entries import by_entry
 from torchlint.shapes.forwards import forwards
 from torchlint.shapes.growth import cat_growth, growth
 from torchlint.shapes.handed import step_or_handed_wait
@@ -27,6 +28,7 @@ def has(code: Code, shape: str) -> bool:
 
 _TESTS: dict[str, Callable[[Code], bool]] = {
     "row-loop": row_loop,
+    "by-entry": by_entry,
     "pairs": pairs,
     "scatter": scatter,
     "cat-growth": cat_growth,
@@ -41,4 +43,4 @@ _TESTS: dict[str, Callable[[Code], bool]] = {
     "plain-containers": plain_containers,
     "step-or-handed-wait": step_or_handed_wait,
 }
-_SPELLED = ("row-loop", "made-then-moved")  # those that look at the names of torch's functions
+_SPELLED = ("row-loop", "by-entry", "made-then-moved")  # those that look at the names of torch's functions

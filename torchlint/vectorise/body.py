@@ -8,6 +8,7 @@ loop more than a batched expression, and `read_body` says None.
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import libcst as cst
@@ -158,12 +159,18 @@ def _line(statement: cst.CSTNode, rows: RowLoop, before: list[Step]) -> list[Ste
 
 
 def _single(small: cst.BaseSmallStatement) -> list[cst.BaseSmallStatement]:
-    """`a, b = x, y` as two assignments, where no value reads a name that is assigned with it."""
+    """`a, b = x, y` as two assignments, where no value reads a name that is assigned with it; `a, b = f(x)` as one
+    for each name, of which no template writes any."""
     if not isinstance(small, cst.Assign) or len(small.targets) != 1:
         return [small]
     target, value = small.targets[0].target, small.value
-    if not isinstance(target, cst.Tuple) or not isinstance(value, cst.Tuple):
+    if not isinstance(target, cst.Tuple) or not isinstance(value, (cst.Tuple, cst.Call)):
         return [small]
+    if isinstance(value, cst.Call):
+        names = {n.value for n in find(target, cst.Name)}
+        if len(names) < len(target.elements) or any(n.value in names for n in find(value, cst.Name)):
+            return [small]
+        return [cst.Assign([cst.AssignTarget(t)], value) for t in map(cst.Name, sorted(names))]
     if len(target.elements) != len(value.elements) or not all(isinstance(e.value, cst.Name) for e in target.elements):
         return [small]
     names = {n.value for n in find(target, cst.Name)}
@@ -272,11 +279,17 @@ def _independent(body: Body, sem: Semantics) -> bool:
     for root in written - summed:
         places = {
             _own_place(use, body.rows, sem)
-            for use in (reads(root, loop.body, sem) if isinstance(loop, cst.For) else ())
+            for use in (_uses(root, loop.body, sem) if isinstance(loop, cst.For) else ())
         }
         if None in places or len(places - {()}) > 1:
             return False
     return True
+
+
+def _uses(root: str, body: cst.CSTNode, sem: Semantics) -> Iterator[cst.CSTNode]:
+    if "." in root:
+        return (n for n in find(body, cst.Attribute) if dotted(n) == root)
+    return reads(root, body, sem)
 
 
 def sums_into(step: Step, rows: RowLoop) -> bool:
@@ -332,6 +345,11 @@ def _joined_later(step: Step, body: Body, sem: Semantics) -> bool:
     name, loop = step.target.value, body.rows.node
     if gives_number(step.value, sem):
         return True
+    return isinstance(loop, cst.For) and joined_behind(name, loop, sem)
+
+
+def joined_behind(name: str, loop: cst.For, sem: Semantics) -> bool:
+    """Whether a list that the loop fills is joined into a tensor, or added up, and used in no other way behind it."""
     function = sem.function(loop)
     if name in function.params:
         return False

@@ -46,7 +46,7 @@ def row_fix(body: Body, sem: Semantics) -> Fix | None:
     loop = body.rows.node
     if not isinstance(loop, cst.For) or body.rows.axis != 0 or any(s.test is not None for s in body.steps):
         return None
-    if not body.rows.whole:
+    if not body.rows.whole or any(isinstance(s.value, cst.Call) and _is_shared_out(s, loop) for s in body.steps):
         return None
     if _outlives(body, sem):
         return None
@@ -65,6 +65,11 @@ def row_fix(body: Body, sem: Semantics) -> Fix | None:
     edits = (Edit(start, end, text), *writer.edits)
     safe = writer.exact and not writer.edits
     return Fix(edits, Applicability.SAFE if safe else Applicability.UNSAFE, f"replace the loop by {writer.means}")
+
+
+def _is_shared_out(step: Step, loop: cst.For) -> bool:
+    """`values, places = f(row)`."""
+    return any(a.value is step.value and isinstance(a.targets[0].target, cst.Tuple) for a in find(loop, cst.Assign))
 
 
 def comprehension_fix(node: cst.ListComp | cst.GeneratorExp, rows: RowLoop, sem: Semantics) -> Fix | None:

@@ -14,7 +14,8 @@ _PURE_NAMES = """
     einsum tensordot cross squeeze unsqueeze reshape view flatten transpose permute t expand expand_as repeat to type
     type_as cpu cuda where maximum minimum stack cat cosine_similarity pairwise_distance cdist dist topk sort argsort
     kthvalue gather index_select tensor as_tensor zeros_like ones_like full_like zeros ones full item tolist size dim
-    numel index roll diff tril triu trace diagonal det inverse inv solve cholesky svd fft ifft lerp addcmul addcdiv fmod
+    numel index roll diff tril triu trace diag diag_embed diagonal det inverse inv solve cholesky svd
+    fft ifft lerp addcmul addcdiv fmod
     remainder cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss binary_cross_entropy
     binary_cross_entropy_with_logits kl_div one_hot scatter scatter_add index_add masked_fill bincount histc square_
     movedim swapaxes
@@ -37,3 +38,18 @@ SHAPING = frozenset(
     """roll repeat reshape view expand flatten transpose permute squeeze unsqueeze movedim swapaxes topk kthvalue narrow
     zeros ones full one_hot histc bincount diff tril triu""".split()
 )
+# What else a turn of light work may call: functions of Python, of torch, and methods of Python's own containers.
+BUILTINS = frozenset("float int bool abs max min sum len range enumerate zip list tuple set dict round".split())
+_LIGHT_NAMES = """
+    nonzero masked_select numel unique LongTensor FloatTensor Tensor IntTensor BoolTensor ByteTensor logical_xor
+    bitwise_and bitwise_or equal allclose dim new new_zeros new_ones new_tensor new_full data_ptr view_as type_as byte
+    eye empty
+"""
+LIGHT = frozenset(_LIGHT_NAMES.split())
+CONTAINER_METHODS = frozenset("append extend add remove index count get pop insert discard setdefault".split())
+# What a function says that works on tensors.
+SPEAKS_OF_TENSORS = re.compile(
+    r"torch|[Tt]ensor|\bF\.|\.(?:size|shape|item|cuda|cpu|to|detach|numel|view|argmax|tolist|long|float|unique)\b"
+)
+# What stands between an entry and the number that it becomes, and leaves it one entry.
+PASSING = frozenset(("cpu", "detach", "long", "int", "float", "double", "bool", "data"))

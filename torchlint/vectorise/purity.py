@@ -31,7 +31,10 @@ def counter_at(node: cst.Subscript, rows: RowLoop) -> int | None:
 
 
 def root_of(node: cst.CSTNode) -> str | None:
+    """The name that a chain of items and attributes starts from; of an object's own attribute, both: `self.grid`."""
     while isinstance(node, (cst.Subscript, cst.Attribute)):
+        if isinstance(node, cst.Attribute) and isinstance(node.value, cst.Name) and node.value.value == "self":
+            return f"self.{node.attr.value}"
         node = node.value
     return node.value if isinstance(node, cst.Name) else None
 
