@@ -79,7 +79,7 @@ _WINDOWS = re.compile(
 )
 _RANKS = re.compile(r"DistributedSampler|init_process_group|DistributedDataParallel|\bAccelerator\(|torchrun|deepspeed")
 _STORED_IMAGES = re.compile(r"^torchvision\.datasets\.(?!FakeData)[A-Z]\w+$")
-_MODEL = re.compile(r"\.backward\(|\.eval\(|\.train\(|no_grad|inference_mode")
+_MODEL = re.compile(r"\.backward\(|\.eval\(|\.train\(|no_grad|inference_mode|\boptim\.[A-Z]\w*\(")
 _LIGHTNING = re.compile(r"(^|\.)Lightning(Data)?Module$")
 
 

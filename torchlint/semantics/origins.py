@@ -22,11 +22,13 @@ _TABLE = "parameters[]"  # indexed, so no method, and what has it no Module
 _GIVEN = "torch()"  # handed to a function of torch that takes nothing but tensors
 _ROW_GIVEN = "torch([i])"  # a row or an element of it is
 _PART_GIVEN = "torch([:, i])"  # a part by several indices is, which lists do not have
+_AS_MODULE = "f(module)"  # handed to a function of the file that treats it as a Module
 _TELLING = frozenset((cst.Attribute, cst.Call, cst.Subscript, cst.AssignTarget, cst.For, cst.CompFor, cst.NamedExpr))
 _SIZED = frozenset(("shape", "size", "ndim", "dim"))  # of a tensor, and not of a list of them
 
 
 def collect_uses(ev: Evaluator) -> None:
+    handed: list[tuple[Function, cst.Call, Function]] = []
     for function in [ev.names.module, *ev.names.functions.values()]:
         uses: dict[str, set[str]] = {}
         ev.uses[function] = uses
@@ -54,6 +56,8 @@ def collect_uses(ev: Evaluator) -> None:
                         ev.class_uses.setdefault(cls.qualname, {}).setdefault(key, set()).add(node.attr.value)
             elif isinstance(node, cst.Call) and (base := dotted(node.func)) is not None:
                 uses.setdefault(base, set()).add("()")
+                if base in ev.names.functions and base not in function.local - ev.names.module.local:
+                    handed.append((function, node, ev.names.functions[base]))
                 if node.args and base.rpartition(".")[2] in knowledge.TAKES_TENSOR:
                     name = ev.names.qualify_text(base, function) or ""
                     if name.startswith("torch.") and (what := _given(node.args[0])) is not None:
@@ -66,6 +70,19 @@ def collect_uses(ev: Evaluator) -> None:
         for name, how in given:
             if bound.count(name) == 1:  # else what is given may be another thing than what was bound first
                 uses.setdefault(name, set()).add(how)
+    for function, call, callee in handed:
+        _note_modules(ev, function, call, callee)
+
+
+def _note_modules(ev: Evaluator, function: Function, call: cst.Call, callee: Function) -> None:
+    """Note which names a call hands to parameters that the called function treats as Modules."""
+    for position, arg in enumerate(call.args):
+        if arg.star:
+            return
+        if isinstance(arg.value, cst.Name):
+            param = arg.keyword.value if arg.keyword is not None else "".join(callee.params[position : position + 1])
+            if used_as(ev.uses[callee].get(param, set())).kind is Kind.MODULE:
+                ev.uses[function].setdefault(arg.value.value, set()).add(_AS_MODULE)
 
 
 def _given(arg: cst.Arg) -> tuple[str, str] | None:
@@ -220,6 +237,8 @@ def used_as(attrs: set[str]) -> Value:
     """The kind that a set of used attributes gives away, or UNKNOWN."""
     if not attrs:
         return UNKNOWN
+    if _AS_MODULE in attrs and _TABLE not in attrs:
+        return Value(Kind.MODULE, evidence="used")
     if "param_groups" in attrs or ("zero_grad" in attrs and "step" in attrs):
         return Value(Kind.OPTIMIZER, evidence="used")
     if {"scale", "step", "update"} <= attrs:
