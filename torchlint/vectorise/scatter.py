@@ -59,7 +59,8 @@ def read_scatter(loop: cst.For, sem: Semantics) -> Scatter | None:
     elif isinstance(where, cst.Subscript) and len(where.slice) == 1 and isinstance(where.slice[0].slice, cst.Index):
         if dotted(where.slice[0].slice.value) == counter:
             index = where.value
-    value = _filling(small.value, sem) or _shared(small.value, {counter, item, out.value}, sem)
+    filled = small.value if dotted(small.value) != item or not item else _listed(source, sem)
+    value = _filling(filled, sem) or _shared(filled, {counter, item, out.value}, sem)
     if index is None or value is None or out.value in {n.value for n in find(index, cst.Name)}:
         return None
     if not _are_evident(out, index, bound, scalar, loop, sem):
@@ -156,6 +157,13 @@ _FILLS = {"torch.zeros": "0", "torch.ones": "1"}
 def _filling(node: cst.BaseExpression, sem: Semantics) -> str | None:
     """The number that fills a tensor made on the spot: `torch.zeros(T - lengths[i], n)`."""
     return _FILLS.get(sem.qualified(node.func) or "") if isinstance(node, cst.Call) else None
+
+
+def _listed(source: cst.BaseExpression | None, sem: Semantics) -> cst.BaseExpression:
+    """What each item of an enumerated list was made by: `torch.ones(n)` of `[torch.ones(n) for n in lengths]`."""
+    made = definition_of(source.value, source, sem) if isinstance(source, cst.Name) else None
+    listed = made[1] if made is not None and isinstance(made[0], cst.Name) else source
+    return listed.elt if isinstance(listed, cst.ListComp) else cst.Name("_")
 
 
 def _shared(node: cst.BaseExpression, changing: set[str], sem: Semantics) -> str | None:
