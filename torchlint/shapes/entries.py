@@ -36,7 +36,7 @@ def by_entry(code: Code) -> bool:
             assert isinstance(node, (ast.ListComp, ast.GeneratorExp))
             inner = node.generators[0]
             if len(node.generators) == 1:
-                names = walked(inner.target, inner.iter, code)
+                names = _bound(inner.target, inner.iter, code)
                 if names is None or not _is_light([node.elt, *inner.ifs]):
                     continue
                 picks = _Picks(names, _rows(inner.target, inner.iter), code)
@@ -49,10 +49,9 @@ def by_entry(code: Code) -> bool:
 
 def _is_by_entry(loop: ast.For, code: Code) -> bool:
     counts = _counts(loop)
-    names = walked(loop.target, loop.iter, code)
-    if names is None and not counts:
+    names = _bound(loop.target, loop.iter, code)
+    if names is None:
         return False
-    names = names or {loop.target.id}  # type: ignore[attr-defined]
     below = list(descend(loop.body))
     calls = [n for n in below if isinstance(n, ast.Call)]
     if counts and any(last(c.func) == "nms" for c in calls):
@@ -87,6 +86,21 @@ def _rows(target: ast.expr, source: ast.expr) -> set[str]:
 
 def _picks_by(node: ast.expr, names: set[str]) -> bool:
     return any(isinstance(n, ast.Subscript) and mentions(n.slice, names) for n in descend([node]))
+
+
+def _bound(target: ast.expr, source: ast.expr, code: Code) -> set[str] | None:
+    """The names that a header binds: counts pick items of tensors, whatever it is that is counted."""
+    names = walked(target, source, code)
+    if names is not None or not isinstance(source, ast.Call):
+        return names
+    name = last(source.func)
+    if name == "enumerate" and isinstance(target, ast.Tuple):
+        target = target.elts[0]
+    elif name == "zip":
+        return {n.id for n in descend([target]) if isinstance(n, ast.Name)}
+    elif name not in ("range", "unique"):
+        return None
+    return {target.id} if isinstance(target, ast.Name) else None
 
 
 def _counts(loop: ast.For) -> bool:
