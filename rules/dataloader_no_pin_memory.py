@@ -84,7 +84,8 @@ def check(loader: LoaderCall, ctx: Context) -> Iterator[Finding]:
         return
     if not setting(ctx.sem, loader, "pin_memory").absent:
         return
-    if _on_device_already(loader, ctx) or _in_memory(loader, ctx) or is_unit_test(ctx.sem, loader):
+    on_device = _on_device_already(loader, ctx)
+    if on_device is None or _in_memory(loader, ctx) or is_unit_test(ctx.sem, loader):
         return
     evidence = _evidence(loader, ctx)
     if evidence is None:
@@ -95,7 +96,7 @@ def check(loader: LoaderCall, ctx: Context) -> Iterator[Finding]:
         "each batch is copied from pageable memory while the host waits",
         f"pass `pin_memory={_condition(loader, ctx)[0]}`",
         _fix(loader, ctx),
-        evidence,
+        evidence + on_device,
     )
 
 
@@ -119,7 +120,7 @@ def _evidence(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
         return ()
     if (maker := _returning(loader, ctx)) is not None and not moves and not _consumed_here(maker, ctx):
         return (Question("no-cuda-use", maker.own),)
-    if leaves and not moves and (taker := _taker(loader, ctx)) is not None:
+    if leaves and (taker := _taker(loader, ctx)) is not None:
         return (Question("moves-no-batches", taker),)
     return None
 
@@ -135,14 +136,31 @@ def _chosen_with_moved(loader: LoaderCall, moves: list[BatchMove], ctx: Context)
 
 
 def _taker(loader: LoaderCall, ctx: Context) -> str | None:
-    """The imported function or class that is given the loader, in the scope that makes it."""
-    for call in (n for n in walk_scope(loader.function.body) if isinstance(n, cst.Call)):
-        name = ctx.sem.qualified(call.func)
-        if name is None or name.startswith((OWN, "torch.")) or "." not in name:
-            continue
-        if any((v := ctx.sem.value(a.value)).kind is Kind.LOADER and v.node is loader.node for a in call.args):
-            return name
+    """The imported function, method or class that is given the loader, alone or in a dict, where it or its maker is
+    called."""
+    makers = [site.function for site in ctx.sem.call_sites(loader.function)]
+    for function in dict.fromkeys((loader.function, *makers)):
+        for call in (n for n in walk_scope(function.body) if isinstance(n, cst.Call)):
+            name = _imported_callee(call, ctx)
+            if name is not None and any(_holds(ctx.sem.value(a.value), loader) for a in call.args):
+                return name
     return None
+
+
+def _imported_callee(call: cst.Call, ctx: Context) -> str | None:
+    """The qualified name of what a call reaches in another file: `fit` itself, `Trainer.fit` for `trainer.fit`."""
+    name = ctx.sem.qualified(call.func)
+    if name is None and isinstance(call.func, cst.Attribute):
+        origin = ctx.sem.value(call.func.value).origin
+        if origin.rpartition(".")[2][:1].isupper():
+            name = f"{origin}.{call.func.attr.value}"
+    return None if name is None or name.startswith((OWN, "torch.")) or "." not in name else name
+
+
+def _holds(value: Value, loader: LoaderCall) -> bool:
+    if value.kind is Kind.LOADER:
+        return value.node is loader.node
+    return value.kind in (Kind.DICT, Kind.LIST, Kind.TUPLE) and any(_holds(v, loader) for v in value.items or ())
 
 
 def _may_be(value: Value, loader: LoaderCall, ctx: Context) -> bool:
@@ -254,10 +272,19 @@ def _pins_nothing(loader: LoaderCall) -> bool:
     return not parameters_of_loader(loader.value.origin) or loader.value.origin.startswith("dgl.")
 
 
-def _on_device_already(loader: LoaderCall, ctx: Context) -> bool:
-    """The dataset or the collate function makes tensors on a device: pinning them would fail."""
-    parts = [setting(ctx.sem, loader, name).node for name in ("dataset", "collate_fn")]
-    return any(p is not None and makes_device_tensors(ctx.sem, p) for p in parts)
+def _on_device_already(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
+    """None where the dataset or the collate function makes tensors on a device: pinning them would fail. What to ask of
+    a dataset of another file that is given a device."""
+    questions: tuple[Question, ...] = ()
+    for name in ("dataset", "collate_fn"):
+        part = setting(ctx.sem, loader, name).node
+        if part is None or not makes_device_tensors(ctx.sem, part):
+            continue
+        made = ctx.sem.value(part)
+        if not made.origin or made.origin.startswith(OWN) or makes_device_tensors(ctx.sem, part, told=False):
+            return None
+        questions += (Question("items-on-device", made.origin),)
+    return questions
 
 
 def _in_memory(loader: LoaderCall, ctx: Context) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import libcst as cst
@@ -16,7 +16,7 @@ import libcst as cst
 from torchlint.diagnostic import Question
 from torchlint.semantics import knowledge
 from torchlint.semantics.consumers import fed_into
-from torchlint.semantics.datasets import reads_items
+from torchlint.semantics.datasets import may_move_items, reads_items
 from torchlint.semantics.effects import Effect
 from torchlint.semantics.grad import body_disables
 from torchlint.semantics.kinds import Graph, Kind, Value
@@ -25,7 +25,7 @@ from torchlint.semantics.modes import always_off, mode_at
 from torchlint.semantics.modules import minds_mode
 from torchlint.semantics.names import OWN
 from torchlint.semantics.per_step import not_waited_for, waited_for_alone, waited_for_besides
-from torchlint.semantics.transfers import batch_moves, may_be_cuda
+from torchlint.semantics.transfers import may_be_cuda, moves_of_given
 from torchlint.source import dotted
 
 if TYPE_CHECKING:
@@ -227,11 +227,14 @@ def _moves_no_batches(project: Project, path: str, subject: str) -> bool:
     found = project.find(path, subject)
     if found is None:
         return True
-    where = found.cls.node if found.cls is not None else found.function.node if found.function is not None else None
-    for move in batch_moves(found.sem):
-        if any(a is where for a in found.sem.file.ancestors(move.call)) and may_be_cuda(found.sem, move.device):
-            return False
-    return True
+    roots: Sequence[str] = ()
+    wheres: list[cst.CSTNode] = [found.function.node] if found.function is not None else []
+    if found.cls is not None:
+        names = found.sem.names
+        wheres, roots = [c.node for c in names.mro(found.cls)], names.roots(found.cls)
+    if any(may_be_cuda(found.sem, move.device) for move in moves_of_given(found.sem, wheres)):
+        return False
+    return all(project.answer(found.path, Question("moves-no-batches", root)) for root in roots)
 
 
 def _not_trained(project: Project, path: str, subject: str) -> bool:
@@ -281,6 +284,15 @@ def _items_in_memory(project: Project, path: str, subject: str) -> bool:
     return all(project.answer(found.path, Question("items-in-memory", root)) for root in roots)
 
 
+def _items_on_device(project: Project, path: str, subject: str) -> bool:
+    """Whether a dataset class that is given a device may put its items there. Unknown classes: yes."""
+    found = project.find(path, subject)
+    if found is None or found.cls is None or may_move_items(found.sem, found.cls):
+        return True
+    roots = [r for r in found.sem.names.roots(found.cls) if not knowledge.DATASET_BASES.match(r)]
+    return any(project.answer(found.path, Question("items-on-device", root)) for root in roots)
+
+
 ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "zeroes-gradients": _does(Effect.ZERO_GRAD),
     "runs-backward": _does(Effect.BACKWARD),
@@ -303,6 +315,7 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "not-trained": _not_trained,
     "feeds-no-epochs": _feeds_no_epochs,
     "items-in-memory": _items_in_memory,
+    "items-on-device": _items_on_device,
     "not-waited-for": not_waited_for,
     "waited-for-alone": waited_for_alone,
     "waited-for-besides": waited_for_besides,

@@ -263,6 +263,9 @@ def _external(ev: Evaluator, name: str, node: cst.Call, args: list[Value], frame
             _set_grad(ev, literal(mode.value), frame)
         return Value(Kind.CONTEXT, name)
     last = name.rpartition(".")[2]
+    if knowledge.PASSES_ON.match(name) and node.args and node.args[0].keyword is None and not node.args[0].star:
+        first = args[0]  # a progress bar hands on the items of what it is given, as they are
+        return first if not name.startswith("itertools.") else Value(Kind.ITERATOR, node=node, element=first.element)
     if name.startswith("torch.nn.utils.clip_grad"):
         ev.emit(Effect.CLIP, node, frame, subject=parameters_of(node.args[0].value if node.args else None))
         return Value(Kind.TENSOR, name, graph=Graph.DETACHED)

@@ -11,7 +11,7 @@ import libcst as cst
 
 from torchlint.semantics import knowledge
 from torchlint.semantics.names import Class, Function
-from torchlint.source import find, walk_scope
+from torchlint.source import dotted, find, walk, walk_scope
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -104,3 +104,26 @@ def called_name(sem: Semantics, call: cst.Call) -> str:
         if call.func.value not in function.local and call.func.value not in sem.names.module.local:
             return call.func.value
     return name or ""
+
+
+def may_move_items(sem: Semantics, cls: Class) -> bool:
+    """Whether a method of the class moves something, or reads a device that it was given and does more than keep it."""
+    for method in (m for c in sem.names.mro(cls) for m in c.methods.values()):
+        for node in walk(method.body):
+            if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
+                if node.func.attr.value in ("to", "cuda"):
+                    return True
+            elif isinstance(node, (cst.Name, cst.Attribute)) and (dotted(node) or "").rpartition(".")[2] == "device":
+                if not _only_kept(sem, node):
+                    return True
+    return False
+
+
+def _only_kept(sem: Semantics, node: cst.CSTNode) -> bool:
+    """Whether the node is a side of `self.device = device`."""
+    parent = sem.file.parent(node)
+    if isinstance(parent, cst.Attribute):  # the name of `self.device`
+        return _only_kept(sem, parent)
+    if isinstance(parent, cst.AssignTarget):
+        return True
+    return isinstance(parent, cst.Assign) and all(isinstance(t.target, cst.Attribute) for t in parent.targets)

@@ -81,6 +81,11 @@ REPLACES_PARAMETERS = frozenset(
     torch.nn.utils.parametrizations.weight_norm peft.get_peft_model""".split()
 )
 
+# Progress bars and iterators that give what they are given, item by item.
+PASSES_ON = re.compile(
+    r"^(?:tqdm(?:\.\w+)*\.tqdm(?:_notebook)?|rich\.progress\.track|fastprogress(?:\.\w+)*\.progress_bar"
+    r"|itertools\.(?:islice|cycle))$"
+)
 # What code says that has thought about the precision of its matrix products, or leaves it to something that does.
 PRECISION_WORDS = re.compile(
     r"autocast|float32_matmul_precision|allow_tf32|fp32_precision|\.half\(|bfloat16|float16|float64|\.double\(|mixed_precision"

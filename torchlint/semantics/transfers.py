@@ -6,12 +6,13 @@ functions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.semantics import knowledge
 from torchlint.semantics.blocks import unwrap_iteration
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value
 from torchlint.semantics.names import OWN, Function
@@ -192,6 +193,27 @@ def _batch_moves(sem: Semantics) -> list[BatchMove]:
     return list(moves.values())
 
 
+def moves_of_given(sem: Semantics, wheres: Sequence[cst.CSTNode]) -> list[BatchMove]:
+    """The moves of what loops in these functions and classes take from things of which nothing is known here: from the
+    loader, where the asking file hands one over."""
+    moves: dict[cst.Call, BatchMove] = {}
+    for function in sem.functions:
+        if not any(node in wheres for node in (function.node, *sem.file.ancestors(function.node))):
+            continue
+        for node in walk(function.body, into=_stays_in):
+            body: cst.CSTNode = function.body
+            if isinstance(node, cst.For):
+                given, body, targets = node.iter, node.body, [node.target]
+            elif isinstance(node, cst.Assign) and (drawn := _drawn_from(node.value)) is not None:
+                given, targets = drawn, [t.target for t in node.targets]
+            else:
+                continue
+            value = sem.value(unwrap_iteration(given))
+            if value.kind in (Kind.UNKNOWN, Kind.ITERATOR, Kind.LOADER) and value.element in (None, knowledge.BATCH):
+                _follow(sem, body, {n for t in targets for n in _names(t)}, value, moves, 0)
+    return list(moves.values())
+
+
 def _loaders(
     sem: Semantics, target: cst.BaseExpression, iterated: cst.BaseExpression
 ) -> Iterator[tuple[cst.BaseExpression, Value]]:
@@ -219,12 +241,17 @@ def _next_of(sem: Semantics, node: cst.BaseExpression) -> Value | None:
     """The loader behind `next(iterator)` or `iterator.next()`."""
     if not isinstance(node, cst.Call):
         return None
-    if isinstance(node.func, cst.Name) and node.func.value == "next" and node.args:
-        drawn = node.args[0].value
+    if (drawn := _drawn_from(node)) is not None:
         return loader_value(sem, drawn) or _gone_round(sem, drawn)
     if isinstance(node.func, cst.Attribute) and node.func.attr.value in ("next", "__next__"):
         return loader_value(sem, node.func.value)
     return None
+
+
+def _drawn_from(node: cst.BaseExpression) -> cst.BaseExpression | None:
+    """`batches` of `next(batches)`."""
+    is_next = isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value == "next"
+    return node.args[0].value if is_next and isinstance(node, cst.Call) and node.args else None
 
 
 def _gone_round(sem: Semantics, node: cst.BaseExpression) -> Value | None:
@@ -407,8 +434,11 @@ def looks_once(loop: cst.For) -> bool:
     return isinstance(last, cst.SimpleStatementLine | cst.SimpleStatementSuite) and isinstance(last.body[-1], cst.Break)
 
 
-def makes_device_tensors(sem: Semantics, node: cst.BaseExpression) -> bool:
-    """Whether a dataset or collate expression already puts its tensors on a device: pinning them would fail."""
+def makes_device_tensors(sem: Semantics, node: cst.BaseExpression, *, told: bool = True) -> bool:
+    """Whether a dataset or collate expression already puts its tensors on a device: pinning them would fail.
+
+    Without `told`, that the call which makes the dataset is given a `device` says nothing.
+    """
     value = sem.value(node)
     places: list[cst.CSTNode] = [node]
     if isinstance(value.node, cst.CSTNode) and value.node is not node:
@@ -425,7 +455,7 @@ def makes_device_tensors(sem: Semantics, node: cst.BaseExpression) -> bool:
             if is_move and may_be_cuda(sem, device):
                 return True
             arg = argument(call, "device")
-            if arg is not None and may_be_cuda(sem, arg.value):
+            if arg is not None and may_be_cuda(sem, arg.value) and (told or call is not value.node):
                 return True
             for given in call.args:
                 if _lies_on_device(sem.value(given.value)):
