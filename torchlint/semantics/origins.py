@@ -24,6 +24,8 @@ _ROW_GIVEN = "torch([i])"  # a row or an element of it is
 _PART_GIVEN = "torch([:, i])"  # a part by several indices is, which lists do not have
 _AS_MODULE = "f(module)"  # handed to a function of the file that treats it as a Module
 _TELLING = frozenset((cst.Attribute, cst.Call, cst.Subscript, cst.AssignTarget, cst.For, cst.CompFor, cst.NamedExpr))
+# What is done with things that have modes, and are modules then.
+_WITH_MODES = frozenset(("()", "to", "cuda", "state_dict", "load_state_dict", "forward", "module"))
 _SIZED = frozenset(("shape", "size", "ndim", "dim"))  # of a tensor, and not of a list of them
 
 
@@ -75,14 +77,16 @@ def collect_uses(ev: Evaluator) -> None:
 
 
 def _note_modules(ev: Evaluator, function: Function, call: cst.Call, callee: Function) -> None:
-    """Note which names a call hands to parameters that the called function treats as Modules."""
+    """Note which names a call hands to parameters that the called function, or both of them, treat as Modules."""
     for position, arg in enumerate(call.args):
         if arg.star:
             return
         if isinstance(arg.value, cst.Name):
             param = arg.keyword.value if arg.keyword is not None else "".join(callee.params[position : position + 1])
-            if used_as(ev.uses[callee].get(param, set())).kind is Kind.MODULE:
-                ev.uses[function].setdefault(arg.value.value, set()).add(_AS_MODULE)
+            here = ev.uses[function].setdefault(arg.value.value, set())
+            there = ev.uses[callee].get(param, set())
+            if used_as(there).kind is Kind.MODULE or ("()" in there and used_as(here | there).kind is Kind.MODULE):
+                here.add(_AS_MODULE)
 
 
 def _given(arg: cst.Arg) -> tuple[str, str] | None:
@@ -246,7 +250,10 @@ def used_as(attrs: set[str]) -> Value:
     if (
         attrs
         & {"parameters", "named_parameters", "named_modules", "modules", "children", "named_children", "requires_grad_"}
-        or (attrs & {"eval", "train"} and attrs & {"()", "to", "cuda", "state_dict", "load_state_dict"})
+        or (
+            attrs & {"eval", "train"}
+            and attrs & {"()", "to", "cuda", "state_dict", "load_state_dict", "forward", "module"}
+        )
         or {"()", "load_state_dict"} <= attrs
     ):
         if "fit" not in attrs and _TABLE not in attrs:
