@@ -43,10 +43,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
+from torchlint.nodes import argument, dotted, find, has_star, literal
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, Kind, TrainingLoop, flow
 from torchlint.semantics.blocks import unwrap_iteration
-from torchlint.source import argument, dotted, find, has_star, literal
 
 RULE = Rule(
     "TL107",

@@ -45,9 +45,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Severity
+from torchlint.nodes import argument, dotted, find, literal, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, Kind, Semantics, TrainingLoop, flow
-from torchlint.source import argument, dotted, find, literal, walk
 
 RULE = Rule(
     "TL106",

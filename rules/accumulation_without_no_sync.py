@@ -51,12 +51,12 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
 from torchlint.edits import torch_name, wrap_in_with
+from torchlint.nodes import find, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import TrainingLoop, flow
 from torchlint.semantics.effects import Effect
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.processes import Processes, Replica
-from torchlint.source import find, walk
 
 RULE = Rule(
     "TL804",

@@ -45,9 +45,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import dotted, find
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, Event, Graph
-from torchlint.source import dotted, find
 
 RULE = Rule(
     "TL206",

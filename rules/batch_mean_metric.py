@@ -53,10 +53,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import argument, dotted, literal, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import EvalRegion, Kind, LoaderCall
 from torchlint.semantics.loading import setting
-from torchlint.source import argument, dotted, literal, walk_scope
 
 RULE = Rule(
     "TL207",

@@ -48,10 +48,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import argument, literal, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Function
 from torchlint.semantics.blocks import always
-from torchlint.source import argument, literal, walk_scope
 
 RULE = Rule(
     "TL903",

@@ -51,10 +51,10 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Severity
 from torchlint.edits import add_argument
+from torchlint.nodes import argument, dotted, literal
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import LoaderCall, Value
 from torchlint.semantics.transfers import batch_moves, may_be_cuda
-from torchlint.source import argument, dotted, literal
 
 RULE = Rule(
     "TL304",

@@ -46,9 +46,9 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Severity
 from torchlint.edits import add_argument
+from torchlint.nodes import argument, dotted, has_star
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics.deprecations.shims import minds_version
-from torchlint.source import argument, dotted, has_star
 
 RULE = Rule(
     "TL016",

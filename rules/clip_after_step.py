@@ -56,9 +56,9 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
 from torchlint.edits import move_before
+from torchlint.nodes import argument, dotted, literal
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, Kind, TrainingLoop, flow
-from torchlint.source import argument, dotted, literal
 
 RULE = Rule(
     "TL112",

@@ -46,10 +46,10 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
 from torchlint.edits import move_before
+from torchlint.nodes import dotted, find, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import flow
 from torchlint.semantics.blocks import always
-from torchlint.source import dotted, find, walk
 
 RULE = Rule(
     "TL706",

@@ -44,12 +44,12 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import argument
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics.effects import Effect
 from torchlint.semantics.names import Function
 from torchlint.semantics.processes import DDP, Processes
 from torchlint.semantics.rank_guards import in_one_process, one_process, tests_around
-from torchlint.source import argument
 
 RULE = Rule(
     "TL808",

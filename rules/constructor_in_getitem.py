@@ -62,12 +62,12 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
+from torchlint.nodes import argument, dotted, find, walk, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Function
 from torchlint.semantics.blocks import always
 from torchlint.semantics.datasets import DatasetClass, item_functions
 from torchlint.semantics.flow import bound_names
-from torchlint.source import argument, dotted, find, walk, walk_scope
 
 RULE = Rule(
     "TL310",

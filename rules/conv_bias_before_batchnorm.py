@@ -40,8 +40,8 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import argument, has_star
 from torchlint.rule import Category, Context, Finding, Rule
-from torchlint.source import argument, has_star
 
 RULE = Rule(
     "TL703",

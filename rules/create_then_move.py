@@ -54,12 +54,13 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import add_argument
+from torchlint.nodes import argument, dotted, find, literal
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import Kind
 from torchlint.semantics.fresh import Fresh, freshly_made
 from torchlint.semantics.transfers import is_device
 from torchlint.semantics.unit_tests import holds_unit_tests
-from torchlint.source import File, argument, dotted, find, literal
+from torchlint.source import File
 
 RULE = Rule(
     "TL401",

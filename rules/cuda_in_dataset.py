@@ -55,13 +55,13 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import walk_scope
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Function, LoaderCall
 from torchlint.semantics.datasets import DatasetClass, item_functions
 from torchlint.semantics.loading import dataset_value, setting, works_in_processes
 from torchlint.semantics.names import OWN
 from torchlint.semantics.transfers import surely_cuda
-from torchlint.source import walk_scope
 
 RULE = Rule(
     "TL309",

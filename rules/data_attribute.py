@@ -52,10 +52,10 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import torch_name
+from torchlint.nodes import literal
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics.deprecations.shims import minds_version
 from torchlint.semantics.kinds import Kind
-from torchlint.source import literal
 
 _BEHIND = r"(?:\.[a-z]\w*\(|\s*(?:[\[),#]|$))"  # not an assignment, nor another attribute that is no call
 

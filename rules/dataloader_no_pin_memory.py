@@ -51,6 +51,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Question, Severity
 from torchlint.edits import add_argument, torch_name
+from torchlint.nodes import argument, dotted, find, has_star, walk, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, safe
 from torchlint.semantics import Function, Kind, LoaderCall, Value
 from torchlint.semantics.loading import is_unit_test, parameters_of_loader, setting
@@ -65,7 +66,6 @@ from torchlint.semantics.transfers import (
     may_be_cuda,
     move_target,
 )
-from torchlint.source import argument, dotted, find, has_star, walk, walk_scope
 
 RULE = Rule(
     "TL301",

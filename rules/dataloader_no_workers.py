@@ -57,11 +57,11 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.edits import add_argument
+from torchlint.nodes import has_star
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Kind, LoaderCall, knowledge
 from torchlint.semantics.datasets import ITEM_TRIGGERS, reads_items
 from torchlint.semantics.loading import dataset_value, is_unit_test, passes_lambda, runs_on_import, setting
-from torchlint.source import has_star
 
 RULE = Rule(
     "TL302",

@@ -46,9 +46,9 @@ from torchlint.edits import torch_name
 from torchlint.migrate import NotUnderstood, Script, sharding
 from torchlint.migrate.epochs import set_epoch
 from torchlint.migrate.script import LOADER
+from torchlint.nodes import argument, dotted, literal
 from torchlint.rule import Category, Context, Finding, Rule, suggestion, unsafe
 from torchlint.semantics import Semantics
-from torchlint.source import argument, dotted, literal
 
 RULE = Rule(
     "TL802",

@@ -51,10 +51,10 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Severity
 from torchlint.edits import remove_argument, unwrap_with
+from torchlint.nodes import argument, dotted, find, literal
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, TrainingLoop
 from torchlint.semantics.blocks import always
-from torchlint.source import argument, dotted, find, literal
 
 RULE = Rule(
     "TL603",

@@ -64,6 +64,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import add_argument, remove_argument, torch_name
+from torchlint.nodes import argument, dotted, has_star, literal
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics.deprecations.rewrites import (
     ADVICE,
@@ -79,7 +80,6 @@ from torchlint.semantics.deprecations.rewrites import (
 from torchlint.semantics.deprecations.shims import minds_version
 from torchlint.semantics.deprecations.table import Row, Table, Version, table, torchaudio_for, torchvision_for
 from torchlint.semantics.kinds import Kind
-from torchlint.source import argument, dotted, has_star, literal
 
 _KNOWN = REWRITES.keys() | ATTRIBUTES.keys() | ADVICE.keys()
 

@@ -55,10 +55,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import argument
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Kind
 from torchlint.semantics.blocks import always
-from torchlint.source import argument
 
 RULE = Rule(
     "TL708",

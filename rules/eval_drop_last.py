@@ -54,10 +54,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
+from torchlint.nodes import literal, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, EvalRegion, LoaderCall
 from torchlint.semantics.loading import LoaderLoop, is_held_out, is_unit_test, loader_loops, setting
-from torchlint.source import literal, walk
 
 RULE = Rule(
     "TL307",

@@ -52,6 +52,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
+from torchlint.nodes import walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, EvalRegion, Event, Function
 from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, measures
@@ -67,7 +68,6 @@ from torchlint.semantics.modes import (
 )
 from torchlint.semantics.modules import made_of_none, minds_mode
 from torchlint.semantics.tails import held_out_draws
-from torchlint.source import walk_scope
 
 RULE = Rule(
     "TL203",

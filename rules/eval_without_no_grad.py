@@ -53,6 +53,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.edits import add_decorator, torch_name, wrap_in_with
+from torchlint.nodes import walk_scope
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, EvalRegion, Event, Function
 from torchlint.semantics.discarded import DISCARDS, discarded_passes
@@ -61,7 +62,6 @@ from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, fra
 from torchlint.semantics.flags import shared_passes
 from torchlint.semantics.modes import classes_elsewhere, grad_mode
 from torchlint.semantics.tails import evaluating_scripts, evaluating_tails
-from torchlint.source import walk_scope
 
 RULE = Rule(
     "TL201",

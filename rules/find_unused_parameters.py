@@ -56,9 +56,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import argument, children, dotted, find, literal, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Class, Function, Kind, Semantics
-from torchlint.source import argument, children, dotted, find, literal, walk_scope
 
 RULE = Rule(
     "TL805",

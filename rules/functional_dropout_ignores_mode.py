@@ -63,11 +63,11 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Severity
 from torchlint.edits import add_argument
+from torchlint.nodes import argument, dotted, find, has_star, literal
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Class, Function
 from torchlint.semantics.modes import call_sites
 from torchlint.semantics.origins import is_module
-from torchlint.source import argument, dotted, find, has_star, literal
 
 RULE = Rule(
     "TL205",

@@ -41,12 +41,12 @@ from dataclasses import dataclass
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Severity
+from torchlint.nodes import argument
 from torchlint.rule import Category, Context, Finding, Rule, suggestion
 from torchlint.semantics import knowledge
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.names import Function
 from torchlint.semantics.processes import DDP, Processes
-from torchlint.source import argument
 
 RULE = Rule(
     "TL810",

@@ -49,11 +49,11 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import dotted, find
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Kind
 from torchlint.semantics.made import Scope
 from torchlint.semantics.severed import Graphs, name_of, severed
-from torchlint.source import dotted, find
 
 RULE = Rule(
     "TL116",

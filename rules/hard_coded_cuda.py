@@ -50,9 +50,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import argument, dotted, find, literal
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Kind
-from torchlint.source import argument, dotted, find, literal
 
 RULE = Rule(
     "TL407",

@@ -54,9 +54,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import argument, dotted, find, literal, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, Event, Function, Kind
-from torchlint.source import argument, dotted, find, literal, walk_scope
 
 RULE = Rule(
     "TL907",

@@ -59,10 +59,10 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import torch_name
+from torchlint.nodes import walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import EvalRegion, Kind
 from torchlint.semantics.blocks import statements
-from torchlint.source import walk_scope
 
 RULE = Rule(
     "TL202",

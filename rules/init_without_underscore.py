@@ -47,10 +47,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Severity
+from torchlint.nodes import dotted
 from torchlint.rule import Category, Context, Finding, Rule, safe
 from torchlint.semantics.deprecations.shims import minds_version
 from torchlint.semantics.deprecations.table import table
-from torchlint.source import dotted
 
 _NAMES = (
     r"uniform|normal|constant|eye|dirac|xavier_uniform|xavier_normal|kaiming_uniform|kaiming_normal|orthogonal|sparse"

@@ -44,13 +44,13 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import add_argument
+from torchlint.nodes import argument, dotted, find, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import knowledge
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.names import Function
 from torchlint.semantics.processes import Processes, Replica
 from torchlint.semantics.transfers import loader_value, makes_device_tensors
-from torchlint.source import argument, dotted, find, walk_scope
 
 RULE = Rule(
     "TL809",

@@ -53,12 +53,12 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
+from torchlint.nodes import dotted
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics.blocks import always
 from torchlint.semantics.flow import assigned_in
 from torchlint.semantics.hoisting import changed_in, is_invariant
 from torchlint.semantics.transfers import may_be_cuda, move_target
-from torchlint.source import dotted
 
 # Not `.to(x.device)`: where `x` is may differ from turn to turn, and library code is full of it.
 _TO_DEVICE = (

@@ -51,9 +51,9 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import add_argument, remove_imported, torch_name
+from torchlint.nodes import dotted, has_star
 from torchlint.rule import Category, Context, Finding, Rule, safe
 from torchlint.semantics.deprecations.shims import minds_version
-from torchlint.source import dotted, has_star
 
 RULE = Rule(
     "TL013",

@@ -49,10 +49,10 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import remove_argument
+from torchlint.nodes import argument, has_star, literal
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics.deprecations.shims import minds_version
 from torchlint.semantics.knowledge import is_loss_function
-from torchlint.source import argument, has_star, literal
 
 RULE = Rule(
     "TL012",

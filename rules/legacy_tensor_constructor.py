@@ -53,10 +53,10 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import torch_name
+from torchlint.nodes import dotted, has_star, literal
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics.deprecations.shims import minds_version
 from torchlint.semantics.kinds import Kind
-from torchlint.source import dotted, has_star, literal
 
 RULE = Rule(
     "TL014",

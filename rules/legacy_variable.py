@@ -58,12 +58,12 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import remove_imported, torch_name
+from torchlint.nodes import argument, dotted, has_star, literal
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics.deprecations.shims import minds_version
 from torchlint.semantics.kinds import Graph, Kind
 from torchlint.semantics.knowledge import FACTORIES, LIKE
 from torchlint.semantics.scalars import Scalars
-from torchlint.source import argument, dotted, has_star, literal
 
 RULE = Rule(
     "TL011",

@@ -63,11 +63,11 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import dotted, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import LoaderCall
 from torchlint.semantics.datasets import DatasetClass, called_name, item_functions
 from torchlint.semantics.loading import dataset_value, works_in_processes
-from torchlint.source import dotted, walk_scope
 
 RULE = Rule(
     "TL308",

@@ -56,10 +56,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import find, walk
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, TrainingLoop
 from torchlint.semantics.syncs import over_batches
-from torchlint.source import find, walk
 
 RULE = Rule(
     "TL605",

@@ -55,9 +55,9 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Severity
 from torchlint.edits import add_argument
+from torchlint.nodes import argument, dotted, find, has_star
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics.unit_tests import holds_unit_tests
-from torchlint.source import argument, dotted, find, has_star
 from torchlint.spelling import spelled
 
 RULE = Rule(

@@ -56,6 +56,7 @@ from collections.abc import Callable, Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Question, Severity
+from torchlint.nodes import dotted, find, walk, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import Effect, Event, Graph, Kind
 from torchlint.semantics.accumulation import (
@@ -78,7 +79,6 @@ from torchlint.semantics.accumulation import (
 )
 from torchlint.semantics.knowledge import is_loss_function
 from torchlint.semantics.transfers import loader_value
-from torchlint.source import dotted, find, walk, walk_scope
 
 RULE = Rule(
     "TL601",

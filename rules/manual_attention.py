@@ -53,11 +53,11 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import torch_name
+from torchlint.nodes import argument, dotted, literal, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Kind
 from torchlint.semantics.attention import Attention, Mask, attention, product
 from torchlint.semantics.made import Scope, Tracer
-from torchlint.source import argument, dotted, literal, walk
 
 RULE = Rule(
     "TL704",

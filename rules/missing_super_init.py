@@ -43,10 +43,10 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import move_before
+from torchlint.nodes import dotted, find, walk
 from torchlint.rule import Category, Context, Finding, Rule, safe
 from torchlint.semantics import Class, Function, Kind
 from torchlint.semantics.registration import base_inits, is_module_class
-from torchlint.source import dotted, find, walk
 
 RULE = Rule(
     "TL118",

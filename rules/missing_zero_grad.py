@@ -47,10 +47,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
+from torchlint.nodes import dotted, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, Kind, TrainingLoop, flow
 from torchlint.semantics.blocks import leaves
-from torchlint.source import dotted, walk
 
 RULE = Rule(
     "TL101",

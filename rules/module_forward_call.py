@@ -38,9 +38,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Severity
+from torchlint.nodes import dotted, find
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import Class, Function, Kind, Value
-from torchlint.source import dotted, find
 
 RULE = Rule(
     "TL111",

@@ -46,6 +46,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import torch_name
+from torchlint.nodes import literal
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Kind
 from torchlint.semantics.registration import (
@@ -57,7 +58,6 @@ from torchlint.semantics.registration import (
     kept_by_hand,
     plain_containers,
 )
-from torchlint.source import literal
 
 RULE = Rule(
     "TL117",

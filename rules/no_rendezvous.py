@@ -45,9 +45,9 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.edits import torch_name
+from torchlint.nodes import argument, has_star, literal
 from torchlint.rule import Category, Context, Finding, Rule, suggestion
 from torchlint.semantics.processes import GROUP, Processes
-from torchlint.source import argument, has_star, literal
 
 RULE = Rule(
     "TL811",

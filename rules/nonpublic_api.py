@@ -56,9 +56,9 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import torch_name
+from torchlint.nodes import dotted
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics.deprecations.shims import minds_version
-from torchlint.source import dotted
 
 RULE = Rule(
     "TL017",

@@ -49,11 +49,11 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
+from torchlint.nodes import argument, dotted, find, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Function, Kind
 from torchlint.semantics.knowledge import AUTOGRAD_FUNCTION, MODULE_BASES
 from torchlint.semantics.syncs import uses_gpu
-from torchlint.source import argument, dotted, find, walk
 from torchlint.vectorise.from_numpy import FromNumpy, Untranslated, conversion
 
 RULE = Rule(

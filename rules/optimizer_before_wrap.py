@@ -43,9 +43,9 @@ from collections.abc import Iterator, Sequence
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import dotted
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, Event, Function, flow
-from torchlint.source import dotted
 
 RULE = Rule(
     "TL115",

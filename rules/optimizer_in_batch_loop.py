@@ -50,9 +50,9 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
 from torchlint.edits import move_before
+from torchlint.nodes import argument, dotted, find, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, TrainingLoop, flow
-from torchlint.source import argument, dotted, find, walk
 
 RULE = Rule(
     "TL114",

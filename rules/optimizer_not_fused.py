@@ -39,8 +39,8 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Severity
 from torchlint.edits import add_argument
+from torchlint.nodes import argument, find, has_star
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
-from torchlint.source import argument, find, has_star
 
 RULE = Rule(
     "TL705",

@@ -53,8 +53,8 @@ from dataclasses import dataclass
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
+from torchlint.nodes import argument, dotted, literal
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
-from torchlint.source import argument, dotted, literal
 
 RULE = Rule(
     "TL901",

@@ -51,10 +51,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import dotted, find, walk
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Kind
 from torchlint.semantics.blocks import statements
-from torchlint.source import dotted, find, walk
 
 RULE = Rule(
     "TL506",

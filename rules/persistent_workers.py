@@ -55,11 +55,11 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
 from torchlint.edits import add_argument
+from torchlint.nodes import argument, dotted, has_star, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import LoaderCall
 from torchlint.semantics.loading import constant, is_unit_test, loader_loops, repeats, setting, works_in_processes
 from torchlint.semantics.loops import Loop
-from torchlint.source import argument, dotted, has_star, walk
 
 RULE = Rule(
     "TL303",

@@ -50,10 +50,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
+from torchlint.nodes import argument, dotted, has_star, literal
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics.deprecations.shims import minds_version
 from torchlint.semantics.deprecations.table import table, torchvision_for
-from torchlint.source import argument, dotted, has_star, literal
 
 _OLD_MODELS = "resnet|vgg|densenet|inception|squeezenet|resnext|alexnet|googlenet|mobilenet|mnasnet|shufflenet"
 

@@ -45,9 +45,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Severity
+from torchlint.nodes import literal
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Kind
-from torchlint.source import literal
 
 RULE = Rule(
     "TL509",

@@ -38,11 +38,11 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
+from torchlint.nodes import argument, find
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics.names import Function
 from torchlint.semantics.processes import Processes
 from torchlint.semantics.rank_guards import may_mind_rank, only_some
-from torchlint.source import argument, find
 from torchlint.spelling import same
 
 RULE = Rule(

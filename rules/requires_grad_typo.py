@@ -52,9 +52,9 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
+from torchlint.nodes import dotted, literal
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value
-from torchlint.source import dotted, literal
 
 RULE = Rule(
     "TL019",

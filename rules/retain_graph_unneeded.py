@@ -54,10 +54,10 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Question, Severity
 from torchlint.edits import remove_argument
+from torchlint.nodes import argument, literal, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, TrainingLoop
 from torchlint.semantics.turns import Turn
-from torchlint.source import argument, literal, walk
 
 RULE = Rule(
     "TL602",

@@ -57,10 +57,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Severity
+from torchlint.nodes import dotted, literal
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics.display import draws, few, in_text
 from torchlint.semantics.rows import Loop, row_loop, saves_memory
-from torchlint.source import dotted, literal
 from torchlint.vectorise.body import Body, StepKind, gives_number, read_body, sums_into
 from torchlint.vectorise.by_entry import How, by_entry
 from torchlint.vectorise.emit import comprehension_fix, elements_are_work, row_fix

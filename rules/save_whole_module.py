@@ -47,10 +47,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Severity
+from torchlint.nodes import argument, dotted, find
 from torchlint.rule import Category, Context, Finding, Rule, suggestion
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.unit_tests import holds_unit_tests
-from torchlint.source import argument, dotted, find
 
 RULE = Rule(
     "TL906",

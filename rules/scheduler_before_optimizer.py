@@ -51,9 +51,9 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
 from torchlint.edits import move_after
+from torchlint.nodes import argument, dotted, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, Kind, flow
-from torchlint.source import argument, dotted, walk
 
 RULE = Rule(
     "TL113",

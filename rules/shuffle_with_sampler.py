@@ -52,10 +52,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import dotted, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Kind, LoaderCall
 from torchlint.semantics.loading import Setting, dataset_value, setting, works_in_processes
-from torchlint.source import dotted, walk_scope
 
 RULE = Rule(
     "TL306",

@@ -56,13 +56,13 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
+from torchlint.nodes import dotted, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Function
 from torchlint.semantics.display import draws, in_text
 from torchlint.semantics.elements import ElementSync, element_syncs
 from torchlint.semantics.evaluation import may_evaluate_name
 from torchlint.semantics.syncs import GPU, measures, reached_every_turn
-from torchlint.source import dotted, walk
 
 RULE = Rule(
     "TL402",

@@ -65,6 +65,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Question, Severity
+from torchlint.nodes import dotted, find
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import TrainingLoop
 from torchlint.semantics.blocks import always
@@ -79,7 +80,6 @@ from torchlint.semantics.syncs import (
     step_syncs,
     synchronizes,
 )
-from torchlint.source import dotted, find
 
 RULE = Rule(
     "TL403",

@@ -56,10 +56,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
+from torchlint.nodes import dotted, find, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Class, Function, Kind
 from torchlint.semantics.origins import is_module
-from torchlint.source import dotted, find, walk
 
 _MADE = r"\bself\.\w+\s*=\s*(?:torch\.\w+|tensor|Tensor|from_numpy|zeros|ones|arange|linspace)\("
 RULE = Rule(

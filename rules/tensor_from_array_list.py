@@ -47,10 +47,10 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import ensure_import
+from torchlint.nodes import argument, dotted, find
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import Kind, Value
 from torchlint.semantics.rows import bindings_in
-from torchlint.source import argument, dotted, find
 
 RULE = Rule(
     "TL505",

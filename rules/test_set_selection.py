@@ -59,11 +59,11 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Severity
+from torchlint.nodes import find, literal, walk, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, LoaderCall
 from torchlint.semantics.loading import LoaderLoop, dataset_value, is_held_out, loader_loops
 from torchlint.semantics.names import Function
-from torchlint.source import find, literal, walk, walk_scope
 
 RULE = Rule(
     "TL208",

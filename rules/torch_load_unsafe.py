@@ -56,11 +56,11 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
 from torchlint.edits import set_argument
+from torchlint.nodes import argument, dotted, find, has_star, literal
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics.deprecations.shims import minds_version
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.unit_tests import holds_unit_tests
-from torchlint.source import argument, dotted, find, has_star, literal
 from torchlint.spelling import same
 
 RULE = Rule(

@@ -77,13 +77,13 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import torch_name
+from torchlint.nodes import dotted
 from torchlint.rule import Category, Context, Finding, Rule, suggestion, unsafe
 from torchlint.semantics.made import Scope
 from torchlint.semantics.outputs import End, Outputs, same_activation
 from torchlint.semantics.pointwise import constant, is_tensor, operation, reduced
 from torchlint.semantics.unit_tests import holds_unit_tests
 from torchlint.semantics.written_losses import cross_entropy, mean_squares
-from torchlint.source import dotted
 
 # A difference, squared, and the mean of it.
 _SQUARES = (

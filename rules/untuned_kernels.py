@@ -62,11 +62,11 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Question, Severity
+from torchlint.nodes import argument, dotted, literal, walk
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, Kind, LoaderCall
 from torchlint.semantics.loading import dataset_value, loader_loops
 from torchlint.semantics.names import OWN
-from torchlint.source import argument, dotted, literal, walk
 
 # Who trains elsewhere than on a GPU, or feeds no batches and asks for no half precision, is not spoken to.
 _REQUIRES = (r"\bcuda\b", r"DataLoader\b|\bautocast\b|\bbfloat16\b|\.half\(")

@@ -41,10 +41,10 @@ from collections.abc import Iterator, Sequence
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
+from torchlint.nodes import argument, dotted, find, literal, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics.names import Function
 from torchlint.semantics.processes import Processes
-from torchlint.source import argument, dotted, find, literal, walk
 
 RULE = Rule(
     "TL807",

@@ -48,9 +48,9 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Severity
 from torchlint.edits import remove_argument
+from torchlint.nodes import argument, literal
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Kind
-from torchlint.source import argument, literal
 
 RULE = Rule(
     "TL604",

@@ -7,8 +7,9 @@ import pytest
 
 from torchlint.diagnostic import splice
 from torchlint.edits import add_decorator, ensure_import, remove_argument, set_argument, torch_name
+from torchlint.nodes import find
 from torchlint.semantics import Semantics
-from torchlint.source import File, find
+from torchlint.source import File
 
 
 @pytest.mark.parametrize(

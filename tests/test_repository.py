@@ -25,7 +25,7 @@ from torchlint.verify.case import Case as RunCase
 ROOT = Path(__file__).parents[1]
 RULES = [pytest.param(rule, id=rule.name) for rule in rules().values()]
 # What a rule may build on. migrate and vectorise hold the two fixes that are programs of their own.
-RULE_IMPORTS = {"diagnostic", "edits", "migrate", "rule", "semantics", "source", "spelling", "vectorise"}
+RULE_IMPORTS = {"diagnostic", "edits", "migrate", "nodes", "rule", "semantics", "source", "spelling", "vectorise"}
 SECTIONS = ["What it does", "Why is this bad", "Example", "Fix safety", "Verified by", "References"]
 # A fixture cannot make a rule crash; tests/test_check.py does.
 WITHOUT_FIXTURES = {"rule-crashed"}

@@ -7,8 +7,9 @@ import textwrap
 import libcst as cst
 import pytest
 
+from torchlint.nodes import dotted, find
 from torchlint.semantics import Effect, EvalRegion, Graph, Kind, LoaderCall, Semantics, TrainingLoop, Value
-from torchlint.source import File, dotted, find
+from torchlint.source import File
 
 
 def semantics(code: str) -> Semantics:

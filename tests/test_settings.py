@@ -239,9 +239,10 @@ def test_what_is_refused_does_not_validate(toml: str) -> None:
 def test_names_of_the_project_are_understood() -> None:
     from torchlint.check import check_text
     from torchlint.config import Config
+    from torchlint.nodes import find
     from torchlint.semantics import Semantics
     from torchlint.semantics.kinds import Kind
-    from torchlint.source import File, find
+    from torchlint.source import File
 
     source = """\
 import torch

@@ -9,8 +9,9 @@ import libcst as cst
 import pytest
 
 import torchlint
+from torchlint.nodes import find
 from torchlint.skeleton import NeedsText, Skeleton
-from torchlint.source import File, find
+from torchlint.source import File
 from torchlint.spelling import same, spelled
 
 ROOT = Path(torchlint.__file__).parents[1]

@@ -7,7 +7,8 @@ import pytest
 from libcst.metadata import MetadataWrapper, PositionProvider
 
 from torchlint.diagnostic import Edit, splice
-from torchlint.source import File, argument, children, dotted, find, literal, walk
+from torchlint.nodes import argument, children, dotted, find, literal, walk
+from torchlint.source import File
 
 TEXT = '''"""Doc."""
 import torch  # the library

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 import libcst as cst
 
 from torchlint.diagnostic import Edit
+from torchlint.nodes import argument, dotted, find, walk
 from torchlint.semantics import Semantics
 from torchlint.semantics.lossflow import LossInput
 from torchlint.semantics.outputs import End
 from torchlint.semantics.reaching import Reaching
-from torchlint.source import File, argument, dotted, find, walk
+from torchlint.source import File
 
 
 def set_argument(file: File, call: cst.Call, name: str, value: str, position: int | None = None) -> Edit:

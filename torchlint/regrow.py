@@ -14,8 +14,9 @@ from typing import Any
 
 import libcst as cst
 
+from torchlint.nodes import children, find
 from torchlint.positions import Index
-from torchlint.source import File, children, find
+from torchlint.source import File
 
 _Places = dict[cst.CSTNode, tuple[int, int]]
 _BRANCHES = (cst.If, cst.Else, cst.Finally, cst.ExceptHandler, cst.ExceptStarHandler, cst.MatchCase)

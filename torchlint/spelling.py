@@ -10,7 +10,7 @@ from dataclasses import fields
 
 import libcst as cst
 
-from torchlint.source import children
+from torchlint.nodes import children
 
 _LITERALS = (cst.Name, cst.Integer, cst.Float, cst.Imaginary, cst.SimpleString)
 

@@ -26,7 +26,7 @@ from torchlint.migrate.script import DATA_PARALLEL, Scope, Script
 from torchlint.migrate.shares import Shares
 from torchlint.migrate.wrapping import Wrapping
 from torchlint.migrate.writers import Writers
-from torchlint.source import literal, walk
+from torchlint.nodes import literal, walk
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torchlint.diagnostic import Edit
 from torchlint.migrate.epochs import NotUnderstood
 from torchlint.migrate.plan import Step, downloads, value_of
 from torchlint.migrate.script import LOADER
-from torchlint.source import argument, dotted, has_star, literal, walk
+from torchlint.nodes import argument, dotted, has_star, literal, walk
 
 _BARS = ("tqdm.tqdm", "tqdm.trange", "tqdm.auto.tqdm", "tqdm.auto.trange", "tqdm.notebook.tqdm", "tqdm.std.tqdm")
 

@@ -6,7 +6,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Edit
 from torchlint.migrate.script import Loop, Script
-from torchlint.source import dotted, walk, walk_scope
+from torchlint.nodes import dotted, walk, walk_scope
 
 
 class NotUnderstood(Exception):

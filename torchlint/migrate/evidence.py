@@ -15,7 +15,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Question
 from torchlint.migrate.script import Script
-from torchlint.source import dotted, walk, walk_scope
+from torchlint.nodes import dotted, walk, walk_scope
 
 # Asks the project: "no file that uses this name runs backward".
 NOT_TRAINED = "not-trained"

@@ -7,7 +7,7 @@ import libcst as cst
 from torchlint.migrate import text
 from torchlint.migrate.epochs import NotUnderstood
 from torchlint.migrate.plan import Step
-from torchlint.source import argument, has_star, literal
+from torchlint.nodes import argument, has_star, literal
 
 
 class Obstacles(Step):

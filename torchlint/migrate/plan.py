@@ -9,7 +9,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Edit
 from torchlint.migrate.script import DATA_PARALLEL, Script
-from torchlint.source import argument, literal
+from torchlint.nodes import argument, literal
 
 
 @dataclass(eq=False)

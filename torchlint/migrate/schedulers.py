@@ -6,7 +6,7 @@ import libcst as cst
 
 from torchlint.migrate.epochs import NotUnderstood
 from torchlint.migrate.plan import Step
-from torchlint.source import argument, has_star
+from torchlint.nodes import argument, has_star
 
 _PLATEAU = "torch.optim.lr_scheduler.ReduceLROnPlateau"
 

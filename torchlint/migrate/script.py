@@ -12,8 +12,9 @@ from functools import cached_property
 
 import libcst as cst
 
+from torchlint.nodes import dotted, walk, walk_scope
 from torchlint.semantics import Semantics
-from torchlint.source import File, dotted, walk, walk_scope
+from torchlint.source import File
 
 Scope = cst.FunctionDef | cst.Module
 Loop = cst.For | cst.While

@@ -9,7 +9,7 @@ from torchlint.migrate import epochs
 from torchlint.migrate.epochs import NotUnderstood
 from torchlint.migrate.plan import Step, downloads
 from torchlint.migrate.script import LOADER
-from torchlint.source import argument, dotted, has_star, literal, walk, walk_scope
+from torchlint.nodes import argument, dotted, has_star, literal, walk, walk_scope
 
 
 class Shares(Step):

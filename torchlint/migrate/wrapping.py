@@ -10,7 +10,7 @@ import libcst as cst
 from torchlint.migrate.epochs import NotUnderstood
 from torchlint.migrate.plan import Step, value_of
 from torchlint.migrate.script import DATA_PARALLEL
-from torchlint.source import argument, dotted, literal, walk
+from torchlint.nodes import argument, dotted, literal, walk
 
 _MOVES = ("cuda", "to", "half", "float", "double", "bfloat16")
 _GPU_COUNT = re.compile(r"device_count\(\)|n_?gpus?\b|num_gpus?\b|ngpus?\b|gpu_ids|device_ids|multi_gpu", re.I)

@@ -17,7 +17,7 @@ import libcst as cst
 from torchlint.diagnostic import Edit
 from torchlint.migrate.epochs import NotUnderstood
 from torchlint.migrate.plan import Step, value_of
-from torchlint.source import argument, dotted, has_star, literal, walk
+from torchlint.nodes import argument, dotted, has_star, literal, walk
 
 _BUILTINS = frozenset(dir(builtins))
 # Names of other files' functions and classes that write, as far as a name can say it.

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import libcst as cst
 
+from torchlint.nodes import children, dotted, find, literal, walk
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.kinds import Graph, Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
-from torchlint.source import children, dotted, find, literal, walk
 from torchlint.spelling import same
 
 Loop = cst.For | cst.While

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import libcst as cst
 
 from torchlint.diagnostic import Question
+from torchlint.nodes import dotted
 from torchlint.semantics import knowledge
 from torchlint.semantics.consumers import fed_into
 from torchlint.semantics.datasets import may_move_items, reads_items
@@ -26,7 +27,6 @@ from torchlint.semantics.modules import minds_mode
 from torchlint.semantics.names import OWN
 from torchlint.semantics.per_step import not_waited_for, waited_for_alone, waited_for_besides
 from torchlint.semantics.transfers import may_be_cuda, moves_of_given
-from torchlint.source import dotted
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import dotted, walk
 from torchlint.semantics.effects import Effect
 from torchlint.semantics.frames import Frame
 from torchlint.semantics.kinds import Kind, Value
-from torchlint.source import dotted, walk
 
 if TYPE_CHECKING:
     from torchlint.semantics.evaluate import Evaluator

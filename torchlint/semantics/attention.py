@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, literal
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.made import Scope, Tracer
 from torchlint.semantics.reaching import Definition
-from torchlint.source import argument, dotted, literal
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
+from torchlint.nodes import argument, literal
 from torchlint.semantics.effects import Event
 from torchlint.semantics.model import Semantics
-from torchlint.source import argument, literal
 
 _GENERIC = frozenset(("torch.autocast", "torch.amp.autocast", "torch.amp.autocast_mode.autocast"))
 _OF_CUDA = frozenset(("torch.cuda.amp.autocast", "torch.cuda.amp.autocast_mode.autocast"))

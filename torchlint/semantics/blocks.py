@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import libcst as cst
 
-from torchlint.source import dotted, find, walk
+from torchlint.nodes import dotted, find, walk
 
 # Wrappers that hand on what they iterate over.
 TRANSPARENT = frozenset(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, literal
 from torchlint.semantics import knowledge
 from torchlint.semantics.effects import Effect, Event, GradMode
 from torchlint.semantics.expressions import attribute_of, own_callee
@@ -14,7 +15,6 @@ from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value, join, join_gr
 from torchlint.semantics.methods import device_text, evaluate_method, gives_parameters, parameters_of
 from torchlint.semantics.names import OWN, Class, Function
 from torchlint.semantics.origins import instance
-from torchlint.source import argument, dotted, literal
 from torchlint.spelling import spelled
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import dotted, find, walk, walk_scope
 from torchlint.semantics import knowledge
 from torchlint.semantics.names import Class, Function
-from torchlint.source import dotted, find, walk, walk_scope
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import libcst as cst
 
+from torchlint.nodes import dotted, find
 from torchlint.semantics import knowledge
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.evaluation import gradient_words, may_evaluate, on_made_up_data, owner, runs_its_parts
@@ -20,7 +21,6 @@ from torchlint.semantics.modes import always_off
 from torchlint.semantics.names import Function
 from torchlint.semantics.origins import is_module
 from torchlint.semantics.reaching import Definition
-from torchlint.source import dotted, find
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

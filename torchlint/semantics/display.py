@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, find, literal
 from torchlint.semantics.blocks import unwrap_iteration
-from torchlint.source import File, argument, dotted, find, literal
+from torchlint.source import File
 
 _FEW = 16
 _TEXT = frozenset(("str", "repr", "print", "format", "join", "pprint"))

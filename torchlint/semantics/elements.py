@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import dotted, find, walk
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.names import Function
 from torchlint.semantics.syncs import HOST, Clause, events_of, loops_between, read, root_name
 from torchlint.semantics.transfers import may_be_cuda, move_target
-from torchlint.source import dotted, find, walk
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import dotted, walk_scope
 from torchlint.semantics.kinds import Graph, Kind
 from torchlint.semantics.loops import Loop
 from torchlint.semantics.names import Function
-from torchlint.source import dotted, walk_scope
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

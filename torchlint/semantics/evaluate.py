@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import libcst as cst
 
+from torchlint.nodes import dotted, literal, walk
 from torchlint.semantics import expressions, knowledge
 from torchlint.semantics.assigned import attribute_assigned
 from torchlint.semantics.blocks import always, is_numbered, leaves, taken_apart, unwrap_iteration
@@ -24,7 +25,6 @@ from torchlint.semantics.methods import enters_eval_mode
 from torchlint.semantics.names import OWN, Function, Names
 from torchlint.semantics.origins import annotation, collect_uses, initial_values, used
 from torchlint.semantics.revision import Reads
-from torchlint.source import dotted, literal, walk
 
 BATCH = knowledge.BATCH
 NUMBER = Value(Kind.NUMBER)

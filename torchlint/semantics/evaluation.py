@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import libcst as cst
 
 from torchlint.diagnostic import Question
+from torchlint.nodes import dotted, find, literal, walk, walk_scope
 from torchlint.semantics import knowledge
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.escapes import escaping
@@ -23,7 +24,6 @@ from torchlint.semantics.modes import last_mode, loads_weights, mode_after, mode
 from torchlint.semantics.names import Class, Function
 from torchlint.semantics.origins import is_module
 from torchlint.semantics.unit_tests import holds_unit_tests
-from torchlint.source import dotted, find, literal, walk, walk_scope
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import children, dotted, literal
 from torchlint.semantics import knowledge
 from torchlint.semantics.blocks import TRANSPARENT
 from torchlint.semantics.effects import Effect
@@ -13,7 +14,6 @@ from torchlint.semantics.frames import Frame, Summary
 from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value, join, join_all, join_graph
 from torchlint.semantics.names import OWN, Function
 from torchlint.semantics.origins import is_module, used
-from torchlint.source import children, dotted, literal
 
 if TYPE_CHECKING:
     from torchlint.semantics.evaluate import Evaluator

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import libcst as cst
 
+from torchlint.nodes import literal
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.evaluation import DIFFERENTIATES, may_evaluate, on_made_up_data, runs_its_parts
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.modes import call_sites, last_mode, same_module, subject_at
 from torchlint.semantics.names import Function, parameters
-from torchlint.source import literal
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import libcst as cst
 
 from torchlint.diagnostic import Question
+from torchlint.nodes import dotted, find, literal, walk
 from torchlint.semantics.effects import Effect, Event, Guard
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.loops import TrainingLoop, accumulation_modulus
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import OWN
-from torchlint.source import dotted, find, literal, walk
 
 _CLEARED = re.compile(r"zero|clear|reset|empty|clean|flush|discard|none|null|free|wipe")
 _CLEARED_AFTER = re.compile(r"zero|clear|reset|none|clean")

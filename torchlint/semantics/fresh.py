@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import argument, literal, walk
 from torchlint.semantics.kinds import Kind
-from torchlint.source import argument, literal, walk
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import libcst as cst
 
 from torchlint.diagnostic import Question
+from torchlint.nodes import argument, dotted, literal, walk
 from torchlint.semantics import knowledge
 from torchlint.semantics.effects import GradMode
 from torchlint.semantics.expressions import own_callee
 from torchlint.semantics.frames import Frame
 from torchlint.semantics.names import OWN, Function
-from torchlint.source import argument, dotted, literal, walk
 
 if TYPE_CHECKING:
     from torchlint.semantics.evaluate import Evaluator

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import libcst as cst
 
 from torchlint.aside import is_aside
+from torchlint.nodes import dotted, find, walk
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.elements import sources
 from torchlint.semantics.kinds import Kind
@@ -23,7 +24,6 @@ from torchlint.semantics.names import Function
 from torchlint.semantics.syncs import HOST, Sync, every_turn, measures, read, root_name, root_of, sync_of
 from torchlint.semantics.transfers import device_may_be_cuda
 from torchlint.semantics.unit_tests import holds_unit_tests
-from torchlint.source import dotted, find, walk
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

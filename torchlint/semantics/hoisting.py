@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from torchlint.nodes import dotted, walk
 from torchlint.semantics.flow import assigned_in
-from torchlint.source import dotted, walk
 
 Loop = cst.For | cst.While
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, find, has_star, literal, walk, walk_scope
 from torchlint.semantics.blocks import asks_for_main
 from torchlint.semantics.kinds import Kind, Value
 from torchlint.semantics.loops import LoaderCall, Loop
 from torchlint.semantics.names import Function
-from torchlint.source import argument, dotted, find, has_star, literal, walk, walk_scope
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

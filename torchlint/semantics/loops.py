@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import libcst as cst
 
 from torchlint.diagnostic import Question
+from torchlint.nodes import dotted
 from torchlint.semantics.effects import Effect, Event, Guard
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value
 from torchlint.semantics.names import Function
-from torchlint.source import dotted
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import argument, literal
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.made import DEPTH, Find, Made, Scope, Sites
 from torchlint.semantics.names import Class, Function
 from torchlint.semantics.origins import is_module
 from torchlint.semantics.outputs import End, Outputs, same_activation
 from torchlint.semantics.reaching import Path, Reaching
-from torchlint.source import argument, literal
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, find, literal
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.names import OWN, Class, Function, parameters
 from torchlint.semantics.reaching import Definition, Path, key_of
-from torchlint.source import argument, dotted, find, literal
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, find, literal
 from torchlint.semantics import knowledge
 from torchlint.semantics.effects import Effect
 from torchlint.semantics.frames import Frame
 from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value, join_graph
-from torchlint.source import argument, dotted, find, literal
 from torchlint.spelling import spelled
 
 if TYPE_CHECKING:

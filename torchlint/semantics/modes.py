@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import libcst as cst
 
 from torchlint.diagnostic import Question
+from torchlint.nodes import dotted
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.effects import Effect, Event, GradMode
 from torchlint.semantics.loops import EvalRegion
 from torchlint.semantics.names import OWN, Function
-from torchlint.source import dotted
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

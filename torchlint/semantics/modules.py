@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, find, has_star, literal
 from torchlint.semantics.kinds import Kind, Value
 from torchlint.semantics.names import OWN, Class
-from torchlint.source import argument, dotted, find, has_star, literal
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

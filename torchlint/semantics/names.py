@@ -13,7 +13,7 @@ from functools import cached_property
 
 import libcst as cst
 
-from torchlint.source import dotted, walk_scope
+from torchlint.nodes import dotted, walk_scope
 
 OWN = "~."
 

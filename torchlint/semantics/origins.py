@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import dotted, literal, walk, walk_scope
 from torchlint.semantics import knowledge
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value
 from torchlint.semantics.names import OWN, Class, Function, Names, parameters
-from torchlint.source import dotted, literal, walk, walk_scope
 
 if TYPE_CHECKING:
     from torchlint.semantics.evaluate import Evaluator

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, literal
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.made import DEPTH, Made, Scope, Tracer, is_sequential, super_init
 from torchlint.semantics.names import OWN, Function
 from torchlint.semantics.reaching import Definition, Path
-from torchlint.source import argument, dotted, literal
 
 _F = "torch.nn.functional."
 _FUNCTIONS = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import dotted, walk
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.consumers import imported
 from torchlint.semantics.effects import Effect, Event
@@ -36,7 +37,6 @@ from torchlint.semantics.syncs import (
 )
 from torchlint.semantics.transfers import device_may_be_cuda
 from torchlint.semantics.unit_tests import holds_unit_tests
-from torchlint.source import dotted, walk
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

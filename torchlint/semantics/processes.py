@@ -14,11 +14,11 @@ from functools import cached_property
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, literal, walk_scope
 from torchlint.semantics.blocks import always, asks_for_main
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
-from torchlint.source import argument, dotted, literal, walk_scope
 
 _Source = Callable[[cst.BaseExpression, Function], bool]
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from torchlint.nodes import dotted, literal, walk, walk_scope
 from torchlint.semantics.blocks import leaves
 from torchlint.semantics.names import Function
 from torchlint.semantics.processes import Processes
-from torchlint.source import dotted, literal, walk, walk_scope
 
 # What a test may say when it lets only some processes through.
 _PROCESS_WORDS = re.compile(

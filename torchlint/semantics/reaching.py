@@ -12,8 +12,8 @@ from typing import Literal
 
 import libcst as cst
 
+from torchlint.nodes import children, dotted, literal
 from torchlint.semantics.names import Function
-from torchlint.source import children, dotted, literal
 
 Path = tuple["int | str", ...]
 _LOOPS_TWICE = 3  # loops this deep are gone through once only: what they teach is rarely asked for

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, find
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import OWN, Class, Function
-from torchlint.source import argument, dotted, find
 
 _MODULE_ROOT = re.compile(r"^torch\.nn\.Module$|(^|\.)LightningModule$")
 _TRAINED = re.compile(

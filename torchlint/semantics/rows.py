@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
+from torchlint.nodes import find, literal, walk, walk_scope
 from torchlint.semantics.display import few
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
-from torchlint.source import find, literal, walk, walk_scope
 from torchlint.spelling import same
 
 Loop = cst.For | cst.CompFor

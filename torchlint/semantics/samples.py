@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
+from torchlint.nodes import dotted, find, literal, walk
 from torchlint.semantics.blocks import always
 from torchlint.semantics.effects import Effect
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import Loop, RowLoop, bound_names, definition_of, reads, row_loop
 from torchlint.semantics.turns import keeps_state
-from torchlint.source import dotted, find, literal, walk
 from torchlint.spelling import same
 
 # What may stand between a slice and the module: layout, device and type, nothing that depends on the values.

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, find, literal
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.knowledge import is_loss_function
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
-from torchlint.source import argument, dotted, find, literal
 
 _REDUCING = frozenset(("sum", "mean", "max", "min", "norm", "prod", "std", "var"))
 _SAME_SHAPE = frozenset(("detach", "cpu", "cuda", "clone", "to", "float", "double", "half", "abs", "sqrt"))

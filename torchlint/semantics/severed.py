@@ -12,11 +12,11 @@ from typing import Literal
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, literal
 from torchlint.semantics.kinds import Graph, Kind
 from torchlint.semantics.knowledge import is_loss_function
 from torchlint.semantics.made import Scope, Tracer
 from torchlint.semantics.reaching import Definition, Path
-from torchlint.source import argument, dotted, literal
 
 # Calls that make a new tensor from values alone, whatever graph the argument had.
 _COPYING = frozenset(

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import dotted, find, walk
 from torchlint.semantics.blocks import always, unwrap_iteration
 from torchlint.semantics.effects import Effect, Event, Guard
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.loops import TrainingLoop
 from torchlint.semantics.names import Function
 from torchlint.semantics.transfers import device_may_be_cuda, loader_value
-from torchlint.source import dotted, find, walk
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import find
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.escapes import escaping
 from torchlint.semantics.evaluation import (
@@ -24,7 +25,6 @@ from torchlint.semantics.evaluation import (
 from torchlint.semantics.kinds import Graph, Kind
 from torchlint.semantics.modes import same_module
 from torchlint.semantics.names import Function
-from torchlint.source import find
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

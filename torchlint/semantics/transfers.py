@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, find, literal, walk
 from torchlint.semantics import knowledge
 from torchlint.semantics.blocks import unwrap_iteration
 from torchlint.semantics.kinds import UNKNOWN, Kind, Value
 from torchlint.semantics.names import OWN, Function
-from torchlint.source import argument, dotted, find, literal, walk
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

@@ -6,11 +6,11 @@ import re
 
 import libcst as cst
 
+from torchlint.nodes import children, dotted, find, walk
 from torchlint.semantics.kinds import Graph, Kind, Value
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Class, Function
 from torchlint.semantics.reaching import Definition
-from torchlint.source import children, dotted, find, walk
 
 # Kinds whose values carry no graph of their own; parameters and modules are where a graph begins.
 _INERT = frozenset((

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, is_whole, literal
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.made import Scope, Tracer
 from torchlint.semantics.pointwise import constant, is_tensor, operation, reduced
 from torchlint.semantics.reaching import Definition
-from torchlint.source import argument, dotted, is_whole, literal
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics

@@ -15,11 +15,12 @@ from functools import cached_property
 
 import libcst as cst
 
+from torchlint.nodes import walk
 from torchlint.positions import Index
 from torchlint.skeleton import nodes as bare
 from torchlint.skeleton.missing import NeedsText
 from torchlint.skeleton.statements import Statements
-from torchlint.source import File, walk
+from torchlint.source import File
 
 
 class Skeleton(File):

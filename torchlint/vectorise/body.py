@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 
 import libcst as cst
 
+from torchlint.nodes import dotted, find, literal, walk
 from torchlint.semantics.blocks import statements
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import RowLoop, bindings_in, is_read, is_written_in_place, may_be_tensor, reads
-from torchlint.source import dotted, find, literal, walk
 from torchlint.vectorise.pure import WRITES
 from torchlint.vectorise.purity import Purity, counter_at, root_of
 

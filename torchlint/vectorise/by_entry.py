@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
+from torchlint.nodes import dotted, find, is_whole, literal, walk
 from torchlint.semantics.blocks import statements
 from torchlint.semantics.display import draws, few, in_text
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import Loop, bound_names, extent, may_be_tensor, row_loop
-from torchlint.source import dotted, find, is_whole, literal, walk
 from torchlint.spelling import same
 from torchlint.vectorise.body import joined_behind, read_body
 from torchlint.vectorise.host_copies import copied_by_entry, waits_are_said

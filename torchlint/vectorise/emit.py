@@ -10,10 +10,10 @@ from dataclasses import replace
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix
+from torchlint.nodes import argument, children, dotted, find, literal, walk
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import RowLoop, definition_of, fresh_name, reads
-from torchlint.source import argument, children, dotted, find, literal, walk
 from torchlint.spelling import same
 from torchlint.vectorise.body import Body, Step, StepKind
 from torchlint.vectorise.lift import Lifted, Lifter, NotLifted, row_rank, steady

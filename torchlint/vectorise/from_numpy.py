@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import libcst as cst
 
+from torchlint.nodes import literal
 from torchlint.semantics.model import Semantics
-from torchlint.source import literal
 
 Inline = Callable[[str], "cst.BaseExpression | None"]
 

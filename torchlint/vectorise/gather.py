@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix
+from torchlint.nodes import argument, dotted, find, literal, walk
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import bindings, bindings_in, fresh_name, is_read, reads
-from torchlint.source import argument, dotted, find, literal, walk
 from torchlint.spelling import same
 from torchlint.vectorise.growth import Growth, growth
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
+from torchlint.nodes import argument, dotted, find, walk
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import bound_names, is_read
-from torchlint.source import argument, dotted, find, walk
 from torchlint.spelling import same
 
 Loop = cst.For | cst.While

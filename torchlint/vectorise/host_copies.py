@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import libcst as cst
 
+from torchlint.nodes import dotted, find, walk
 from torchlint.semantics.elements import element_syncs
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import Loop, bound_names
 from torchlint.semantics.syncs import uses_gpu
-from torchlint.source import dotted, find, walk
 
 
 def copied_by_entry(loop: Loop, sem: Semantics) -> cst.BaseExpression | None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import libcst as cst
 
+from torchlint.nodes import argument, children, dotted, find, literal
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import bindings_in, definition_of, is_number, shape_owner
-from torchlint.source import argument, children, dotted, find, literal
 from torchlint.spelling import symbol
 
 # Results that IEEE 754 fixes to the last bit, whatever kernel computes them.

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
+from torchlint.nodes import children, dotted, find, is_whole, literal
 from torchlint.semantics.blocks import leaves, statements
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import Loop, bound_names
-from torchlint.source import children, dotted, find, is_whole, literal
 from torchlint.vectorise.pure import BUILTINS, CONTAINER_METHODS, LIGHT, PASSING, PURE, WRITES
 
 _NUMBERS = frozenset(("int", "float", "bool"))

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix
+from torchlint.nodes import argument, find, literal
 from torchlint.semantics.blocks import statements
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import RowLoop, definition_of, row_loop
-from torchlint.source import argument, find, literal
 from torchlint.spelling import same
 from torchlint.vectorise.body import Step, StepKind, read_body
 from torchlint.vectorise.emit import _comments, _outlives

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import libcst as cst
 
+from torchlint.nodes import dotted, find, literal
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
 from torchlint.semantics.rows import RowLoop, definition_of, may_be_tensor
-from torchlint.source import dotted, find, literal
 from torchlint.spelling import same
 from torchlint.vectorise.pure import PURE, SHAPING, TAKES_BATCHES
 

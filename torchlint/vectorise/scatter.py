@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix
+from torchlint.nodes import dotted, find, is_whole, literal
 from torchlint.semantics.blocks import statements
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import definition_of, extent
-from torchlint.source import dotted, find, is_whole, literal
 from torchlint.spelling import same
 from torchlint.vectorise.emit import _comments
 from torchlint.vectorise.lift import total_rank

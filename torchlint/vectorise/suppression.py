@@ -6,9 +6,9 @@ import re
 
 import libcst as cst
 
+from torchlint.nodes import dotted, find, walk
 from torchlint.semantics.display import few
 from torchlint.semantics.model import Semantics
-from torchlint.source import dotted, find, walk
 
 _NMS = re.compile(r"^torchvision\.ops\.(boxes\.)?nms$")
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import libcst as cst
 
+from torchlint.nodes import literal
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
-from torchlint.source import literal
 
 Version = tuple[int, int]
 

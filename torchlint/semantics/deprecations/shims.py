@@ -6,9 +6,9 @@ import re
 
 import libcst as cst
 
+from torchlint.nodes import children, dotted, find
 from torchlint.semantics.blocks import always
 from torchlint.semantics.model import Semantics
-from torchlint.source import children, dotted, find
 from torchlint.spelling import spelled
 
 _VERSION = re.compile(

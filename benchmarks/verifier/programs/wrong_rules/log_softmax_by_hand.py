@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Severity
+from torchlint.nodes import dotted
 from torchlint.rule import Category, Context, Finding, Rule, safe
-from torchlint.source import dotted
 
 RULE = Rule(
     "BAD002",

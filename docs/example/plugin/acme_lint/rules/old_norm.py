@@ -27,7 +27,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
-from torchlint.source import dotted
+from torchlint.nodes import dotted
 
 RULE = Rule(
     "ACME001",
