@@ -85,7 +85,7 @@ def _note_modules(ev: Evaluator, function: Function, call: cst.Call, callee: Fun
             param = arg.keyword.value if arg.keyword is not None else "".join(callee.params[position : position + 1])
             here = ev.uses[function].setdefault(arg.value.value, set())
             there = ev.uses[callee].get(param, set())
-            if used_as(there).kind is Kind.MODULE or ("()" in there and used_as(here | there).kind is Kind.MODULE):
+            if Kind.MODULE in (used_as(there).kind, used_as(here | there).kind):
                 here.add(_AS_MODULE)
 
 
