@@ -31,9 +31,10 @@ class Tree(File):
         self.__dict__["index"] = Index(tree) if index is None else index
 
     def forget(self) -> None:
-        index = self.index
+        index, kept = self.index, self.kept
+        self.kept = {}
         super().forget()
-        self.__dict__["index"] = index
+        self.__dict__["index"], self.kept = index, kept
 
     @classmethod
     def planted(cls, path: str, text: str) -> Tree | None:
