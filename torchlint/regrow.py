@@ -31,10 +31,9 @@ class Tree(File):
         self.__dict__["index"] = Index(tree) if index is None else index
 
     def forget(self) -> None:
-        index, kept = self.index, self.kept
-        self.kept = {}
+        index = self.index
         super().forget()
-        self.__dict__["index"], self.kept = index, kept
+        self.__dict__["index"] = index
 
     @classmethod
     def planted(cls, path: str, text: str) -> Tree | None:

@@ -47,7 +47,6 @@ class File:
         """Drop what was worked out of the tree; asked again, it is worked out anew."""
         for name in ("index", "_survey", "_by_class", "_at"):
             self.__dict__.pop(name, None)
-        self.kept.clear()
 
     def mentions(self, pattern: re.Pattern[str]) -> bool:
         """Whether the pattern matches anywhere in the text, comments included. Searched for once."""

@@ -18,6 +18,7 @@ from torchlint.nodes import dotted, walk
 from torchlint.semantics.calls import bind_arguments
 from torchlint.semantics.consumers import imported
 from torchlint.semantics.effects import Effect, Event
+from torchlint.semantics.elements import sources
 from torchlint.semantics.handed import is_step
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.loops import TrainingLoop
@@ -110,8 +111,6 @@ def _passed_on(
     caller: Function, args: dict[str, cst.BaseExpression], given: frozenset[str], whole: bool
 ) -> frozenset[str]:
     """The caller's parameters that end up in the given ones; all of them where a module computes with what it gets."""
-    from torchlint.semantics.elements import sources
-
     own = caller.params[1:] if caller.is_method else caller.params
     if whole or caller.name == "forward":
         return frozenset(own)

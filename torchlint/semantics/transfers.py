@@ -250,8 +250,9 @@ def _next_of(sem: Semantics, node: cst.BaseExpression) -> Value | None:
 
 def _drawn_from(node: cst.BaseExpression) -> cst.BaseExpression | None:
     """`batches` of `next(batches)`."""
-    is_next = isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value == "next"
-    return node.args[0].value if is_next and isinstance(node, cst.Call) and node.args else None
+    if isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value == "next" and node.args:
+        return node.args[0].value
+    return None
 
 
 def _gone_round(sem: Semantics, node: cst.BaseExpression) -> Value | None:

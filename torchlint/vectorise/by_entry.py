@@ -46,16 +46,14 @@ class ByEntry:
     tensor: cst.BaseExpression = field(repr=False)
 
 
-class _Known(dict[Loop, "ByEntry | None"]):
-    """What has been made of the loops of one file."""
-
-    def __init__(self, sem: Semantics) -> None:
-        super().__init__()
+def _known(sem: Semantics) -> dict[Loop, ByEntry | None]:
+    """What has been made of the loops of one file: nothing yet."""
+    return {}
 
 
 def by_entry(loop: Loop, sem: Semantics) -> ByEntry | None:
     """The loop as one that goes through a tensor by entries; None where it, or a loop around it, is something else."""
-    known = sem.once(_Known)
+    known = sem.once(_known)
     if loop not in known:
         known[loop] = None
         around = sem.file.enclosing(loop, cst.For) if isinstance(loop, cst.For) else None
