@@ -109,7 +109,7 @@ def _evidence(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
     moves = [m for m in batch_moves(sem) if may_be_cuda(sem, m.device)]
     if any(m.loader.node is loader.node for m in moves):
         return ()
-    if not all(looks_once(loop) for loop in iterated_here(sem, loader.node)):
+    if not all(looks_once(sem, loop) for loop in iterated_here(sem, loader.node)):
         return None  # its loop is here, and nothing in it is moved
     leaves = _leaves(loader, ctx)
     if leaves and any(_may_be(m.loader, loader, ctx) for m in moves):
@@ -259,7 +259,7 @@ def _consumed_here(function: Function, ctx: Context) -> bool:
             for loop in walk_scope(site.function.body)
             if isinstance(loop, cst.For) and loader_value(ctx.sem, loop.iter) is not None
         ]
-        if not loops or not all(map(looks_once, loops)):
+        if not loops or not all(looks_once(ctx.sem, loop) for loop in loops):
             return True
     return False
 

@@ -52,7 +52,7 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
-from torchlint.nodes import walk_scope
+from torchlint.nodes import dotted, find, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, EvalRegion, Event, Function
 from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, measures
@@ -66,7 +66,7 @@ from torchlint.semantics.modes import (
     trained_here,
     wrapped,
 )
-from torchlint.semantics.modules import made_of_none, minds_mode
+from torchlint.semantics.modules import made_of_none, minds_mode, names_layers
 from torchlint.semantics.tails import held_out_draws
 
 RULE = Rule(
@@ -92,6 +92,8 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
         return
     if arrives_in_eval_mode(ctx.sem, first.subject):
         return
+    if _acts(region) and not _class_known(first) and not names_layers(ctx.sem):
+        return  # policies seldom have Dropout or BatchNorm
     events = ctx.sem.events(region.function)
     overridden = region.mode == "train" and _overridden(region, events, first)
     infers = only_loaded(ctx.sem, first) and (measures(ctx.sem, region) or _goes_over(region))
@@ -147,6 +149,21 @@ def _goes_over(region: EvalRegion) -> bool:
     """Whether the region is a loop over something: what runs n times over the same is meant to differ each time."""
     loop = region.node
     return isinstance(loop, cst.For) and not (isinstance(loop.target, cst.Name) and loop.target.value.startswith("_"))
+
+
+def _acts(region: EvalRegion) -> bool:
+    """Whether the region acts in an environment: `observation, reward, done, info = env.step(action)`."""
+    return any(
+        isinstance(target := assign.targets[0].target, cst.Tuple)
+        and len(target.elements) >= 4
+        and isinstance(assign.value, cst.Call)
+        and (dotted(assign.value.func) or "").endswith(".step")
+        for assign in find(region.node, cst.Assign)
+    )
+
+
+def _class_known(forward: Event) -> bool:
+    return forward.value.origin.rpartition(".")[2][:1].isupper()
 
 
 def _forgotten(events: list[Event], first: Event) -> bool:

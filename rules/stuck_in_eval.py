@@ -101,8 +101,19 @@ def _stuck(events: list[Event], event: Event) -> Loop | None:
             for e in inside
         ):
             return None
+        if any(_meant(forward, inside) for forward in trained):
+            return None
         return loop if any(_evaluates(e, event, inside) for e in inside) else None
     return None
+
+
+def _meant(trained: Event, inside: list[Event]) -> bool:
+    """Whether the training pass itself is begun in eval mode: a linear probe keeps the statistics of its backbone."""
+    modes = [e for e in inside if e.effect is Effect.EVAL and e.order < trained.order and _same(e, trained)]
+    if not modes:
+        return False
+    last = max(modes, key=lambda e: e.order)
+    return not any(e.order < trained.order and _evaluates(e, last, inside) for e in inside)
 
 
 def _evaluates(e: Event, event: Event, inside: list[Event]) -> bool:

@@ -13,6 +13,7 @@ SAME_FILE: dict[tuple[str, str], str] = {
     ("functions under if True", "TL805"): "a forward that returns under an `if` may leave parameters out",
     ("functions under if True", "TL707"): "a forward that returns under an `if` may run other kernels each time",
     ("functions under if True", "TL501"): "a helper of several statements is put in place only where it returns once",
+    ("loops under if True", "TL301"): "a `break` under an `if` need not end the first turn",
     ("locals renamed", "TL011"): "`[0]` is old on a loss alone, and untyped losses are only told by their names",
 }
 

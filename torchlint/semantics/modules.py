@@ -50,10 +50,10 @@ def minds_mode(sem: Semantics, value: Value, depth: int = 0, *, beside_given: bo
     return True
 
 
-# What a file says that makes, or gets from elsewhere, a layer which minds the mode.
+# What a file says that makes a layer which minds the mode, or gets one from elsewhere.
+_LAYERS = re.compile(r"[Dd]ropout|DropPath|BatchNorm|InstanceNorm|RReLU|StochasticDepth|Transformer")
 _HINTS = re.compile(
-    r"[Dd]ropout|DropPath|BatchNorm|InstanceNorm|RReLU|StochasticDepth|Transformer|pretrained"
-    r"|\btimm\b|\btransformers\b|\btorchvision\.models\b|\bmodels\b|\bhub\b"
+    rf"{_LAYERS.pattern}|pretrained|\btimm\b|\btransformers\b|\btorchvision\.models\b|\bmodels\b|\bhub\b"
 )
 
 
@@ -66,6 +66,11 @@ def made_of_none(sem: Semantics, value: Value) -> bool:
         made = list(sem.names.classes.values()) if sem.file.path.endswith(".ipynb") else []
     modules = any(r.startswith("torch.nn.Module") for c in made for r in sem.names.roots(c))
     return modules and not sem.file.mentions(_HINTS)
+
+
+def names_layers(sem: Semantics) -> bool:
+    """Whether the file mentions a layer that minds the mode."""
+    return sem.file.mentions(_LAYERS)
 
 
 def _takes_modules(sem: Semantics, cls: Class) -> bool:

@@ -177,7 +177,7 @@ def _batch_moves(sem: Semantics) -> list[BatchMove]:
     for function in sem.functions:
         for node in walk(function.body, into=_stays_in):
             if isinstance(node, cst.For):
-                for target, loader in _loaders(sem, node.target, node.iter):
+                for target, loader in () if looks_once(sem, node) else _loaders(sem, node.target, node.iter):
                     _follow(sem, node.body, _names(target), loader, moves, 0)
             elif isinstance(node, (cst.ListComp, cst.SetComp, cst.GeneratorExp, cst.DictComp)):
                 for clause in find(node, cst.CompFor):
@@ -429,8 +429,10 @@ def iterated_here(sem: Semantics, loader: cst.Call) -> list[cst.For]:
     ]
 
 
-def looks_once(loop: cst.For) -> bool:
-    """Whether the loop ends in its first turn: a look at one batch."""
+def looks_once(sem: Semantics, loop: cst.For) -> bool:
+    """Whether the loop ends in its first turn and stands in no other: a look at one batch."""
+    if isinstance(sem.file.enclosing(loop, (cst.For, cst.While, cst.FunctionDef)), cst.For | cst.While):
+        return False
     last = loop.body.body[-1] if isinstance(loop.body, cst.IndentedBlock) else loop.body
     return isinstance(last, cst.SimpleStatementLine | cst.SimpleStatementSuite) and isinstance(last.body[-1], cst.Break)
 
