@@ -4,7 +4,8 @@
 
 Finds factory calls (`torch.zeros`, `ones`, `full`, `arange`, `eye`, `empty`, `rand`, `randn`, `randperm`, …) without
 `device=` whose result goes straight through `.to(device)` or `.cuda()`: in the same expression, through methods that
-only change shape or dtype, through arithmetic with numbers, or in a later statement, the first to use the name.
+only change shape or dtype, through arithmetic with numbers, or in later statements that do nothing else with the name,
+under an `if use_cuda:` as well.
 
 ## Why is this bad
 
@@ -47,7 +48,7 @@ constructors such as `torch.FloatTensor(n)`, which take no device.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import libcst as cst
@@ -58,6 +59,7 @@ from torchlint.nodes import argument, dotted, find, literal
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import Kind
 from torchlint.semantics.fresh import Fresh, freshly_made
+from torchlint.semantics.made_before import made_before, only_there
 from torchlint.semantics.transfers import is_device
 from torchlint.semantics.unit_tests import holds_unit_tests
 from torchlint.source import File
@@ -91,11 +93,10 @@ def check(node: cst.Call, ctx: Context) -> Iterator[Finding]:
     move = _move(node, ctx)
     if move is None or holds_unit_tests(ctx.sem):
         return
-    if isinstance(move.source, cst.Name):
-        yield from _named(move, move.source, ctx)
-        return
     made = freshly_made(move.source, ctx.sem)
-    if made is not None and made.factories and not _reproducible(made, node, ctx):
+    if made is None:
+        yield from _made_earlier(move, ctx)
+    elif made.factories and not _reproducible(made, node, ctx):
         edits = _drop_move(move, ctx.file)
         yield _finding(node, move, made, edits, ctx)
 
@@ -148,7 +149,7 @@ def _move(node: cst.Call, ctx: Context) -> _Move | None:
     if device is None or not _is_device(device.value, ctx):
         return None
     kept = tuple(a for a in node.args if a is not device and (a.keyword is None or a.keyword.value != "non_blocking"))
-    if ctx.sem.value(device.value).is_tensor:
+    if ctx.sem.value(device.value).is_tensor or _is_plain_tensor(device.value, ctx):
         return _Move(node, func.value, None, kept)
     return _Move(node, func.value, ctx.file.code(device.value), kept)
 
@@ -158,9 +159,23 @@ def _is_device(node: cst.BaseExpression, ctx: Context) -> bool:
     value = ctx.sem.value(node)
     if value.kind is Kind.TENSOR:
         return value.evidence != "" and value.device != "cpu"
+    if value.kind is Kind.UNKNOWN and isinstance(node, cst.Name) and _is_asked_for_device(node, ctx):
+        return True
     made_by = value.node if value.kind is Kind.DEVICE else None
     text = literal(made_by.args[0].value if isinstance(made_by, cst.Call) and made_by.args else node)
     return is_device(ctx.sem, node) and text != "cpu"
+
+
+def _is_plain_tensor(node: cst.BaseExpression, ctx: Context) -> bool:
+    return isinstance(node, cst.Name) and not is_device(ctx.sem, node) and _is_asked_for_device(node, ctx)
+
+
+def _is_asked_for_device(node: cst.Name, ctx: Context) -> bool:
+    """Whether the function reads `x.device` of the name: it is a tensor, then, and no dtype."""
+    return any(
+        a.attr.value == "device" and isinstance(a.value, cst.Name) and a.value.value == node.value
+        for a in find(ctx.sem.function(node).node, cst.Attribute)
+    )
 
 
 def _cuda_index(node: cst.BaseExpression, ctx: Context) -> str | None:
@@ -203,67 +218,37 @@ def _reproducible(made: Fresh, node: cst.CSTNode, ctx: Context) -> bool:
 # -- moved in a later statement -----------------------------------------------------------------------------------
 
 
-def _named(move: _Move, name: cst.Name, ctx: Context) -> Iterator[Finding]:
-    """`x = torch.zeros(n)`, and the next mention of `x` is `x.to(device)`."""
-    file = ctx.file
-    here = file.statement(move.call)
-    block = file.parent(here)
-    if not isinstance(here, cst.SimpleStatementLine) or not isinstance(block, (cst.IndentedBlock, cst.Module)):
+def _made_earlier(move: _Move, ctx: Context) -> Iterator[Finding]:
+    """`x = torch.zeros(n)`, and nothing else is done with `x` until it is moved, or what is made from it alone."""
+    here = ctx.file.statement(move.call)
+    if not isinstance(here, cst.SimpleStatementLine):
         return
-    place = next(i for i, s in enumerate(block.body) if s is here)
-    maker = _maker(block.body[:place], name.value, move, ctx)
-    optional = maker is None and place == 0 and _is_rebinding(here, name.value, move.call)
-    if optional:
-        maker = _maker_before_if(block, name.value, move, ctx)
-    if maker is None or not isinstance(maker.body[0], cst.Assign):
+    frozen = frozenset(re.findall(r"[A-Za-z_]\w*", move.device or ""))
+    made, earlier = made_before(move.source, here, frozen, ctx.sem)
+    if made is None or not earlier.makers or made.scalar or _reproducible(made, move.call, ctx):
         return
-    made = freshly_made(maker.body[0].value, ctx.sem)
-    if made is None or not made.factories or made.scalar or _reproducible(made, move.call, ctx):
-        return
-    mentions = [n for n in find(here, cst.Name) if n.value == name.value and n is not name]
+    name, *others = earlier.makers
     edits: tuple[Edit, ...] | None = None
-    if optional:
-        move = replace(move, device=None)  # `if use_cuda: x = x.cuda()`: what it is otherwise is not said here
-    elif _is_rebinding(here, name.value, move.call):
-        edits = _drop_move(move, file) if move.kept else (file.delete(here),)
-    elif not mentions and _only_use(name, maker, ctx):
-        edits = _drop_move(move, file)
-    elif not _only_use(name, maker, ctx):
+    if not others and _is_rebinding(here, name, move.call):
+        edits = _drop_rebinding(move, here, ctx.file)
+    elif not others and _is_rebinding_at_will(here, name, move.call):
+        earlier.optional = True
+    elif earlier.optional and isinstance(here.body[-1], cst.Return):
+        pass  # what comes behind the `if` has the tensor on the CPU, because it is meant to be there
+    elif earlier.optional or not all(only_there(n, here, earlier, ctx.sem) for n in earlier.makers):
         return  # the CPU tensor is used as such, too
+    else:
+        edits = _drop_move(move, ctx.file)
+    if earlier.optional or not earlier.plain:
+        # `if use_cuda: x = x.cuda()`: what it is otherwise is not said here; several statements are the author's.
+        move, edits = replace(move, device=None), None
     yield _finding(made.factories[0], move, made, edits, ctx)
 
 
-def _maker(before: Sequence[cst.CSTNode], name: str, move: _Move, ctx: Context) -> cst.SimpleStatementLine | None:
-    """The statement that makes the name, if nothing between it and the move mentions the name or rebinds the device."""
-    needed = set(re.findall(r"[A-Za-z_]\w*", move.device or ""))
-    for statement in reversed(before):
-        names = [n for n in find(statement, cst.Name) if n.value == name]
-        if not names:
-            bound = {dotted(t.target) or "" for t in find(statement, cst.AssignTarget)}
-            if any(b.partition(".")[0] in needed for b in bound):
-                return None
-            continue
-        if not isinstance(statement, cst.SimpleStatementLine) or len(statement.body) != 1 or len(names) != 1:
-            return None
-        small = statement.body[0]
-        if isinstance(small, cst.Assign) and len(small.targets) == 1 and small.targets[0].target is names[0]:
-            return statement
-        return None
-    return None
-
-
-def _maker_before_if(
-    block: cst.BaseSuite | cst.Module, name: str, move: _Move, ctx: Context
-) -> cst.SimpleStatementLine | None:
-    """The statement that makes the name right in front of `if use_cuda:`, which holds nothing but moves."""
-    test = ctx.file.parent(block)
-    outer = ctx.file.parent(test) if isinstance(test, cst.If) and test.orelse is None else None
-    if not isinstance(outer, (cst.IndentedBlock, cst.Module)) or isinstance(block, cst.Module):
-        return None
-    if not all(isinstance(s, cst.SimpleStatementLine) for s in block.body):
-        return None
-    place = next(i for i, s in enumerate(outer.body) if s is test)
-    return _maker(outer.body[:place], name, move, ctx)
+def _drop_rebinding(move: _Move, here: cst.SimpleStatementLine, file: File) -> tuple[Edit, ...] | None:
+    if move.kept or not isinstance(move.source, (cst.Name, cst.Attribute)):
+        return _drop_move(move, file)
+    return (file.delete(here),)
 
 
 def _is_rebinding(statement: cst.SimpleStatementLine, name: str, call: cst.Call) -> bool:
@@ -278,19 +263,16 @@ def _is_rebinding(statement: cst.SimpleStatementLine, name: str, call: cst.Call)
     )
 
 
-def _only_use(name: cst.Name, maker: cst.SimpleStatementLine, ctx: Context) -> bool:
-    """Whether the move is the only place that reads the name."""
-    scope = ctx.sem.function(name).node
-    made = set(find(maker, cst.Name))
-    return not any(
-        n.value == name.value and n is not name and n not in made and not _is_target(n, ctx.file)
-        for n in find(scope, cst.Name)
-    )
-
-
-def _is_target(node: cst.Name, file: File) -> bool:
-    parent = file.parent(node)
-    return isinstance(parent, cst.AssignTarget) or (isinstance(parent, cst.Arg) and parent.keyword is node)
+def _is_rebinding_at_will(statement: cst.SimpleStatementLine, name: str, call: cst.Call) -> bool:
+    """`x = x.cuda() if use_cuda else x`."""
+    small = statement.body[0]
+    if len(statement.body) != 1 or not isinstance(small, cst.Assign) or len(small.targets) != 1:
+        return False
+    choice = small.value
+    if dotted(small.targets[0].target) != name or not isinstance(choice, cst.IfExp):
+        return False
+    arms = (choice.body, choice.orelse)
+    return any(arm is call for arm in arms) and any(dotted(arm) == name for arm in arms)
 
 
 def _repeated(node: cst.CSTNode, ctx: Context) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import libcst as cst
 
-from torchlint.nodes import argument, literal, walk
+from torchlint.nodes import argument, dotted, literal, walk
 from torchlint.semantics.kinds import Kind
 
 if TYPE_CHECKING:
@@ -27,10 +27,13 @@ _SPECIAL = frozenset(("device", "generator", "out", "pin_memory", "requires_grad
 _METHODS = frozenset(
     """long int short byte bool float double half bfloat16 type unsqueeze unsqueeze_ squeeze view reshape repeat expand
     permute transpose t contiguous flatten triu tril triu_ tril_ fill_ zero_ mul add sub mul_ add_ sub_ clone
-    repeat_interleave diag roll flip""".split()
+    repeat_interleave diag roll flip masked_fill masked_fill_ logical_not eq ne lt le gt ge""".split()
 )
+_SHAPED = frozenset("expand_as view_as reshape_as".split())  # of the other tensor they read the shape alone
 _FUNCTIONS = frozenset("triu tril unsqueeze squeeze reshape permute transpose flatten diag flip roll t".split())
+_MATHEMATICS = frozenset("exp log sqrt rsqrt pow sin cos tanh sigmoid div".split())  # other last bits on other devices
 _RANDOM_METHODS = frozenset("uniform_ normal_ random_ bernoulli_ exponential_".split())
+IN_PLACE = frozenset(("fill_", "zero_", *_RANDOM_METHODS))
 _EXACT_OPERATORS = (cst.Add, cst.Subtract, cst.Multiply)
 _TENSORS = (Kind.TENSOR, Kind.PARAMETER, Kind.BATCH)
 
@@ -46,23 +49,33 @@ class Fresh:
     scalar: bool = False  # a number of the host: the copy stays, only a tensor is saved
 
 
-def freshly_made(node: cst.BaseExpression, sem: Semantics) -> Fresh | None:
-    """How the expression is made, if from nothing but CPU factories and numbers."""
+Known = Callable[[cst.BaseExpression], "Fresh | None"]
+
+
+def freshly_made(node: cst.BaseExpression, sem: Semantics, known: Known | None = None) -> Fresh | None:
+    """How the expression is made, if from nothing but CPU factories and numbers. `known` says how a name was."""
     if isinstance(node, cst.Call):
         name = sem.qualified(node.func) or ""
         module, _, last = name.rpartition(".")
         if name == "torch.autograd.Variable":
-            return freshly_made(node.args[0].value, sem) if _wraps_only(node) else None
+            return freshly_made(node.args[0].value, sem, known) if _wraps_only(node) else None
         if module == "torch":
-            return _factory(node, last, sem) if last not in _FUNCTIONS else _through(node, sem)
+            if last in _FUNCTIONS or last in _MATHEMATICS or (last == "bernoulli" and len(node.args) == 1):
+                return _through(node, last, sem, known)
+            return _factory(node, last, sem)
         if isinstance(node.func, cst.Attribute):
-            return _method(node, node.func, sem)
+            return _method(node, node.func, sem, known)
     elif isinstance(node, cst.BinaryOperation):
-        return _arithmetic(node, sem)
-    elif isinstance(node, cst.UnaryOperation) and isinstance(node.operator, cst.Minus):
-        return freshly_made(node.expression, sem)
+        return _arithmetic(node, sem, known)
+    elif isinstance(node, cst.UnaryOperation) and isinstance(node.operator, (cst.Minus, cst.BitInvert)):
+        return freshly_made(node.expression, sem, known)
+    elif isinstance(node, cst.Comparison):
+        sides = [node.left, *(c.comparator for c in node.comparisons)]
+        return _joined(sides, sem, known) if len(sides) == 2 else None
     elif isinstance(node, cst.Subscript) and all(_plain_index(e.slice) for e in node.slice):
-        return freshly_made(node.value, sem)
+        return freshly_made(node.value, sem, known)
+    elif isinstance(node, (cst.Name, cst.Attribute)) and known is not None:
+        return known(node)
     return None
 
 
@@ -142,23 +155,32 @@ def _is_size(node: cst.BaseExpression, sem: Semantics) -> bool:
     return sem.value(node).kind is Kind.NUMBER
 
 
-def _method(node: cst.Call, func: cst.Attribute, sem: Semantics) -> Fresh | None:
+def _method(node: cst.Call, func: cst.Attribute, sem: Semantics, known: Known | None) -> Fresh | None:
     attr = func.attr.value
     if attr == "to":
         first = argument(node, "dtype", 0)
         if first is None or len(node.args) != 1 or not _is_dtype(first.value, sem):
             return None
-        return freshly_made(func.value, sem)
+        return freshly_made(func.value, sem, known)
     if attr in _RANDOM_METHODS:
         if any(a.keyword is not None and a.keyword.value == "generator" for a in node.args):
             return None
-        made = freshly_made(func.value, sem)
+        made = freshly_made(func.value, sem, known)
         if made is not None:
             made.random = True
         return made
-    if attr not in _METHODS or any(sem.value(a.value).kind in _TENSORS for a in node.args):
+    if attr in _SHAPED or (attr in _MATHEMATICS and not node.args):
+        made = freshly_made(func.value, sem, known)
+        if made is not None:
+            made.exact = made.exact and attr in _SHAPED
+        return made
+    if attr not in _METHODS or not all(_is_number_or_fresh(a.value, sem, known) for a in node.args):
         return None
-    return freshly_made(func.value, sem)
+    return freshly_made(func.value, sem, known)
+
+
+def _is_number_or_fresh(node: cst.BaseExpression, sem: Semantics, known: Known | None) -> bool:
+    return sem.value(node).kind not in _TENSORS or freshly_made(node, sem, known) is not None
 
 
 def _is_dtype(node: cst.BaseExpression, sem: Semantics) -> bool:
@@ -168,32 +190,51 @@ def _is_dtype(node: cst.BaseExpression, sem: Semantics) -> bool:
     return isinstance(node, cst.Attribute) and node.attr.value == "dtype"
 
 
-def _through(node: cst.Call, sem: Semantics) -> Fresh | None:
-    """`torch.triu(made, …)`: a function that only rearranges its first argument."""
+def _through(node: cst.Call, last: str, sem: Semantics, known: Known | None) -> Fresh | None:
+    """`torch.triu(made, …)`: a function that only rearranges its first argument, or computes with it alone."""
     if not node.args or node.args[0].star or node.args[0].keyword is not None:
         return None
     if any(a.star or sem.value(a.value).kind in _TENSORS for a in node.args[1:]):
         return None
-    return freshly_made(node.args[0].value, sem)
+    made = freshly_made(node.args[0].value, sem, known)
+    if made is not None:
+        made.exact = made.exact and last in _FUNCTIONS
+        made.random = made.random or last == "bernoulli"
+    return made
 
 
-def _arithmetic(node: cst.BinaryOperation, sem: Semantics) -> Fresh | None:
-    sides = []
-    for side in (node.left, node.right):
-        made = freshly_made(side, sem)
-        if made is None and sem.value(side).kind is Kind.NUMBER:
-            made = Fresh()
-        if made is None:
+def _arithmetic(node: cst.BinaryOperation, sem: Semantics, known: Known | None) -> Fresh | None:
+    made = _joined((node.left, node.right), sem, known)
+    if made is not None:
+        made.exact = made.exact and isinstance(node.operator, _EXACT_OPERATORS)
+    return made
+
+
+def _joined(sides: Sequence[cst.BaseExpression], sem: Semantics, known: Known | None) -> Fresh | None:
+    parts = [(side, freshly_made(side, sem, known)) for side in sides]
+    sizes = {dotted(a.value) for _, made in parts if made for call in made.factories for a in call.args}
+    result = Fresh()
+    for side, made in parts:
+        if made is not None:
+            result = Fresh(
+                result.factories + made.factories,
+                result.exact and made.exact,
+                result.random or made.random,
+                result.legacy or made.legacy,
+                result.scalar or made.scalar,
+            )
+        elif not _is_number(side, sem) and (dotted(side) is None or dotted(side) not in sizes):
             return None
-        sides.append(made)
-    left, right = sides
-    return Fresh(
-        left.factories + right.factories,
-        left.exact and right.exact and isinstance(node.operator, _EXACT_OPERATORS),
-        left.random or right.random,
-        left.legacy or right.legacy,
-        left.scalar or right.scalar,
-    )
+    return result
+
+
+def _is_number(node: cst.BaseExpression, sem: Semantics) -> bool:
+    """Whether the expression is one of Python's numbers: `-math.log(n)`."""
+    if isinstance(node, cst.UnaryOperation):
+        return _is_number(node.expression, sem)
+    if isinstance(node, cst.Call) and (sem.qualified(node.func) or "").startswith("math."):
+        return True
+    return sem.value(node).kind is Kind.NUMBER
 
 
 def _plain_index(node: cst.BaseSlice) -> bool:
