@@ -55,7 +55,8 @@ from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.nodes import dotted, find, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, EvalRegion, Event, Function
-from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, measures
+from torchlint.semantics.evaluation import framework_questions
+from torchlint.semantics.measuring import EVALUATION_NAMES, HELD_OUT_NAMES, measures
 from torchlint.semantics.modes import (
     aliases,
     arrives_in_eval_mode,
@@ -73,13 +74,14 @@ RULE = Rule(
     "TL203",
     Category.EVALUATION,
     Severity.WARNING,
-    triggers=(r"no_grad", r"inference_mode", EVALUATION_NAMES, HELD_OUT_NAMES),
+    triggers=(r"no_grad", r"inference_mode", r"\.backward\(", EVALUATION_NAMES, HELD_OUT_NAMES),
     shapes=("forwards",),
     requires=(r"\.backward\(|\.load_state_dict\(",),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )
 
+_TOLD = re.compile(r"(is_)?(train(ing)?|test(ing)?|eval(uate)?)(_mode)?$|deterministic$|mode$")
 _DELIBERATE = re.compile(r"mc_|monte|dropout|uncertain|bn_|batch_?norm|calibrat|refresh|swa|warm|stat", re.IGNORECASE)
 
 
@@ -90,7 +92,7 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
         return
     if not first.subject or not minds_mode(ctx.sem, first.value) or made_of_none(ctx.sem, first.value):
         return
-    if arrives_in_eval_mode(ctx.sem, first.subject):
+    if arrives_in_eval_mode(ctx.sem, first.subject) or _is_told(first):
         return
     if _acts(region) and not _class_known(first) and not names_layers(ctx.sem):
         return  # policies seldom have Dropout or BatchNorm
@@ -117,6 +119,13 @@ def behind_training(module: cst.Module, ctx: Context) -> Iterator[Finding]:
     for function, forward in held_out_draws(ctx.sem):
         if forward.subject and minds_mode(ctx.sem, forward.value) and trained_here(ctx.sem, function, forward):
             yield _finding(forward, _questions(function, forward, ctx), None)
+
+
+def _is_told(forward: Event) -> bool:
+    """Whether the call itself says that it does not train: `model(x, training=False)`."""
+    call = forward.origin or forward.node
+    named = [a.keyword.value for a in call.args if a.keyword is not None] if isinstance(call, cst.Call) else []
+    return any(_TOLD.match(name) for name in named)
 
 
 def _questions(function: Function, first: Event, ctx: Context) -> tuple[Question, ...]:

@@ -58,8 +58,9 @@ from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, EvalRegion, Event, Function
 from torchlint.semantics.discarded import DISCARDS, discarded_passes
 from torchlint.semantics.escapes import escaping
-from torchlint.semantics.evaluation import EVALUATION_NAMES, HELD_OUT_NAMES, framework_questions, is_frozen
+from torchlint.semantics.evaluation import framework_questions, is_frozen
 from torchlint.semantics.flags import shared_passes
+from torchlint.semantics.measuring import EVALUATION_NAMES, HELD_OUT_NAMES
 from torchlint.semantics.modes import classes_elsewhere, grad_mode
 from torchlint.semantics.tails import evaluating_scripts, evaluating_tails
 

@@ -49,8 +49,8 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, Function, Kind
-from torchlint.semantics.evaluation import may_evaluate_name
 from torchlint.semantics.loops import Loop
+from torchlint.semantics.measuring import may_evaluate_name
 from torchlint.semantics.modes import handed_to
 from torchlint.semantics.modules import minds_mode
 from torchlint.semantics.names import OWN

@@ -61,7 +61,7 @@ from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Function
 from torchlint.semantics.display import draws, in_text
 from torchlint.semantics.elements import ElementSync, element_syncs
-from torchlint.semantics.evaluation import may_evaluate_name
+from torchlint.semantics.measuring import may_evaluate_name
 from torchlint.semantics.syncs import GPU, measures, reached_every_turn
 
 RULE = Rule(

@@ -11,7 +11,7 @@ import libcst as cst
 from torchlint.migrate.epochs import counts_once
 from torchlint.migrate.script import DISTRIBUTED_SAMPLER, LOADER, MOVES, PASSES_ITEMS, Loop, Script
 from torchlint.nodes import argument, children, dotted, has_star, literal, walk, walk_scope
-from torchlint.semantics.evaluation import is_held_out_name
+from torchlint.semantics.measuring import is_held_out_name
 
 # Methods and functions that take a loader and hand back one that is sharded and announces its epochs.
 _PREPARES = re.compile(

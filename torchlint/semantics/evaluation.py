@@ -8,18 +8,19 @@ into eval mode, recording is off, or the function goes over data and only report
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import libcst as cst
 
 from torchlint.diagnostic import Question
-from torchlint.nodes import dotted, find, literal, walk, walk_scope
+from torchlint.nodes import dotted, find, literal, walk_scope
 from torchlint.semantics import knowledge
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.escapes import escaping
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.loops import EvalRegion, Loop
+from torchlint.semantics.measuring import loops_in, may_evaluate_name, over_data, over_held_out, reports
 from torchlint.semantics.modes import last_mode, loads_weights, mode_after, mode_at
 from torchlint.semantics.names import Class, Function
 from torchlint.semantics.origins import is_module
@@ -29,19 +30,6 @@ if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
 
 DIFFERENTIATES = (Effect.BACKWARD, Effect.GRAD, Effect.STEP)
-_WORDS = (
-    "eval|evaluate|evaluation|evaluator|test|tests|testing|val|vali|valid|validate|validation|infer|inference|predict"
-    "|prediction|predictions|benchmark|accuracy|metrics"
-)
-_EVALUATES = re.compile(rf"(^|_)({_WORDS})(_|\d|$)")
-# The headers of functions whose names say that they evaluate, as a trigger for rules.
-EVALUATION_NAMES = rf"def (?i:\w*_)?(?i:{_WORDS})(_\w*|\d\w*)?\("
-# Loaders and data sets that are named for evaluation, and their names as a trigger.
-_HELD_OUT = re.compile(r"(^|_)(val|valid|validation|test|testing|eval|dev|held_?out)(_|\d|$|load|data|iter|set|dl)")
-_SETS = "load|iter|set|data|dl"
-HELD_OUT_NAMES = (
-    rf"(?i:(?:val|test|eval|dev|held_?out)\w{{0,12}}(?:{_SETS})|(?:{_SETS})\w{{0,6}}_(?:val|test|eval|dev))"
-)
 _TRAINS = re.compile(r"(^|_)(train|training|fit|finetune|optimize|attack|search|adapt)(_|\d|$)")
 _GRADIENT_WORDS = re.compile(
     r"attack|adversar|pgd|fgsm|explain|attribut|saliency|perturb|grad|refine|invert|guidance|jacobian", re.IGNORECASE
@@ -121,9 +109,9 @@ def _judge(
         evidence = "no_grad"
     elif not hot and in_loop and not escapes and not _TRAINS.search(name.lower()):
         # Results are only reported; the loop goes over a loader, or the function says that it evaluates.
-        if _EVALUATES.search(name.lower()) and not runs_its_parts(sem, function, first):
+        if may_evaluate_name(name) and not runs_its_parts(sem, function, first):
             evidence = "name"
-        elif any(_over_data(sem, loop) for loop in _loops_in(node, first)) and _reports(sem, node):
+        elif any(over_data(sem, loop) for loop in loops_in(node, first)) and reports(sem, node):
             evidence = "loader"
         elif loads_weights(sem, first.subject) and ".backward(" not in sem.file.text:
             evidence = "loaded"
@@ -131,16 +119,16 @@ def _judge(
         hot
         and in_loop
         and not escapes
-        and any(_over_held_out(sem, loop) for loop in _loops_in(node, first))
-        and _reports(sem, node)
+        and any(over_held_out(sem, loop, first) for loop in loops_in(node, first))
+        and reports(sem, node)
     ):
         evidence = "loader"  # a pass over held-out data between the turns of training
     elif (
         not hot
         and not in_loop
         and not escapes
-        and _EVALUATES.search(name.lower())
-        and _reports(sem, node)
+        and may_evaluate_name(name)
+        and reports(sem, node)
         and owner(function) is None
     ):
         evidence = "name"
@@ -301,46 +289,6 @@ def gradient_words(target: str) -> bool:
     return _GRADIENT_WORDS.search(target.rpartition(".")[2]) is not None
 
 
-def _over_data(sem: Semantics, loop: cst.For) -> bool:
-    from torchlint.semantics.blocks import unwrap_iteration
-
-    return sem.value(unwrap_iteration(loop.iter)).kind in (Kind.LOADER, Kind.DATASET)
-
-
-def _loops_in(node: cst.CSTNode, event: Event) -> tuple[cst.For, ...]:
-    """The `for` loops around an event, from a region's own on."""
-    at = next((i for i, loop in enumerate(event.loops) if loop is node), None)
-    return () if at is None else tuple(loop for loop in event.loops[at:] if isinstance(loop, cst.For))
-
-
-def _over_held_out(sem: Semantics, loop: cst.For) -> bool:
-    """Whether the loop goes over a loader or data set that is named for evaluation, or draws from one in each turn."""
-    from torchlint.semantics.blocks import unwrap_iteration
-
-    if is_held_out_name(dotted(unwrap_iteration(loop.iter)) or "") and _over_data(sem, loop):
-        return True
-    return any(draws_held_out(call) for call in find(loop.body, cst.Call))
-
-
-def draws_held_out(call: cst.Call) -> bool:
-    """`next(iter(test_loader))`, `next(enumerate(test_loader))`, `test_loader.__iter__().next()`."""
-    from torchlint.semantics.blocks import unwrap_iteration
-
-    if isinstance(call.func, cst.Attribute) and call.func.attr.value == "__iter__":
-        return is_held_out_name(dotted(call.func.value) or "")
-    if dotted(call.func) == "next" and call.args and isinstance(call.args[0].value, cst.Call):
-        call = call.args[0].value
-    elif dotted(call.func) != "iter":
-        return False
-    if dotted(call.func) not in ("iter", "enumerate") or not call.args:
-        return False
-    return is_held_out_name(dotted(unwrap_iteration(call.args[0].value)) or "")
-
-
-def is_held_out_name(name: str) -> bool:
-    return _HELD_OUT.search(name.rpartition(".")[2].lower()) is not None
-
-
 def on_made_up_data(sem: Semantics, forwards: list[Event]) -> bool:
     """Whether the model only sees tensors made on the spot: a smoke test, a benchmark, an export."""
     for event in forwards:
@@ -365,29 +313,6 @@ def on_made_up_data(sem: Semantics, forwards: list[Event]) -> bool:
             ):
                 return False
     return True
-
-
-_NUMBERS = frozenset(("item", "argmax", "numpy", "tolist", "topk"))
-
-
-def _reports(sem: Semantics, loop: cst.For | cst.While | cst.FunctionDef) -> bool:
-    """Whether the code turns results into numbers: item, argmax, max, numpy, comparisons."""
-    for n in walk_scope(loop.body):
-        if isinstance(n, cst.Call) and isinstance(n.func, cst.Attribute):
-            if n.func.attr.value in _NUMBERS or (sem.qualified(n.func) == "torch.max" and len(n.args) == 2):
-                return True
-    return False
-
-
-def reports_numbers(node: cst.CSTNode, begun: Callable[[cst.CSTNode], bool]) -> bool:
-    """Whether what stands behind the beginning of an evaluation gives numbers, or has names of metrics."""
-    for n in walk_scope(node):
-        if isinstance(n, cst.Call) and isinstance(n.func, cst.Attribute) and n.func.attr.value in _NUMBERS:
-            if begun(n):
-                return True
-        elif isinstance(n, cst.Name) and _MEASURE.search(n.value.lower()) and begun(n):
-            return True
-    return False
 
 
 def is_frozen(sem: Semantics, subject: str) -> bool:
@@ -422,10 +347,6 @@ def is_frozen(sem: Semantics, subject: str) -> bool:
     return False
 
 
-def may_evaluate_name(name: str) -> bool:
-    return bool(_EVALUATES.search(name.lower()))
-
-
 def framework_questions(sem: Semantics, function: Function) -> tuple[Question, ...]:
     """For a method of a class whose bases lie in other files: may a framework own the loop that calls it?"""
     cls = owner(function)
@@ -433,26 +354,3 @@ def framework_questions(sem: Semantics, function: Function) -> tuple[Question, .
         return ()
     roots = [r for r in sem.names.roots(cls) if r and not r.startswith(("torch.", "object", "abc."))]
     return tuple(Question("framework-class", r) for r in roots)
-
-
-_MEASURE = re.compile(
-    r"(^|_)(acc\w*|correct|hits?|metrics?|scores?|loss\w*|errors?|iou|miou|f1|auc|dice|psnr|ssim|bleu|wer|mse|mae|rmse)(_|\d|$)"
-)
-
-
-def measures(sem: Semantics, region: EvalRegion) -> bool:
-    """Whether the region computes a metric over data: its function is named so, or a loop over data reports numbers.
-
-    A pass over data that fills a memory bank or keeps features for later does neither.
-    """
-    if may_evaluate_name(region.function.name):
-        return True
-    walked = _loops_in(region.node, region.forwards[0])
-    loop = next((each for each in walked if _over_data(sem, each)), None)
-    if loop is None:
-        return False
-    return _reports(sem, loop) or any(
-        (isinstance(n, cst.ComparisonTarget) and isinstance(n.operator, cst.Equal))
-        or (isinstance(n, cst.Name) and _MEASURE.search(n.value.lower()))
-        for n in walk(loop.body)
-    )

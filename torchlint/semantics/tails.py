@@ -15,14 +15,13 @@ from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.escapes import escaping
 from torchlint.semantics.evaluation import (
     DIFFERENTIATES,
-    draws_held_out,
     is_region_itself,
     may_evaluate,
     on_made_up_data,
-    reports_numbers,
     uses_gradients,
 )
 from torchlint.semantics.kinds import Graph, Kind
+from torchlint.semantics.measuring import draws_held_out, reports_numbers
 from torchlint.semantics.modes import same_module
 from torchlint.semantics.names import Function
 
