@@ -60,10 +60,12 @@ from torchlint.semantics.measuring import EVALUATION_NAMES, HELD_OUT_NAMES, meas
 from torchlint.semantics.modes import (
     aliases,
     arrives_in_eval_mode,
+    call_sites,
     classes_elsewhere,
     handed_to,
     only_loaded,
     same_module,
+    subject_at,
     trained_here,
     wrapped,
 )
@@ -140,6 +142,13 @@ def _questions(function: Function, first: Event, ctx: Context) -> tuple[Question
         for e in ctx.sem.events(function)
         if e.order < first.order and any(handed_to(e, name) for name in called)
     ]
+    for site in call_sites(ctx.sem, function):
+        there = subject_at(function, site, first.subject)
+        questions += [
+            Question("sets-eval-mode", e.target)
+            for e in ctx.sem.events(site.function, Effect.CALL)
+            if there and e.order < site.order and handed_to(e, there)
+        ]
     return tuple(dict.fromkeys(questions))
 
 
