@@ -6,8 +6,10 @@ Finds `for i in range(x.shape[0])`, `for row in x` and comprehensions over a ten
 reads its own row (or entries at positions worked out from the counter), and writes its own row of a result, appends to
 a list that is stacked, adds to a total, or counts up entries of a table (`confusion[t, p] += 1`).
 
-Also finds loops that treat a tensor entry by entry where it is plain that there is a batched form, though not one that
-is written for you: entries that become Python numbers one after the other, entries of a table that are written one
+Also finds loops in loops, choices by counters and values, functions of the file and masked reductions of a row, where
+each turn computes on its own part of a tensor alone: pairs of samples in a loss, scores of attention one by one, a
+decomposition per matrix. And loops that treat a tensor entry by entry where it is plain that there is a batched form,
+though not one that is written for you: entries that become Python numbers one after the other, entries of a table that are written one
 after the other, a tensor that is compared with every class in turn, one tensor that gets one offset after the other,
 suppression of boxes class by class, and entries of several tensors that are copied to the host in every turn.
 
@@ -57,22 +59,23 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Severity
-from torchlint.nodes import dotted, literal
+from torchlint.nodes import literal
 from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics.display import draws, few, in_text
 from torchlint.semantics.rows import Loop, row_loop, saves_memory
-from torchlint.vectorise.body import Body, StepKind, gives_number, read_body, sums_into
+from torchlint.vectorise.body import Body, StepKind, gives_number, is_joined_list, read_body, sums_into
 from torchlint.vectorise.by_entry import How, by_entry
 from torchlint.vectorise.emit import comprehension_fix, elements_are_work, row_fix
 from torchlint.vectorise.pairs import read_pairs
 from torchlint.vectorise.suppression import suppressed_by_class
+from torchlint.vectorise.work import worked_in
 
 RULE = Rule(
     "TL501",
     Category.VECTORISATION,
     Severity.WARNING,
     triggers=(r"\bfor\b",),
-    shapes=("row-loop", "by-entry"),
+    shapes=("row-loop", "by-entry", "turns-work"),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
 )
@@ -106,15 +109,16 @@ def check_comprehension(node: cst.ListComp | cst.GeneratorExp, ctx: Context) -> 
 
 def _comprehended(node: cst.ListComp | cst.GeneratorExp, ctx: Context) -> Finding | None:
     rows = row_loop(node.for_in, ctx.sem)
-    if rows is None or not elements_are_work(node, rows, ctx.sem) or saves_memory(node, ctx.sem):
+    if saves_memory(node, ctx.sem):
         return None
-    call = ctx.file.parent(ctx.file.parent(node) or node)
-    joined = isinstance(call, cst.Call) and (ctx.sem.qualified(call.func) or dotted(call.func)) in _JOINS
+    if rows is None or not elements_are_work(node, rows, ctx.sem):
+        over = worked_in(node, ctx.sem) if is_joined_list(node, ctx.sem) else None
+        return None if over is None else _worked(node, over, ctx)
     if isinstance(node.elt, cst.IfExp) and gives_number(node.elt, ctx.sem):
         do = "test all rows at once and count with `.sum()`: `(a == b).sum()` in place of `a[i] == b[i]`"
     elif gives_number(node.elt, ctx.sem):
         do = "move the whole tensor once with `.tolist()`"
-    elif joined:
+    elif is_joined_list(node, ctx.sem):
         do = "apply the operation to the whole tensor, or map it with `torch.vmap`"
     else:
         return None
@@ -122,7 +126,9 @@ def _comprehended(node: cst.ListComp | cst.GeneratorExp, ctx: Context) -> Findin
     return Finding(node, what, WHY, do, comprehension_fix(node, rows, ctx.sem))
 
 
-_JOINS = frozenset(("torch.stack", "torch.cat", "torch.tensor", "torch.vstack", "torch.hstack", "sum"))
+def _worked(node: cst.CSTNode, over: cst.BaseExpression, ctx: Context) -> Finding:
+    what, why, do = _ENTRIES[How.COMPUTED]
+    return Finding(node, what.format(" ".join(ctx.file.code(over).split())), why, do)
 
 
 _ENTRIES = {
@@ -145,6 +151,11 @@ _ENTRIES = {
         "Python loop that copies entries of `{}` and of other tensors to the host",
         "every copy waits for the device, and costs more than what it copies",
         "copy the whole tensors once ahead of the loop",
+    ),
+    How.COMPUTED: (
+        "Python loop whose turns each compute on their own part of `{}`",
+        WHY,
+        "compute all turns at once: a dimension for each loop, `torch.where` for each choice, a reduction for each sum",
     ),
     How.SHIFTED: (
         "Python loop that adds one offset after the other to `{}`",

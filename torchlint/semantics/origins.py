@@ -22,6 +22,7 @@ _TABLE = "parameters[]"  # indexed, so no method, and what has it no Module
 _GIVEN = "torch()"  # handed to a function of torch that takes nothing but tensors
 _ROW_GIVEN = "torch([i])"  # a row or an element of it is
 _PART_GIVEN = "torch([:, i])"  # a part by several indices is, which lists do not have
+_MEASURED = "size(i)"  # asked for the length of one axis, laid out anew, reduced along a `dim`
 _AS_MODULE = "f(module)"  # handed to a function of the file that treats it as a Module
 _TELLING = frozenset((cst.Attribute, cst.Call, cst.Subscript, cst.AssignTarget, cst.For, cst.CompFor, cst.NamedExpr))
 # What is done with things that have modes, and are modules then.
@@ -58,6 +59,8 @@ def collect_uses(ev: Evaluator) -> None:
                         ev.class_uses.setdefault(cls.qualname, {}).setdefault(key, set()).add(node.attr.value)
             elif isinstance(node, cst.Call) and (base := dotted(node.func)) is not None:
                 uses.setdefault(base, set()).add("()")
+                if "." in base and _names_axes(node, base.rpartition(".")[2]):
+                    uses.setdefault(base.rpartition(".")[0], set()).add(_MEASURED)
                 if base in ev.names.functions and base not in function.local - ev.names.module.local:
                     handed.append((function, node, ev.names.functions[base]))
                 if node.args and base.rpartition(".")[2] in knowledge.TAKES_TENSOR:
@@ -87,6 +90,20 @@ def _note_modules(ev: Evaluator, function: Function, call: cst.Call, callee: Fun
             there = ev.uses[callee].get(param, set())
             if Kind.MODULE in (used_as(there).kind, used_as(here | there).kind):
                 here.add(_AS_MODULE)
+
+
+# Methods with a `dim` where those of arrays have an `axis`.
+_ALONG = frozenset("sum mean max min argmax argmin prod std var all any softmax sort norm cumsum squeeze".split())
+
+
+def _names_axes(call: cst.Call, method: str) -> bool:
+    """`x.size(0)`, `x.view(-1, 8)`, `x.argmax(dim=1)`: no list, no array and no model takes its axes so."""
+    if method in ("size", "view"):
+        numbers = [a for a in call.args if a.keyword is None and isinstance(literal(a.value), int)]
+        return bool(numbers) and (method == "view" or len(call.args) == 1)
+    return method in _ALONG and any(
+        a.keyword is not None and a.keyword.value == "dim" and isinstance(literal(a.value), int) for a in call.args
+    )
 
 
 def _given(arg: cst.Arg) -> tuple[str, str] | None:
@@ -147,6 +164,23 @@ def _uses_of(ev: Evaluator, function: Function, key: str) -> set[str]:
     return attrs
 
 
+def asked_as_tensor(ev: Evaluator, function: Function, name: str) -> bool:
+    """Whether the function treats the name itself as a tensor, and not only parts of it."""
+    attrs = _uses_of(ev, function, name)
+    if not attrs.isdisjoint(knowledge.NOT_TENSOR):
+        return False
+    told = not attrs.isdisjoint((_GIVEN, _MEASURED, *knowledge.TENSOR_ONLY))
+    return told or (name in function.params and _is_given_to_model(ev, function, name))
+
+
+def _is_given_to_model(ev: Evaluator, function: Function, name: str) -> bool:
+    """Whether it is an argument of a Module's forward that has a shape: what has one there is no array."""
+    if function.name != "forward" or function.cls is None or not is_module(ev.names, function.cls):
+        return False
+    attrs = _uses_of(ev, function, name)
+    return not attrs.isdisjoint(("shape", "size", "ndim")) and attrs.isdisjoint(knowledge.NOT_TENSOR)
+
+
 def initial_values(ev: Evaluator, function: Function) -> dict[str, Value]:
     env: dict[str, Value] = {}
     node = function.node
@@ -175,6 +209,8 @@ def initial_values(ev: Evaluator, function: Function) -> dict[str, Value]:
                 value = Value(Kind.STRING)
         if value.kind is Kind.UNKNOWN:
             value = used(ev, function, name)
+            if value.kind is Kind.UNKNOWN and _is_given_to_model(ev, function, name):
+                value = Value(Kind.TENSOR, evidence="used")
         elif value.kind is Kind.BATCH and used(ev, function, name).kind is Kind.TENSOR:
             value = value.but(kind=Kind.TENSOR)  # what a loader gave could have been more than one
         env[name] = value
@@ -264,7 +300,7 @@ def used_as(attrs: set[str]) -> Value:
         return UNKNOWN
     if (
         attrs & knowledge.TENSOR_ONLY
-        or _GIVEN in attrs
+        or not attrs.isdisjoint((_GIVEN, _MEASURED))
         or _PART_GIVEN in attrs
         or (_ROW_GIVEN in attrs and attrs & _SIZED)
     ):

@@ -67,7 +67,7 @@ def row_loop(node: Loop, sem: Semantics) -> RowLoop | None:
         return _zipped(node, source, target, index, sem)
     if not isinstance(target, cst.Name):
         return None
-    parts = _taken_apart(source, sem)
+    parts = taken_apart(source, sem)
     if parts is not None:
         return RowLoop(node, index, {target.value: source}, parts[0], parts[1], f"len({sem.file.code(source)})", False)
     if not _walkable(source, sem):
@@ -124,7 +124,7 @@ def is_written_in_place(node: cst.CSTNode, sem: Semantics) -> bool:
 _APART = frozenset(("unbind", "split", "chunk"))
 
 
-def _taken_apart(node: cst.BaseExpression, sem: Semantics) -> tuple[cst.BaseExpression, int] | None:
+def taken_apart(node: cst.BaseExpression, sem: Semantics) -> tuple[cst.BaseExpression, int] | None:
     """The tensor and the axis of which an expression is the tuple of all slices, each one long."""
     if isinstance(node, cst.Name) and (made := definition_of(node.value, node, sem)) is not None:
         node = made[1] if isinstance(made[0], cst.Name) else node
@@ -201,23 +201,16 @@ def _builtin(call: cst.Call, name: str, sem: Semantics) -> bool:
     return isinstance(call.func, cst.Name) and call.func.value == name and sem.qualified(call.func) in (None, name)
 
 
+# What makes tensors of positions, whose items choose what to do rather than hold the data.
+POSITIONS = frozenset("nonzero unique unique_consecutive randperm arange linspace logspace range".split())
+
+
 def _walkable(node: cst.BaseExpression, sem: Semantics) -> bool:
-    """A tensor whose rows a loop may walk: not a tensor of positions (`nonzero`, `unique`, `randperm`, `arange`), whose
-    items choose what to do rather than hold the data."""
+    """A tensor whose rows a loop may walk."""
     value = sem.value(node)
     if not _is_tensor(node, sem) or value.evidence == "used":
         return False
-    made = value.origin.rpartition(".")[2]
-    return made not in (
-        "nonzero",
-        "unique",
-        "unique_consecutive",
-        "randperm",
-        "arange",
-        "linspace",
-        "logspace",
-        "range",
-    )
+    return value.origin.rpartition(".")[2] not in POSITIONS
 
 
 def extent(node: cst.BaseExpression, sem: Semantics) -> tuple[cst.BaseExpression, int] | None:
@@ -282,10 +275,10 @@ def may_be_tensor(node: cst.BaseExpression, sem: Semantics) -> bool:
 
 
 def _is_tensor(node: cst.BaseExpression, sem: Semantics) -> bool:
-    return sem.value(node).is_tensor and not _is_star_parameter(node, sem)
+    return sem.value(node).is_tensor and not is_star_parameter(node, sem)
 
 
-def _is_star_parameter(node: cst.BaseExpression, sem: Semantics) -> bool:
+def is_star_parameter(node: cst.BaseExpression, sem: Semantics) -> bool:
     """`*tensors: Tensor` is a tuple, whatever its annotation says of the members."""
     function = sem.function(node).node
     if not isinstance(node, cst.Name) or not isinstance(function, cst.FunctionDef):

@@ -17,6 +17,7 @@ from torchlint.shapes.moved import made_then_moved
 from torchlint.shapes.rows import pairs, row_loop, scatter
 from torchlint.shapes.spelled import attention, builtin_over_tensor, plain_containers
 from torchlint.shapes.turns import element_syncs, moves_in_loop, slice_calls
+from torchlint.shapes.work import turns_work
 
 __all__ = ["Code", "Whole", "has"]
 
@@ -29,6 +30,7 @@ def has(code: Code, shape: str) -> bool:
 _TESTS: dict[str, Callable[[Code], bool]] = {
     "row-loop": row_loop,
     "by-entry": by_entry,
+    "turns-work": turns_work,
     "pairs": pairs,
     "scatter": scatter,
     "cat-growth": cat_growth,
@@ -43,4 +45,5 @@ _TESTS: dict[str, Callable[[Code], bool]] = {
     "plain-containers": plain_containers,
     "step-or-handed-wait": step_or_handed_wait,
 }
-_SPELLED = ("row-loop", "by-entry", "made-then-moved")  # those that look at the names of torch's functions
+# Those that look at the names of torch's functions.
+_SPELLED = ("row-loop", "by-entry", "turns-work", "made-then-moved")

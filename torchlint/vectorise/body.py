@@ -348,8 +348,17 @@ def _joined_later(step: Step, body: Body, sem: Semantics) -> bool:
     return isinstance(loop, cst.For) and joined_behind(name, loop, sem)
 
 
-def joined_behind(name: str, loop: cst.For, sem: Semantics) -> bool:
-    """Whether a list that the loop fills is joined into a tensor, or added up, and used in no other way behind it."""
+# What adds up the parts of a list, however many there are.
+ADDED = frozenset(("sum", "len", "numpy.mean", "numpy.sum"))
+# What takes parts of one size only.
+EVEN = frozenset(("torch.stack", "torch.tensor", "torch.as_tensor"))
+
+
+def joined_behind(name: str, loop: cst.For, sem: Semantics, joins: frozenset[str] | None = None) -> bool:
+    """Whether a list that the loop fills is joined into a tensor, or added up, and used in no other way behind it.
+
+    `joins`: what may be done with it, where not everything may.
+    """
     function = sem.function(loop)
     if name in function.params:
         return False
@@ -361,7 +370,26 @@ def joined_behind(name: str, loop: cst.For, sem: Semantics) -> bool:
     rebound = [sem.file.caret(b)[1] for b in made if sem.file.caret(b)[0] >= end]
     if rebound:
         uses = [n for n in uses if sem.file.caret(n)[0] < min(rebound)]
-    return bool(uses) and all(_joins(n, sem) or _is_other_append(n, sem) for n in uses)
+    joins = joins or _JOINS | {"sum", "len"}
+    return bool(uses) and all(_joins(n, joins, sem) or _is_other_append(n, sem) for n in uses)
+
+
+def is_joined_list(node: cst.BaseExpression, sem: Semantics) -> bool:
+    """Whether a list is given to something that joins its parts, at once or by its name, and used in no other way."""
+    parent = sem.file.parent(node)
+    while isinstance(call := sem.file.parent(parent or node), cst.Call) and dotted(call.func) in ("list", "tuple"):
+        node, parent = call, sem.file.parent(call)
+    joins = _JOINS | {"sum"}
+    if isinstance(call, cst.Call):
+        return (sem.qualified(call.func) or dotted(call.func)) in joins
+    target = parent.targets[0].target if isinstance(parent, cst.Assign) else None
+    if not isinstance(target, cst.Name) or not isinstance(node, cst.ListComp):
+        return False
+    function = sem.function(node)
+    uses = list(reads(target.value, function.body, sem))
+    return (
+        bool(uses) and len(bindings_in(target.value, function, sem)) == 1 and all(_joins(n, joins, sem) for n in uses)
+    )
 
 
 def _is_other_append(use: cst.Name, sem: Semantics) -> bool:
@@ -369,12 +397,10 @@ def _is_other_append(use: cst.Name, sem: Semantics) -> bool:
     return isinstance(parent, cst.Attribute) and parent.attr.value in ("append", "extend")
 
 
-def _joins(use: cst.Name, sem: Semantics) -> bool:
+def _joins(use: cst.Name, joins: frozenset[str], sem: Semantics) -> bool:
     arg = sem.file.parent(use)
     call = sem.file.parent(arg) if isinstance(arg, cst.Arg) else None
-    if not isinstance(call, cst.Call):
-        return False
-    return (sem.qualified(call.func) or dotted(call.func)) in _JOINS | {"sum", "len"}
+    return isinstance(call, cst.Call) and (sem.qualified(call.func) or dotted(call.func)) in joins
 
 
 def gives_number(node: cst.BaseExpression, sem: Semantics) -> bool:

@@ -16,6 +16,7 @@ import libcst as cst
 
 from torchlint.nodes import dotted, find, is_whole, literal, walk
 from torchlint.semantics.blocks import statements
+from torchlint.semantics.certain import is_measured
 from torchlint.semantics.display import draws, few, in_text
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
@@ -28,6 +29,7 @@ from torchlint.vectorise.pairs import read_pairs
 from torchlint.vectorise.pure import BUILTINS, CONTAINER_METHODS, SPEAKS_OF_TENSORS
 from torchlint.vectorise.purity import root_of
 from torchlint.vectorise.scatter import read_scatter
+from torchlint.vectorise.work import worked_on
 
 
 class How(str, enum.Enum):
@@ -36,6 +38,7 @@ class How(str, enum.Enum):
     COUNTED = "compares with one class per turn"
     SHIFTED = "shifts"
     MOVED = "copies to the host"
+    COMPUTED = "computes on"
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +58,14 @@ def by_entry(loop: Loop, sem: Semantics) -> ByEntry | None:
     """The loop as one that goes through a tensor by entries; None where it, or a loop around it, is something else."""
     known = sem.once(_known)
     if loop not in known:
-        known[loop] = None
-        around = sem.file.enclosing(loop, cst.For) if isinstance(loop, cst.For) else None
-        if around is None or by_entry(around, sem) is None:
-            known[loop] = _by_entry(loop, sem)
+        known[loop] = None if _is_covered(loop, sem) else _by_entry(loop, sem)
     return known[loop]
+
+
+def _is_covered(loop: Loop, sem: Semantics) -> bool:
+    """Whether something is said of a loop around it."""
+    around = sem.file.enclosing(loop, cst.For) if isinstance(loop, cst.For) else None
+    return around is not None and (by_entry(around, sem) is not None or _is_covered(around, sem))
 
 
 def _by_entry(loop: Loop, sem: Semantics) -> ByEntry | None:
@@ -73,6 +79,9 @@ def _by_entry(loop: Loop, sem: Semantics) -> ByEntry | None:
     else:
         copied = copied_by_entry(loop, sem)
         found = None if copied is None else ByEntry(How.MOVED, copied)
+    if found is None and isinstance(loop, cst.For):
+        worked = worked_on(loop, sem)
+        found = None if worked is None else ByEntry(How.COMPUTED, worked)
     if found is None or draws(loop) or _said_otherwise(loop, sem) or not _mentions_tensors(loop, sem):
         return None
     return found
@@ -182,13 +191,8 @@ def _is_certain(node: cst.BaseExpression, turn: LightTurn, item: bool = False) -
     if value.is_tensor and value.evidence != "used":
         return True
     if value.is_tensor or value.kind is Kind.UNKNOWN:
-        return (item and value.is_tensor) or _is_measured(node, turn.sem)
+        return (item and value.is_tensor) or is_measured(node, turn.sem)
     return value.kind is Kind.BATCH and (item or value.device not in ("", "cpu"))
-
-
-def _is_measured(node: cst.BaseExpression, sem: Semantics) -> bool:
-    calls = (c.func for c in find(sem.function(node).body, cst.Call))
-    return any(isinstance(f, cst.Attribute) and f.attr.value == "size" and same(f.value, node) for f in calls)
 
 
 # -- entries that are written -----------------------------------------------------------------------------------------

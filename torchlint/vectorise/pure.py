@@ -53,3 +53,19 @@ SPEAKS_OF_TENSORS = re.compile(
 )
 # What stands between an entry and the number that it becomes, and leaves it one entry.
 PASSING = frozenset(("cpu", "detach", "long", "int", "float", "double", "bool", "data"))
+# Further operations that take any number of leading dimensions, or have a form that does.
+_BATCHED_NAMES = """
+    qr eigh symeig eigvalsh eig pinverse pinv lstsq matrix_power matrix_exp slogdet logdet lu cholesky_solve baddbmm
+    addmm addmv addbmm ger outer inner kron vdot hypot heaviside nan_to_num nansum nanmean quantile mode cummax cummin
+    logcumsumexp take take_along_dim narrow select vstack hstack dstack chunk split unbind unflatten rot90 fliplr flipud
+    float_power sgn sinc deg2rad rad2deg xlogy logaddexp true_divide floor_divide multiply divide subtract negative
+    count_nonzero searchsorted bucketize meshgrid tile mT aminmax std_mean var_mean numpy_T broadcast_to
+    bitwise_not bitwise_xor greater less greater_equal less_equal not_equal isclose
+"""
+BATCHED = frozenset(_BATCHED_NAMES.split())
+# Operations whose result has as many entries as the values say.
+UNEVEN = frozenset("nonzero masked_select unique unique_consecutive argwhere where bincount histc combinations".split())
+# What makes one number, or one entry per row, of however many entries.
+REDUCES = frozenset(
+    "max min sum mean any all prod amax amin std var median logsumexp norm numel count_nonzero item nansum".split()
+)

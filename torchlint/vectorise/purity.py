@@ -15,6 +15,7 @@ from torchlint.vectorise.pure import PURE, SHAPING, TAKES_BATCHES
 _BUILTINS = frozenset(("float", "int", "abs", "max", "min", "sum"))
 # What makes one number of however many entries.
 _REDUCE = frozenset(("max", "min", "sum", "mean", "any", "all", "prod", "amax", "amin"))
+_OF_TENSORS = frozenset("shape device dtype ndim data grad T mT H real imag requires_grad is_cuda".split())
 # Arithmetic that keeps integers integers, and calls whose results are positions.
 _INTEGER = (cst.Add, cst.Subtract, cst.Multiply, cst.FloorDivide, cst.Modulo)
 _INTEGERS = frozenset(("argmax", "argmin", "long", "int", "item", "randint", "randperm", "argsort", "searchsorted"))
@@ -70,7 +71,8 @@ class Purity:
                 self.rows_seen = True
             return True
         if isinstance(node, cst.Attribute):
-            return self.is_pure(node.value)
+            # What an item has besides may be a layer's weight, or anything else of an object.
+            return (node.attr.value in _OF_TENSORS or not self._varies(node.value)) and self.is_pure(node.value)
         if isinstance(node, cst.Subscript):
             return self._is_pure_item(node)
         if isinstance(node, (cst.BinaryOperation, cst.UnaryOperation, cst.Comparison)):

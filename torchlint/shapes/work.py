@@ -1,0 +1,85 @@
+"""Loops whose turns do nothing but compute, loops in them included."""
+
+from __future__ import annotations
+
+import ast
+
+from torchlint.shapes.code import Code
+from torchlint.shapes.plain import is_plain
+from torchlint.shapes.syntax_tree import descend, last, mentions
+from torchlint.vectorise.pure import BATCHED, BUILTINS, JOINS, LIGHT, PURE, SPEAKS_OF_TENSORS, UNEVEN, WRITES
+
+# Statements and expressions that no turn holds of which a form for all turns can be told.
+_HEAVY = (
+    ast.Break, ast.Return, ast.While, ast.With, ast.Try, ast.Delete, ast.Global, ast.Nonlocal, ast.FunctionDef,
+    ast.ClassDef, ast.Import, ast.ImportFrom, ast.Lambda, ast.SetComp, ast.DictComp, ast.Yield, ast.YieldFrom,
+    ast.Await, ast.Dict, ast.Starred, ast.NamedExpr, ast.AnnAssign, ast.Match, ast.JoinedStr,
+)  # fmt: skip
+_CALLED = PURE | BATCHED | LIGHT | UNEVEN | WRITES | BUILTINS
+_CALLED |= frozenset("append count index isinstance hasattr callable Variable nelement element_size".split())
+
+
+def turns_work(code: Code) -> bool:
+    """A loop that keeps something of each turn, or a comprehension that is joined, and computes from what it picks."""
+    if SPEAKS_OF_TENSORS.search(code.text) is None:
+        return False
+    for node in code.nodes:
+        if isinstance(node, ast.For):
+            if not node.orelse and _walks(node.target, node.iter, code) and _works(node.body, node.target, code):
+                return True
+        elif isinstance(node, (ast.ListComp, ast.GeneratorExp)) and len(node.generators) == 1:
+            clause = node.generators[0]
+            if not clause.ifs and _walks(clause.target, clause.iter, code) and _is_computed([node.elt], code):
+                if any(isinstance(n, ast.Call) and last(n.func) in JOINS for n in code.nodes):
+                    return True
+    return False
+
+
+def _walks(target: ast.expr, source: ast.expr, code: Code) -> bool:
+    if isinstance(source, ast.Call) and last(source.func) == "range":
+        return isinstance(target, ast.Name) and not (
+            len(source.args) == 1 and isinstance(source.args[0], ast.Constant) and source.args[0].value == 1
+        )
+    parts = source.args if isinstance(source, ast.Call) and last(source.func) in ("zip", "enumerate") else [source]
+    return not all(is_plain(part, code) for part in parts)
+
+
+def _works(body: list[ast.stmt], target: ast.expr, code: Code) -> bool:
+    nodes = list(descend(body))
+    if not _is_computed(body, code):
+        return False
+    names = {n.id for n in descend([target]) if isinstance(n, ast.Name)}
+    kept = any(
+        isinstance(n, ast.AugAssign)
+        or (isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Subscript))
+        or (isinstance(n, ast.Assign) and isinstance(n.value, ast.BinOp))
+        or (isinstance(n, ast.Call) and last(n.func) in WRITES | {"append"})
+        for n in nodes
+    )
+    return kept and any(mentions(statement, names) for statement in body)
+
+
+def _is_computed(turn: list[ast.stmt] | list[ast.expr], code: Code) -> bool:
+    whole = code.whole
+    for node in descend(turn):
+        if isinstance(node, _HEAVY):
+            return False
+        if isinstance(node, ast.Call):
+            name = last(node.func)
+            if name in _CALLED or name.endswith("_") or name.startswith("rand") or name in whole.functions:
+                continue
+            if whole.has_loss or whole.has_transform:
+                continue  # a loss or a transform may be kept under any name
+            if isinstance(node.func, ast.Name) and name in whole.imported:
+                continue
+            if not isinstance(node.func, ast.Attribute) or not _is_of_import(node.func, code):
+                return False
+    return True
+
+
+def _is_of_import(node: ast.Attribute, code: Code) -> bool:
+    """`F.pad`, `torch.linalg.svd`, `math.log`."""
+    owner: ast.expr = node
+    while isinstance(owner, ast.Attribute):
+        owner = owner.value
+    return isinstance(owner, ast.Name) and owner.id in code.whole.imported
