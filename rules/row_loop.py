@@ -8,8 +8,10 @@ a list that is stacked, adds to a total, or counts up entries of a table (`confu
 
 Also finds loops in loops, choices by counters and values, functions of the file and masked reductions of a row, where
 each turn computes on its own part of a tensor alone: pairs of samples in a loss, scores of attention one by one, a
-decomposition per matrix. And loops that treat a tensor entry by entry where it is plain that there is a batched form,
-though not one that is written for you: entries that become Python numbers one after the other, entries of a table that are written one
+decomposition per matrix.
+
+And finds loops that treat a tensor entry by entry where it is plain that there is a batched form, though not one that
+is written for you: entries that become Python numbers one after the other, entries of a table that are written one
 after the other, a tensor that is compared with every class in turn, one tensor that gets one offset after the other,
 suppression of boxes class by class, and entries of several tensors that are copied to the host in every turn.
 

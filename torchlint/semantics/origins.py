@@ -166,10 +166,7 @@ def _uses_of(ev: Evaluator, function: Function, key: str) -> set[str]:
 
 def asked_as_tensor(ev: Evaluator, function: Function, name: str) -> bool:
     """Whether the function treats the name itself as a tensor, and not only parts of it."""
-    attrs = _uses_of(ev, function, name)
-    if not attrs.isdisjoint(knowledge.NOT_TENSOR):
-        return False
-    told = not attrs.isdisjoint((_GIVEN, _MEASURED, *knowledge.TENSOR_ONLY))
+    told = used_as(_uses_of(ev, function, name)).kind is Kind.TENSOR
     return told or (name in function.params and _is_given_to_model(ev, function, name))
 
 

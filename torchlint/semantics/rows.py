@@ -18,7 +18,7 @@ from torchlint.spelling import same
 Loop = cst.For | cst.CompFor
 
 # Wrappers that hand out the same items in the same order.
-_PROGRESS = frozenset(("tqdm.tqdm", "tqdm.trange", "tqdm.auto.tqdm", "rich.progress.track"))
+PROGRESS = frozenset(("tqdm.tqdm", "tqdm.trange", "tqdm.auto.tqdm", "tqdm.notebook.tqdm", "rich.progress.track"))
 
 # Factories whose first argument is the size, or begins it.
 _SIZED = frozenset(f"torch.{n}" for n in ("zeros", "ones", "empty", "full", "rand", "randn"))
@@ -192,7 +192,7 @@ def _zipped(node: Loop, call: cst.Call, target: cst.CSTNode | None, index: str, 
 def _unwrap(node: cst.BaseExpression, sem: Semantics) -> cst.BaseExpression:
     """What a progress bar is put around."""
     if isinstance(node, cst.Call) and node.args and node.args[0].keyword is None:
-        if (sem.qualified(node.func) or "") in _PROGRESS:
+        if (sem.qualified(node.func) or "") in PROGRESS:
             return node.args[0].value
     return node
 

@@ -26,10 +26,17 @@ def cat_growth(code: Code) -> bool:
                     given = [*value.args[:1], *(k.value for k in value.keywords if k.arg == "tensors")]
                     for items in given:
                         if isinstance(items, (ast.List, ast.Tuple)) and len(items.elts) > 1:
-                            name = dotted(node.targets[0])
-                            if name and name in (dotted(items.elts[0]), dotted(items.elts[-1])):
+                            name = _place(node.targets[0])
+                            if name and name in (_place(items.elts[0]), _place(items.elts[-1])):
                                 return True
     return False
+
+
+def _place(node: ast.expr) -> str:
+    """`x`, `self.x`, `out["x"]`."""
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        return f"{dotted(node.value)}[{node.slice.value!r}]"
+    return dotted(node)
 
 
 def growth(code: Code) -> bool:

@@ -7,7 +7,7 @@ import ast
 from torchlint.shapes.code import Code
 from torchlint.shapes.plain import is_plain
 from torchlint.shapes.syntax_tree import descend, last, mentions
-from torchlint.vectorise.pure import BATCHED, BUILTINS, JOINS, LIGHT, PURE, SPEAKS_OF_TENSORS, UNEVEN, WRITES
+from torchlint.vectorise.pure import BATCHED, BUILTINS, JOINS, LIGHT, PURE, UNEVEN, WRITES
 
 # Statements and expressions that no turn holds of which a form for all turns can be told.
 _HEAVY = (
@@ -21,8 +21,6 @@ _CALLED |= frozenset("append count index isinstance hasattr callable Variable ne
 
 def turns_work(code: Code) -> bool:
     """A loop that keeps something of each turn, or a comprehension that is joined, and computes from what it picks."""
-    if SPEAKS_OF_TENSORS.search(code.text) is None:
-        return False
     for node in code.nodes:
         if isinstance(node, ast.For):
             if not node.orelse and _walks(node.target, node.iter, code) and _works(node.body, node.target, code):
@@ -36,7 +34,9 @@ def turns_work(code: Code) -> bool:
 
 
 def _walks(target: ast.expr, source: ast.expr, code: Code) -> bool:
-    if isinstance(source, ast.Call) and last(source.func) == "range":
+    while isinstance(source, ast.Call) and last(source.func) in ("tqdm", "track", "reversed") and source.args:
+        source = source.args[0]
+    if isinstance(source, ast.Call) and last(source.func) in ("range", "arange"):
         return isinstance(target, ast.Name) and not (
             len(source.args) == 1 and isinstance(source.args[0], ast.Constant) and source.args[0].value == 1
         )
@@ -51,7 +51,7 @@ def _works(body: list[ast.stmt], target: ast.expr, code: Code) -> bool:
     names = {n.id for n in descend([target]) if isinstance(n, ast.Name)}
     kept = any(
         isinstance(n, ast.AugAssign)
-        or (isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Subscript))
+        or (isinstance(n, ast.Assign) and isinstance(n.targets[0], (ast.Subscript, ast.Tuple)))
         or (isinstance(n, ast.Assign) and isinstance(n.value, ast.BinOp))
         or (isinstance(n, ast.Call) and last(n.func) in WRITES | {"append"})
         for n in nodes
@@ -66,6 +66,8 @@ def _is_computed(turn: list[ast.stmt] | list[ast.expr], code: Code) -> bool:
             return False
         if isinstance(node, ast.Call):
             name = last(node.func)
+            if name == "print":
+                continue  # under a condition
             if name in _CALLED or name.endswith("_") or name.startswith("rand") or name in whole.functions:
                 continue
             if whole.has_loss or whole.has_transform:

@@ -20,7 +20,7 @@ _WITH_DIM = frozenset(("torch.cat", "torch.concat", "torch.concatenate"))
 def list_fix(g: Growth, sem: Semantics) -> Fix | None:
     """Collect the parts in a list and join them once behind the loop. None where that cannot be written surely."""
     steps = _steps(g, sem)
-    if steps is None or any(s.prepends or s.first is not g.first for s in steps) or "." in g.name:
+    if steps is None or any(s.prepends or s.first is not g.first for s in steps) or not g.name.isidentifier():
         return None
     tail = {_tail(s, sem) for s in steps}
     if len(tail) != 1 or isinstance(g.first, cst.IfExp):

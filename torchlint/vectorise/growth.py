@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import libcst as cst
 
-from torchlint.nodes import argument, dotted, find, walk
+from torchlint.nodes import argument, dotted, find, literal, walk
 from torchlint.semantics.model import Semantics
-from torchlint.semantics.rows import bound_names, is_read
+from torchlint.semantics.rows import bound_names, definition_of, is_read
 from torchlint.spelling import same
 
 Loop = cst.For | cst.While
@@ -39,7 +40,7 @@ def growth(node: cst.Assign, sem: Semantics) -> Growth | None:
     sem = sem
     if len(node.targets) != 1:
         return None
-    name = dotted(node.targets[0].target)
+    name = place_of(node.targets[0].target)
     if name is None:
         return None
     call, choice = _cat_call(node.value, name, sem)
@@ -51,7 +52,7 @@ def growth(node: cst.Assign, sem: Semantics) -> Growth | None:
     inner = _innermost_loop(node, sem)
     if inner is None or not _only_grows(name, inner, sem):
         return None
-    if "." in name and not _set_before(name, inner, sem):
+    if ("." in name or "[" in name) and not _set_before(name, inner, sem):
         return None
     if any(_is_released(part, inner) for part in parts[0]):
         return None
@@ -76,8 +77,24 @@ def _cat_call(value: cst.BaseExpression, name: str, sem: Semantics) -> tuple[cst
     return None, None
 
 
+_PLACES = (cst.Name, cst.Attribute, cst.Subscript)
+
+
+def place_of(node: cst.CSTNode | None) -> str | None:
+    """`x`, `self.x`, `out["x"]`: what names one and the same thing in every turn."""
+    if isinstance(node, cst.Subscript) and len(node.slice) == 1 and isinstance(node.slice[0].slice, cst.Index):
+        key, owner = literal(node.slice[0].slice.value), dotted(node.value)
+        return f"{owner}[{key!r}]" if owner is not None and isinstance(key, str) else None
+    return dotted(node)
+
+
+def _is_keyed(name: cst.Name, sem: Semantics) -> bool:
+    parent = sem.file.parent(name)
+    return isinstance(parent, cst.Subscript) and parent.value is name and place_of(parent) is not None
+
+
 def _mentioned(node: cst.CSTNode) -> set[str]:
-    return {d for n in walk(node) if isinstance(n, (cst.Name, cst.Attribute)) and (d := dotted(n)) is not None}
+    return {d for n in walk(node) if isinstance(n, _PLACES) and (d := place_of(n)) is not None}
 
 
 def parts_of(call: cst.Call, name: str) -> tuple[tuple[cst.BaseExpression, ...], bool] | None:
@@ -88,7 +105,7 @@ def parts_of(call: cst.Call, name: str) -> tuple[tuple[cst.BaseExpression, ...],
     if any(isinstance(e, cst.StarredElement) for e in arg.value.elements) or argument(call, "out") is not None:
         return None
     items = [e.value for e in arg.value.elements]
-    places = [i for i, item in enumerate(items) if dotted(item) == name]
+    places = [i for i, item in enumerate(items) if place_of(item) == name]
     if len(places) != 1 or places[0] not in (0, len(items) - 1):
         return None
     rest = items[1:] if places[0] == 0 else items[:-1]
@@ -119,19 +136,19 @@ def _innermost_loop(node: cst.CSTNode, sem: Semantics) -> Loop | None:
 
 def _only_grows(name: str, loop: Loop, sem: Semantics) -> bool:
     """Whether every mention of the name in the loop is a growth step or its first-turn alternative."""
-    root = name.partition(".")[0]
+    root = re.split(r"[.\[]", name)[0]
     if root in bound_names(loop.target if isinstance(loop, cst.For) else loop.test):
         return False
     allowed: set[int] = set()
     steps: list[cst.Assign] = []
     for step in find(loop, cst.Assign):
-        if len(step.targets) == 1 and dotted(step.targets[0].target) == name:
+        if len(step.targets) == 1 and place_of(step.targets[0].target) == name:
             call, choice = _cat_call(step.value, name, sem)
             if call is not None and parts_of(call, name) is not None:
                 steps.append(step)
                 arg = argument(call, "tensors", 0)
                 assert arg is not None
-                allowed.update(id(n) for e in _elements(arg.value) if dotted(e) == name for n in walk(e))
+                allowed.update(id(n) for e in _elements(arg.value) if place_of(e) == name for n in walk(e))
                 if choice is not None:
                     allowed.update(id(n) for n in walk(choice.test))
     if not steps:
@@ -140,13 +157,15 @@ def _only_grows(name: str, loop: Loop, sem: Semantics) -> bool:
     for guard in guards:
         allowed.update(id(n) for n in walk(guard.test))
     for n in walk(loop):
-        if dotted(n) == name and id(n) not in allowed and isinstance(n, (cst.Name, cst.Attribute)):
+        if "[" in name and isinstance(n, cst.Name) and n.value == root and is_read(n, sem) and not _is_keyed(n, sem):
+            return False  # all of the dict is looked at
+        if isinstance(n, _PLACES) and place_of(n) == name and id(n) not in allowed:
             if _is_target(n, sem):
                 if not any(n is s.targets[0].target for s in steps) and not any(
                     _in_other_branch(n, g, sem) for g in guards
                 ):
                     return False
-            elif isinstance(n, cst.Attribute) or is_read(n, sem):
+            elif not isinstance(n, cst.Name) or is_read(n, sem):
                 return False
     return True
 
@@ -179,7 +198,7 @@ def _first_guard(step: cst.Assign, name: str, loop: Loop, sem: Semantics) -> cst
             here = any(n is step for n in walk(ancestor.body))
             other: cst.CSTNode = ancestor.orelse if here else ancestor.body
             for assign in find(other, cst.Assign):
-                if len(assign.targets) == 1 and dotted(assign.targets[0].target) == name:
+                if len(assign.targets) == 1 and place_of(assign.targets[0].target) == name:
                     if name not in _mentioned(assign.value) or _is_growth_value(assign.value, name, sem):
                         return None if _is_growth_value(assign.value, name, sem) else ancestor
     return None
@@ -196,7 +215,10 @@ def _set_before(name: str, loop: Loop, sem: Semantics) -> bool:
     start = sem.file.caret(loop)[0]
     if sem.function(loop).name == "__init__":
         return False
+    if "[" in name:
+        made = definition_of(name.partition("[")[0], loop, sem)
+        return made is not None and isinstance(made[1], (cst.Dict, cst.List)) and sem.file.caret(made[1])[0] < start
     for assign in find(sem.function(loop).body, cst.Assign):
-        if any(dotted(t.target) == name for t in assign.targets) and sem.file.caret(assign)[0] < start:
+        if any(place_of(t.target) == name for t in assign.targets) and sem.file.caret(assign)[0] < start:
             return True
     return False

@@ -227,7 +227,10 @@ class LightTurn:
             self.stores.append(Store(node.target, node.value, type(node.operator).__name__))
             return self._expression(node.target, known, guarded)
         if not isinstance(node.target, cst.Name):
-            return isinstance(node.target, cst.Attribute)
+            total = dotted(node.target)
+            read = sum(dotted(n) == total for n in find(self.loop, cst.Attribute))
+            added = sum(dotted(n.target) == total for n in find(self.loop, cst.AugAssign))
+            return total is not None and read == added  # it is looked at nowhere
         name = node.target.value
         self.local.add(name)
         counts = isinstance(node.operator, cst.AddAssign) and isinstance(literal(node.value), int)

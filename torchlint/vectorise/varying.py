@@ -17,7 +17,7 @@ from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
 from torchlint.semantics.origins import asked_as_tensor
-from torchlint.semantics.rows import bound_names, may_be_tensor, taken_apart
+from torchlint.semantics.rows import PROGRESS, bound_names, may_be_tensor, taken_apart
 from torchlint.spelling import spelled
 from torchlint.vectorise.pure import BATCHED, BUILTINS, LIGHT, PURE, REDUCES, SHAPING, TAKES_BATCHES, UNEVEN
 
@@ -80,6 +80,8 @@ class Expressions:
         self.names: dict[str, Seen] = {}
         self.changing: set[str] = set()
         self.running: set[str] = set()
+        self.filled: set[str] = set()  # lists that the turns fill
+        self.totals: set[str] = set()  # attributes that the turns add to
         self.places: dict[str, cst.BaseExpression] = {}  # name → what gives its integer
         self.walked: list[tuple[cst.BaseExpression, frozenset[int]]] = []  # certain tensors, and the loops that pick
         self.read: list[cst.BaseExpression] = []  # names and attributes that all turns share, wherever they are read
@@ -126,7 +128,7 @@ class Expressions:
 
     def _name(self, node: cst.Name) -> Seen:
         known = self.names.get(node.value)
-        if node.value in self.running or (known is None and node.value in self.changing):
+        if node.value in self.running or (known is None and node.value in self.changing | self.filled):
             raise Unclear(f"{node.value} as an earlier turn left it")
         if known is not None:
             return known
@@ -136,6 +138,8 @@ class Expressions:
     def _attribute(self, node: cst.Attribute) -> Seen:
         base = self.seen(node.value)
         if base.how is How.SAME:
+            if dotted(node) in self.totals:
+                raise Unclear("a total of the turns before")
             self.read.append(node)
             return SAME
         if base.how is How.LENGTH or node.attr.value not in _NEUTRAL | _VIEWS:
@@ -319,10 +323,20 @@ class Expressions:
         """Binds the names of a loop's header. `loop`: its number; None inside one turn, where all that it goes over
         makes one value."""
         own = frozenset() if loop is None else frozenset((loop,))
+        qualified = self.sem.qualified(source.func) or "" if isinstance(source, cst.Call) else ""
+        if (
+            isinstance(source, cst.Call)
+            and source.args
+            and (qualified in PROGRESS or dotted(source.func) == "reversed")
+        ):
+            self.header(target, source.args[0].value, loop)
+            return
         call = source if isinstance(source, cst.Call) and isinstance(source.func, cst.Name) else None
         name = call.func.value if call is not None and isinstance(call.func, cst.Name) else ""
         if call is not None and any(a.star or a.keyword is not None for a in call.args):
             raise Unclear("a header with keywords")
+        if qualified == "torch.arange" and isinstance(source, cst.Call):
+            call, name = source, "range"
         if call is not None and name == "range":
             bounds = [self.seen(a.value) for a in call.args]
             if any(b.how > How.PLACE for b in bounds) or not isinstance(target, cst.Name):
