@@ -18,8 +18,8 @@ from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
 from torchlint.semantics.origins import asked_as_tensor
 from torchlint.semantics.rows import PROGRESS, bound_names, may_be_tensor, taken_apart
-from torchlint.spelling import spelled
 from torchlint.vectorise.pure import BATCHED, BUILTINS, LIGHT, PURE, REDUCES, SHAPING, TAKES_BATCHES, UNEVEN
+from torchlint.vectorise.stretches import are_steady, follow
 
 
 class Unclear(Exception):
@@ -212,7 +212,7 @@ class Expressions:
             found = joined(*bounds)
             if found.how is How.SAME:
                 return SAME
-            if part.step is not None or not self._is_steady(part):
+            if part.step is not None or not are_steady(part, self.places, self._counts):
                 raise Unclear("stretches of their own length")
             return Seen(How.PLACE, found.loops)
         if not isinstance(part, cst.Index) or part.star:
@@ -258,49 +258,14 @@ class Expressions:
 
     def is_place(self, part: cst.BaseSlice) -> bool:
         """Whether every turn has a place of its own: `i`, and of stretches those that follow one another."""
-        if not isinstance(part, cst.Slice):
-            return True
-        if part.lower is None or part.upper is None:
-            return False
-        upper, lower = self._worked_out(part.upper, 3), self._worked_out(part.lower, 4)
-        return upper is not None and upper == lower
+        return not isinstance(part, cst.Slice) or follow(part, self.places, self._counts)
 
-    def _is_steady(self, part: cst.Slice) -> bool:
-        """`i * k : (i + 1) * k`: as long in every turn."""
-        if part.lower is None or part.upper is None:
-            return False
-        lengths = set()
-        for turn in (3, 8, 29):
-            lower, upper = (self._worked_out(b, turn) for b in (part.lower, part.upper))
-            if lower is None or upper is None:
-                return False
-            lengths.add(upper - lower)
-        return len(lengths) == 1
-
-    def _worked_out(self, node: cst.BaseExpression, turn: int) -> int | None:
-        """The value that an integer expression has if the counters are at `turn` and every other name is a number of
-        its own."""
-        number = literal(node)
-        if isinstance(number, int):
-            return number
-        if isinstance(node, cst.Name) and node.value in self.places:
-            return self._worked_out(self.places[node.value], turn)
-        if isinstance(node, cst.BinaryOperation):
-            left, right = (self._worked_out(n, turn) for n in (node.left, node.right))
-            if left is None or right is None:
-                return None
-            if isinstance(node.operator, cst.Add):
-                return left + right
-            if isinstance(node.operator, cst.Subtract):
-                return left - right
-            return left * right if isinstance(node.operator, cst.Multiply) else None
+    def _counts(self, node: cst.BaseExpression) -> bool | None:
+        """Whether a name counts turns (True) or is a number that all turns share (False)."""
         seen = self.seen(node)
         if seen.how is How.PLACE and isinstance(node, cst.Name):
-            return turn + len(node.value)
-        if seen.how is not How.SAME:
-            return None
-        text = spelled(node)
-        return 1009 + 7919 * sum(ord(c) * (k + 1) for k, c in enumerate(text))
+            return True
+        return False if seen.how is How.SAME else None
 
     # -- calls --------------------------------------------------------------------------------------------------------
 

@@ -252,7 +252,7 @@ class Turns(Expressions):
         if name in self.running or name in self.appended:
             raise Unclear("a total that is set")
         self.bind(name, seen)
-        if seen.how in (How.SAME, How.PLACE) and value is not None:
+        if seen.how in (How.SAME, How.PLACE) and value is not None and not _mentions(value, name):
             self.places[name] = value
 
     def _total(self, name: str, value: cst.BaseExpression) -> None:
@@ -377,9 +377,13 @@ def _added_to(name: str, value: cst.BaseExpression) -> list[cst.BaseExpression] 
         value = value.left
     terms.append(value)
     others = [t for t in terms if not (isinstance(t, cst.Name) and t.value == name)]
-    if len(terms) != len(others) + 1 or any(n.value == name for t in others for n in find(t, cst.Name)):
+    if len(terms) != len(others) + 1 or any(_mentions(t, name) for t in others):
         return None
     return others
+
+
+def _mentions(node: cst.CSTNode, name: str) -> bool:
+    return any(n.value == name for n in find(node, cst.Name))
 
 
 def _pins(test: cst.BaseExpression, seen: Seen) -> bool:
