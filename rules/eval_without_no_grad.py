@@ -58,8 +58,9 @@ from torchlint.rule import Category, Context, Finding, Rule
 from torchlint.semantics import Effect, EvalRegion, Event, Function
 from torchlint.semantics.discarded import DISCARDS, discarded_passes
 from torchlint.semantics.escapes import escaping
-from torchlint.semantics.evaluation import framework_questions, is_frozen
+from torchlint.semantics.evaluation import framework_questions, is_frozen, off_for_all
 from torchlint.semantics.flags import shared_passes
+from torchlint.semantics.likely import likely_regions
 from torchlint.semantics.measuring import EVALUATION_NAMES, HELD_OUT_NAMES
 from torchlint.semantics.modes import classes_elsewhere, grad_mode
 from torchlint.semantics.tails import evaluating_scripts, evaluating_tails
@@ -88,6 +89,14 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
     if mode.off or is_frozen(ctx.sem, region.forwards[0].subject):
         return
     yield _finding(region.function, region.forwards[0], (*mode.unless, *region.unless), ctx, _fix(region, ctx))
+
+
+@RULE.on
+def handed_over(module: cst.Module, ctx: Context) -> Iterator[Finding]:
+    """Regions whose model other files hand over."""
+    if not off_for_all(ctx.sem):
+        for region in likely_regions(ctx.sem):
+            yield from check(region, ctx)
 
 
 @RULE.on

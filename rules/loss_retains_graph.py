@@ -2,9 +2,10 @@
 
 ## What it does
 
-Finds `total += loss`, `total = total + loss`, `losses.append(loss)`, `sums[key] += loss` and `self.total += loss` in a
-loop, where the value carries a graph that nobody differentiates through the sum: `backward` runs on the loss itself,
-or, in an evaluation loop that records, on nothing at all.
+Finds `total += loss`, `total = total + loss`, `losses.append(loss)`, `sums[key] += loss`, `self.total += loss` and
+`meter.update(loss)` of a meter that keeps what it is given, in a loop, where the value carries a graph that nobody
+differentiates through the sum: `backward` runs on the loss itself, here or in the step that gives it back, or, in an
+evaluation that records, on nothing at all.
 
 ## Why is this bad
 
@@ -56,9 +57,9 @@ from collections.abc import Callable, Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Question, Severity
-from torchlint.nodes import dotted, find, walk, walk_scope
+from torchlint.nodes import dotted, find, literal, walk, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
-from torchlint.semantics import Effect, Event, Graph, Kind
+from torchlint.semantics import Effect, EvalRegion, Event, Graph, Kind
 from torchlint.semantics.accumulation import (
     Growth,
     Loop,
@@ -78,14 +79,15 @@ from torchlint.semantics.accumulation import (
     starts_anew,
 )
 from torchlint.semantics.knowledge import is_loss_function
+from torchlint.semantics.meters import metered
 from torchlint.semantics.transfers import loader_value
 
 RULE = Rule(
     "TL601",
     Category.MEMORY,
     Severity.WARNING,
-    triggers=(r"\+", r"\.append\s*\("),
-    requires=(r"backward|Loss|_loss|cross_entropy|kl_div",),
+    triggers=(r"\+", r"\.(?:append|update|add)\s*\("),
+    requires=(r"backward|Loss|_loss|cross_entropy|kl_div|\.eval\(",),
     shapes=("growth",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
@@ -100,17 +102,22 @@ _SHOWS = re.compile(
 @RULE.on
 def check(node: cst.AugAssign | cst.Assign | cst.Call, ctx: Context) -> Iterator[Finding]:
     growth = growth_at(node, ctx.sem)
+    asked: tuple[Question, ...] = ()
+    if growth is None and isinstance(node, cst.Call) and (meter := metered(node, ctx.sem)) is not None:
+        growth, asked = meter
     if growth is None or not may_carry(growth.added, ctx.sem):
         return
     if not growth.is_list and recording_off(growth.at, ctx.sem):
         return
     trained = _differentiated_alone(growth, ctx)
+    if trained is None and asked:
+        return  # a meter of another file is asked for where there is no doubt about the rest
     if trained is None:
         questions = _kept_in_evaluation(growth, ctx)
         if questions is None:
             return
     else:
-        questions = ()
+        questions = asked
     yield _finding(growth, trained, questions, ctx)
 
 
@@ -140,7 +147,7 @@ def _differentiated_alone(growth: Growth, ctx: Context) -> Event | None:
     backwards = list(ctx.sem.events(growth.function, Effect.BACKWARD))
     if not backwards or is_differentiated(growth, ctx.sem):
         return None
-    bases = {b: c for c in carriers(growth.added, ctx.sem) if (b := base_name(c)) is not None}
+    bases = {base_name(c) or "": c for c in carriers(growth.added, ctx.sem)}
     scope = _accumulating_loop(growth, backwards, ctx)
     if scope is None:
         return None
@@ -151,16 +158,46 @@ def _differentiated_alone(growth: Growth, ctx: Context) -> Event | None:
         if event.subject and event.via is not None:
             roots = {event.subject}
         for base, carrier in bases.items():
-            if _is_anothers(base, event, ctx) and ctx.sem.value(carrier).graph is not Graph.ATTACHED:
+            returned = event.via is not None and _returns_differentiated(growth, carrier, event, ctx)
+            if not returned and _is_anothers(base, event, ctx) and ctx.sem.value(carrier).graph is not Graph.ATTACHED:
                 continue
-            same = base in roots and not rebound_between(base, event.node, growth.at, scope, ctx.sem)
+            same = base and base in roots and not rebound_between(base, event.node, growth.at, scope, ctx.sem)
             part = _is_part(carrier, scope, ctx) and derived({base}, scope, growth) & roots
             last = growth.is_list and is_last_item(event, growth.name)
-            if (same or part or last) and not (retains_graph(event) and escapes(growth, ctx.sem)):
+            if (same or part or last or returned) and not (retains_graph(event) and escapes(growth, ctx.sem)):
                 return event
         if growth.is_list and is_last_item(event, growth.name) and not escapes(growth, ctx.sem):
             return event
     return None
+
+
+def _returns_differentiated(growth: Growth, carrier: cst.BaseExpression, event: Event, ctx: Context) -> bool:
+    """Whether what is added comes back from the very call that ran backward on it: `loss = step(x, y)`."""
+    callee = ctx.sem.callee(event.node) if isinstance(event.node, cst.Call) else None
+    key = None
+    if isinstance(carrier, cst.Subscript) and isinstance(carrier.slice[0].slice, cst.Index):
+        key, carrier = literal(carrier.slice[0].slice.value), carrier.value
+    if carrier is not event.node:  # it has a name in between
+        loop = growth.loops[0] if growth.loops else growth.function.node
+        given = [n for n in find(loop, cst.Assign) if n.value is event.node]
+        name = base_name(carrier)
+        if name is None or not any(dotted(t.target) == name for n in given for t in n.targets):
+            return False
+        if rebound_between(name, event.node, growth.at, loop, ctx.sem):
+            return False
+    if callee is None or callee is not event.via or ctx.sem.summary(callee).grad.off:
+        return False
+    roots = {r for e in ctx.sem.events(callee, Effect.BACKWARD) if e.via is None for r in differentiated(e)}
+    returned = ctx.sem.reaching(callee).returned
+    return bool(returned) and all(node is not None and _gives(node, key, roots, ctx) for node in returned)
+
+
+def _gives(node: cst.BaseExpression, key: object, roots: set[str], ctx: Context) -> bool:
+    """Whether a returned expression is what was differentiated, or has it under the key."""
+    if isinstance(node, cst.Dict):
+        pairs = [e for e in node.elements if isinstance(e, cst.DictElement)]
+        return any(literal(e.key) == key and _gives(e.value, None, roots, ctx) for e in pairs if key is not None)
+    return key is None and base_name(node) in roots and ctx.sem.value(node).graph is not Graph.DETACHED
 
 
 def _is_anothers(name: str, event: Event, ctx: Context) -> bool:
@@ -177,10 +214,23 @@ def _is_part(node: cst.BaseExpression, scope: cst.CSTNode, ctx: Context) -> bool
     known to: the rest may be numbers.
     """
     value = ctx.sem.value(node)
+    if isinstance(node, cst.Name) and value.graph is Graph.UNKNOWN and _is_compared(node.value, scope, ctx):
+        return True
     is_loss = value.kind is Kind.TENSOR and (is_loss_function(value.origin) or value.origin.endswith("Loss"))
     if value.graph is Graph.ATTACHED and isinstance(node, cst.Name) and _returned_beside(node.value, scope):
         return any(_is_operand(node.value, n.value) for n in walk_scope(scope) if isinstance(n, cst.Assign))
     return value.graph is Graph.ATTACHED or is_loss
+
+
+def _is_compared(name: str, scope: cst.CSTNode, ctx: Context) -> bool:
+    """Whether a loss of torch is given the name first, as what was predicted: `F.cross_entropy(out, y)`. Where that is
+    differentiated, only this can have brought the graph."""
+    for call in find(scope, cst.Call):
+        if len(call.args) > 1 and dotted(call.args[0].value) == name:
+            called = ctx.sem.value(call.func)
+            if is_loss_function(ctx.sem.qualified(call.func) or "") or called.kind is Kind.LOSS_FN:
+                return True
+    return False
 
 
 def _returned_beside(name: str, scope: cst.CSTNode) -> bool:
@@ -225,16 +275,19 @@ def _kept_in_evaluation(growth: Growth, ctx: Context) -> tuple[Question, ...] | 
     if sem.value(growth.added).graph is not Graph.ATTACHED or not growth.loops:
         return None
     loop = growth.loops[0]
-    if not isinstance(loop, cst.For) or loader_value(sem, loop.iter) is None or starts_anew(growth, loop):
+    evaluated = any(r.mode == "eval" and r.node in growth.loops for r in sem.objects(EvalRegion))
+    if not isinstance(loop, cst.For) or starts_anew(growth, loop):
+        return None
+    if not evaluated and loader_value(sem, loop.iter) is None:
         return None
     if (
         sem.events(function, Effect.BACKWARD, Effect.GRAD)
-        or escapes(growth, ctx.sem)
+        or escapes(growth, ctx.sem, means=evaluated)
         or growth.name.startswith("self.")
     ):
         return None
     inside = [e for e in sem.events(function, Effect.LOSS, Effect.FORWARD) if e.within(loop)]
-    if not any(e.effect is Effect.LOSS for e in inside) or any(e.grad.off for e in inside):
+    if any(e.grad.off for e in inside) or not any(evaluated or e.effect is Effect.LOSS for e in inside):
         return None
     sites = sem.call_sites(function)
     if sites and all(s.grad.off for s in sites):

@@ -61,7 +61,7 @@ def growth_at(node: cst.AugAssign | cst.Assign | cst.Call, sem: Semantics) -> Gr
     if name is None:
         return None
     function = sem.function(node)
-    loops = _loops(node, sem)
+    loops = enclosing_loops(node, sem)
     if not loops and not name.startswith("self."):
         return None
     return Growth(node, name, target, added, function, loops, is_list)
@@ -71,7 +71,11 @@ def _grown(
     node: cst.AugAssign | cst.Assign | cst.Call, sem: Semantics
 ) -> tuple[cst.BaseExpression, cst.BaseExpression, bool] | None:
     if isinstance(node, cst.AugAssign):
-        if not isinstance(node.operator, cst.AddAssign) or sem.value(node.target).kind in (Kind.LIST, Kind.NDARRAY):
+        if not isinstance(node.operator, cst.AddAssign):
+            return None
+        if isinstance(node.value, cst.List) and len(node.value.elements) == 1:
+            return node.target, node.value.elements[0].value, True  # `losses += [loss]`
+        if sem.value(node.target).kind in (Kind.LIST, Kind.NDARRAY):
             return None
         return node.target, node.value, False
     if isinstance(node, cst.Call):
@@ -97,7 +101,7 @@ def _grown(
     return None
 
 
-def _loops(node: cst.CSTNode, sem: Semantics) -> tuple[Loop, ...]:
+def enclosing_loops(node: cst.CSTNode, sem: Semantics) -> tuple[Loop, ...]:
     loops: list[Loop] = []
     for ancestor in sem.file.ancestors(node):
         if isinstance(ancestor, (cst.For, cst.While)):
@@ -152,6 +156,8 @@ def _mentions(node: cst.CSTNode, name: str) -> bool:
 def may_carry(node: cst.BaseExpression, sem: Semantics) -> bool:
     """False where the added value certainly is a number or a tensor without graph."""
     value = sem.value(node)
+    if isinstance(node, (cst.Tuple, cst.List)):
+        return bool(list(carriers(node, sem)))
     return value.kind not in _NO_GRAPH and value.graph is not Graph.DETACHED and bool(list(carriers(node, sem)))
 
 
@@ -163,6 +169,10 @@ def carriers(node: cst.BaseExpression, sem: Semantics) -> Iterator[cst.BaseExpre
         return
     if isinstance(node, cst.UnaryOperation):
         yield from carriers(node.expression, sem)
+        return
+    if isinstance(node, (cst.Tuple, cst.List)):  # `kept.append((step, loss))`
+        for element in node.elements:
+            yield from carriers(element.value, sem)
         return
     value = sem.value(node)
     if value.kind in _NO_GRAPH or value.graph is Graph.DETACHED or literal(node) is not ...:
@@ -339,57 +349,62 @@ def _flows(scope: cst.CSTNode) -> Iterator[tuple[set[str], set[str]]]:
     """For each binding in a scope, the names whose graph the bound value may hold, and the names bound to it."""
     for node in walk(scope):
         if isinstance(node, cst.Assign):
-            yield _kept_names(node.value), {n for t in node.targets for n in bound_names(t.target)}
+            yield kept_names(node.value), {n for t in node.targets for n in bound_names(t.target)}
         elif isinstance(node, cst.AugAssign):
             if (name := dotted(node.target)) is not None:
-                yield _kept_names(node.value), {name}
+                yield kept_names(node.value), {name}
         elif isinstance(node, cst.For):
-            yield _kept_names(node.iter), bound_names(node.target)
+            yield kept_names(node.iter), bound_names(node.target)
 
 
 def _carried(name: str, node: cst.BaseExpression) -> bool:
     """Whether the expression's value may hold the graph of what the name holds."""
-    return name in _kept_names(node)
+    return name in kept_names(node)
 
 
-def _kept_names(node: cst.BaseExpression) -> set[str]:
+def kept_names(node: cst.BaseExpression) -> set[str]:
+    """The names whose graph the expression's value may hold."""
     if isinstance(node, cst.Call):
         func = node.func
         if isinstance(func, cst.Attribute) and func.attr.value in _LEAVES_GRAPH:
             return set()
         if isinstance(func, cst.Name) and func.value in ("float", "int", "len", "str", "print", "round", "isinstance"):
             return set()
-        names = {n for a in node.args for n in _kept_names(a.value)}
+        names = {n for a in node.args for n in kept_names(a.value)}
         if isinstance(func, cst.Attribute):
-            names |= _kept_names(func.value)
+            names |= kept_names(func.value)
         return names
     if isinstance(node, cst.Attribute) and node.attr.value in _LEAVES_GRAPH:
         return set()
     if isinstance(node, (cst.Name, cst.Attribute)):
         name = dotted(node)
-        return {name} if name is not None else _kept_names(node.value) if isinstance(node, cst.Attribute) else set()
+        return {name} if name is not None else kept_names(node.value) if isinstance(node, cst.Attribute) else set()
     names = set()
     if isinstance(node, (cst.FormattedString, cst.Comparison, cst.Lambda)):
         return names
     for child in children(node):
         for part in walk(child):
             if isinstance(part, cst.BaseExpression):
-                names |= _kept_names(part)
+                names |= kept_names(part)
                 break
     return names
 
 
-def escapes(growth: Growth, sem: Semantics) -> bool:
-    """Whether the total may get, with its graph, where it cannot be followed: returned, yielded, given to a call."""
+def escapes(growth: Growth, sem: Semantics, *, means: bool = False) -> bool:
+    """Whether the total may get, with its graph, where it cannot be followed: returned, yielded, given to a call.
+
+    With `means` one that is returned divided, as evaluations give their averages, does not.
+    """
     scope = growth.function.node
     made = _made_from(growth, scope, sem)
     for node in walk(scope):
         if isinstance(node, (cst.Return, cst.Yield)):
             value = node.value.item if isinstance(node.value, cst.From) else node.value
-            if value is not None and _kept_names(value) & made:
+            average = means and isinstance(value, cst.BinaryOperation) and isinstance(value.operator, cst.Divide)
+            if value is not None and not average and kept_names(value) & made:
                 return True
         elif isinstance(node, cst.Call) and not _reports(node, sem):
-            if any(_kept_names(a.value) & made for a in node.args):
+            if any(kept_names(a.value) & made for a in node.args):
                 return True
     return False
 

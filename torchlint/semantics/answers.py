@@ -20,8 +20,10 @@ from torchlint.semantics.consumers import fed_into
 from torchlint.semantics.datasets import may_move_items, reads_items
 from torchlint.semantics.effects import Effect
 from torchlint.semantics.grad import body_disables
+from torchlint.semantics.handed_models import MODEL_ANSWERS
 from torchlint.semantics.kinds import Graph, Kind, Value
 from torchlint.semantics.loops import TrainingLoop
+from torchlint.semantics.meters import keeps_no_graph
 from torchlint.semantics.modes import always_off, mode_at
 from torchlint.semantics.modules import minds_mode
 from torchlint.semantics.names import OWN
@@ -294,6 +296,7 @@ def _items_on_device(project: Project, path: str, subject: str) -> bool:
 
 
 ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
+    **MODEL_ANSWERS,
     "zeroes-gradients": _does(Effect.ZERO_GRAD),
     "runs-backward": _does(Effect.BACKWARD),
     "steps-optimizer": _does(Effect.STEP),
@@ -304,6 +307,7 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "callers-set-eval": _callers_set_eval,
     "framework-class": _framework_class,
     "returns-number": _returns_number,
+    "keeps-no-graph": keeps_no_graph,
     "calls-set-epoch": _calls_set_epoch,
     "sets-precision": _sets_precision,
     "mentions": _mentions,

@@ -48,6 +48,8 @@ def evaluate_call(ev: Evaluator, node: cst.Call, frame: Frame) -> Value:
         callee = ev.values[func] = attribute_of(ev, func, receiver, frame)
     else:
         callee = ev.eval(func, frame)
+    if callee.kind is Kind.UNKNOWN and callee.origin == "torch.load" and isinstance(callee.node, cst.Call):
+        callee = callee.but(kind=Kind.MODULE, evidence="used")  # what was saved whole, and can be called
     args = [ev.eval(a.value, frame) for a in node.args]
     ev.function_at[node] = frame.function
 

@@ -39,7 +39,7 @@ _NEVER = frozenset(("forward", "__call__", "training_step", "compute_loss", "los
 
 
 def eval_regions(sem: Semantics) -> Iterator[EvalRegion]:
-    if _grad_off_globally(sem):
+    if off_for_all(sem):
         return
     for function in sem.functions:
         if not may_evaluate(sem, function):
@@ -67,7 +67,7 @@ def _regions_of(sem: Semantics, function: Function) -> Iterator[EvalRegion]:
         nodes[id(node)] = node
         taken.setdefault(id(node), []).append(event)
     for key, forwards in taken.items():
-        region = _judge(sem, function, nodes[key], forwards, events, hot)
+        region = judge(sem, function, nodes[key], forwards, events, hot)
         if region is not None:
             yield region
 
@@ -80,7 +80,7 @@ def is_region_itself(sem: Semantics, event: Event) -> bool:
     )
 
 
-def _judge(
+def judge(
     sem: Semantics,
     function: Function,
     node: Loop | cst.FunctionDef,
@@ -88,6 +88,7 @@ def _judge(
     events: list[Event],
     hot: list[Event],
 ) -> EvalRegion | None:
+    """The region of these passes, if something says that it evaluates. `hot`: what the function differentiates."""
     forwards = [f for f in forwards if f.grad.off or not _only_in_training(f)]
     if not forwards:
         return None
@@ -113,7 +114,7 @@ def _judge(
             evidence = "name"
         elif any(over_data(sem, loop) for loop in loops_in(node, first)) and reports(sem, node):
             evidence = "loader"
-        elif loads_weights(sem, first.subject) and ".backward(" not in sem.file.text:
+        elif _is_loaded(sem, first) and ".backward(" not in sem.file.text:
             evidence = "loaded"
     elif (
         hot
@@ -149,6 +150,10 @@ def _judge(
         if last_mode(events, first) != "eval" or escaping(sem, function, node, doubtful=True):
             return None
     return EvalRegion(node, function, tuple(forwards), evidence, inside, mode, tuple(escapes), unless)
+
+
+def _is_loaded(sem: Semantics, forward: Event) -> bool:
+    return forward.value.origin == "torch.load" or loads_weights(sem, forward.subject)
 
 
 def _clears_for_training(inside: tuple[Event, ...], forwards: list[Event]) -> bool:
@@ -193,7 +198,7 @@ def _only_in_training(event: Event) -> bool:
 
 
 def may_evaluate(sem: Semantics, function: Function) -> bool:
-    if function.name in _NEVER:
+    if function.name in _NEVER and not (function.name == "__call__" and _is_plain(sem, owner(function))):
         return False
     node = function.node
     if isinstance(node, cst.FunctionDef):
@@ -210,6 +215,11 @@ def may_evaluate(sem: Semantics, function: Function) -> bool:
             ):
                 return False
     return True
+
+
+def _is_plain(sem: Semantics, cls: Class | None) -> bool:
+    """Whether the class is derived from nothing and no model: its call may be a predictor's."""
+    return cls is not None and "forward" not in cls.methods and not [r for r in sem.names.roots(cls) if r != "object"]
 
 
 def owner(function: Function) -> Class | None:
@@ -238,7 +248,7 @@ def is_unit_test(sem: Semantics, function: Function) -> bool:
     return False
 
 
-def _grad_off_globally(sem: Semantics) -> bool:
+def off_for_all(sem: Semantics) -> bool:
     """`torch.set_grad_enabled(False)` at the module's top level."""
     for line in sem.file.tree.body:
         if isinstance(line, cst.SimpleStatementLine):

@@ -13,7 +13,7 @@ from torchlint.semantics.effects import Effect
 from torchlint.semantics.frames import Frame, Summary
 from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value, join, join_all, join_graph
 from torchlint.semantics.names import OWN, Function
-from torchlint.semantics.origins import is_module, used
+from torchlint.semantics.origins import is_module, item_text, used
 
 if TYPE_CHECKING:
     from torchlint.semantics.evaluate import Evaluator
@@ -232,6 +232,11 @@ def subscript(ev: Evaluator, node: cst.Subscript, frame: Frame) -> Value:
         return BATCH
     if base.kind is Kind.MODULE:
         return Value(Kind.MODULE)
+    if base.kind is Kind.UNKNOWN and base.origin == "torch.load":
+        return base  # of a saved dict: whatever was kept there
+    if base.element is None and base.kind in (Kind.UNKNOWN, Kind.LIST, Kind.DICT, Kind.TUPLE):
+        if (item := item_text(node)) is not None and (by_use := used(ev, frame.function, item)).kind is Kind.MODULE:
+            return by_use
     return base.element or UNKNOWN
 
 

@@ -14,11 +14,12 @@ import libcst as cst
 
 from torchlint.nodes import literal
 from torchlint.semantics.calls import bind_arguments
-from torchlint.semantics.effects import Effect, Event
+from torchlint.semantics.effects import Effect, Event, Guard
 from torchlint.semantics.evaluation import DIFFERENTIATES, may_evaluate, on_made_up_data, runs_its_parts
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.modes import call_sites, last_mode, same_module, subject_at
 from torchlint.semantics.names import Function, parameters
+from torchlint.spelling import spelled
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -48,6 +49,8 @@ def shared_passes(sem: Semantics) -> Iterator[tuple[Function, Event]]:
 
 
 def _evaluates(sem: Semantics, function: Function, forward: Event, events: list[Event], hot: list[Event]) -> bool:
+    if any(_is_other_branch(e, forward, hot) for e in events if e.effect is Effect.EVAL and e.via is None):
+        return True
     for name, value, site in _settings(sem, function, forward):
         if any(_happens(h, name, value) is not False for h in hot) or _happens(forward, name, value) is False:
             continue
@@ -58,6 +61,41 @@ def _evaluates(sem: Semantics, function: Function, forward: Event, events: list[
             if there and last_mode(sem.events(site.function), site.but(subject=there)) == "eval":
                 return True
     return False
+
+
+def _is_other_branch(mode: Event, forward: Event, hot: list[Event]) -> bool:
+    """Whether the model is put into eval mode under the very test which, the other way, differentiates:
+    `if optimizer: model.train()`, `else: model.eval()`, and `if optimizer is not None: loss.backward()` further on."""
+    if not mode.guards or mode.order > forward.order or not same_module(mode.subject, forward.subject):
+        return False
+    tested = [_tested(g) for g in mode.guards]
+    if any(_excludes(t, _tested(g)) for t in tested for g in forward.guards):
+        return False
+    return all(any(_excludes(t, _tested(g)) for t in tested for g in h.guards) for h in hot)
+
+
+def _tested(guard: Guard) -> tuple[str, object, bool]:
+    """What a guard asks of: the expression's text, the constant that it equals (None: that it is true), and whether it
+    does. That a thing is not None counts as true."""
+    test, holds = guard.test, guard.taken
+    while isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
+        test, holds = test.expression, not holds
+    if isinstance(test, cst.Comparison) and len(test.comparisons) == 1:
+        operator, constant = test.comparisons[0].operator, literal(test.comparisons[0].comparator)
+        if constant is None and isinstance(operator, (cst.Is, cst.IsNot, cst.Equal, cst.NotEqual)):
+            return spelled(test.left), None, holds is isinstance(operator, (cst.IsNot, cst.NotEqual))
+        if constant is not ... and isinstance(operator, (cst.Equal, cst.NotEqual)):
+            return spelled(test.left), constant, holds is isinstance(operator, cst.Equal)
+    return spelled(test), None, holds
+
+
+def _excludes(one: tuple[str, object, bool], other: tuple[str, object, bool]) -> bool:
+    """Whether the two cannot hold together."""
+    if one[0] != other[0]:
+        return False
+    if one[1] == other[1]:
+        return one[2] is not other[2]
+    return one[1] is not None and other[1] is not None and one[2] and other[2]
 
 
 def _settings(sem: Semantics, function: Function, forward: Event) -> Iterator[tuple[str, Any, Event | None]]:

@@ -72,6 +72,10 @@ def evaluate_method(
         mode = literal(first.value) if first is not None else attr == "train"
         if attr == "eval" and node.args:
             return None
+        if any(isinstance(loop, cst.For) and dotted(loop.target) == subject for loop in frame.loops):
+            subject = ""  # each of several: `for net in nets: net.eval()`
+        if attr == "train" and node.args and mode is ... and not _may_be_mode(node, receiver):
+            return None
         if attr == "train" and node.args and mode is ...:
             ev.emit(Effect.TRAIN, node, frame, subject=subject, value=receiver, detail="conditional")
         elif isinstance(mode, bool) or first is None:
@@ -91,6 +95,9 @@ def evaluate_method(
     if attr == "autograd" or (attr == "grad" and subject.endswith("autograd")):
         ev.emit(Effect.GRAD, node, frame)
         return UNKNOWN
+    if receiver.origin == "torch.load" and kind is Kind.UNKNOWN and attr in _KEEPING:
+        if "()" in ev.uses.get(frame.function, {}).get(subject, ()):
+            return receiver.but(kind=Kind.MODULE, evidence="used")
     if (
         receiver.is_tensor
         or kind is Kind.BATCH
@@ -124,6 +131,17 @@ def evaluate_method(
         kept = tuple(args)
         return kept[0] if len(kept) == 1 else Value(Kind.TUPLE, items=kept)
     return None
+
+
+_MODE = re.compile(r"train|mode|eval|phase|flag|was|^is_|test|update", re.IGNORECASE)
+
+
+def _may_be_mode(node: cst.Call, receiver: Value) -> bool:
+    """Whether `train(x)` sets a mode, and is no trainer's `train(loader)`: a name of something is all that is known."""
+    if receiver.kind is Kind.MODULE:
+        return True
+    text = dotted(node.args[0].value)
+    return len(node.args) == 1 and (text is None or _MODE.search(text.rpartition(".")[2]) is not None)
 
 
 def _of_class(node: cst.BaseExpression) -> bool:

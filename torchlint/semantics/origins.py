@@ -39,11 +39,12 @@ def collect_uses(ev: Evaluator) -> None:
         body = function.node if isinstance(function.node, cst.Module) else function.node.body
         given: list[tuple[str, str]] = []
         bound = list(function.params)
+        looped: list[tuple[str, cst.BaseExpression]] = []
         for node in walk_scope(body, lambdas=True):
             if node.__class__ not in _TELLING:
                 continue
             if isinstance(node, cst.Attribute):
-                base = dotted(node.value)
+                base = dotted(node.value) or item_text(node.value)
                 if (
                     base is None
                     and node.attr.value in knowledge.TENSOR_ONLY
@@ -57,7 +58,7 @@ def collect_uses(ev: Evaluator) -> None:
                     if cls is not None and function.params and base.startswith(function.params[0] + "."):
                         key = base.partition(".")[2]
                         ev.class_uses.setdefault(cls.qualname, {}).setdefault(key, set()).add(node.attr.value)
-            elif isinstance(node, cst.Call) and (base := dotted(node.func)) is not None:
+            elif isinstance(node, cst.Call) and (base := dotted(node.func) or item_text(node.func)) is not None:
                 uses.setdefault(base, set()).add("()")
                 if "." in base and _names_axes(node, base.rpartition(".")[2]):
                     uses.setdefault(base.rpartition(".")[0], set()).add(_MEASURED)
@@ -72,11 +73,33 @@ def collect_uses(ev: Evaluator) -> None:
                     uses.setdefault(dotted(node.value.value) or "", set()).add(_TABLE)
             elif isinstance(node, (cst.AssignTarget, cst.For, cst.CompFor, cst.NamedExpr)):
                 bound += (n.value for n in walk(node.target) if isinstance(n, cst.Name))
+                if isinstance(node, cst.For) and isinstance(node.target, cst.Name):
+                    looped.append((node.target.value, node.iter))
+        _share_with_items(uses, looped)
         for name, how in given:
             if bound.count(name) == 1:  # else what is given may be another thing than what was bound first
                 uses.setdefault(name, set()).add(how)
     for function, call, callee in handed:
         _note_modules(ev, function, call, callee)
+
+
+def _share_with_items(uses: dict[str, set[str]], looped: list[tuple[str, cst.BaseExpression]]) -> None:
+    """What a loop does with each of some things is done with the one of a name, too: `for m in nets.values(): m.eval()`
+    speaks of `nets["encoder"]`."""
+    for name, iterated in looped:
+        if isinstance(iterated, cst.Call) and isinstance(iterated.func, cst.Attribute) and not iterated.args:
+            iterated = iterated.func.value if iterated.func.attr.value == "values" else iterated
+        base = dotted(iterated)
+        for key in [k for k in uses if base is not None and k.startswith(f"{base}[")]:
+            uses[key] |= uses.get(name, set())
+
+
+def item_text(node: cst.BaseExpression) -> str | None:
+    """`nets[0]`, `models["encoder"]`: an item that is named by a constant, and so has uses of its own."""
+    if not isinstance(node, cst.Subscript) or len(node.slice) != 1 or not isinstance(node.slice[0].slice, cst.Index):
+        return None
+    base, key = dotted(node.value), literal(node.slice[0].slice.value)
+    return f"{base}[{key!r}]" if base is not None and isinstance(key, (int, str)) else None
 
 
 def _note_modules(ev: Evaluator, function: Function, call: cst.Call, callee: Function) -> None:

@@ -80,8 +80,8 @@ def _grown(node: ast.AST, code: Code) -> str | None:
     if isinstance(node, ast.Call):
         if (
             not isinstance(node.func, ast.Attribute)
-            or node.func.attr != "append"
-            or len(node.args) + len(node.keywords) != 1
+            or node.func.attr not in ("append", "update", "add")
+            or not 0 < len(node.args) + len(node.keywords) < 4
         ):
             return None
         return root(node.func.value) if _carries((*node.args, *(k.value for k in node.keywords))[0], code) else None
@@ -97,6 +97,8 @@ def _carries(node: ast.expr, code: Code) -> bool:
         return _carries(node.left, code) or _carries(node.right, code)
     if isinstance(node, ast.UnaryOp):
         return _carries(node.operand, code)
+    if isinstance(node, (ast.Tuple, ast.List)):
+        return any(_carries(e, code) for e in node.elts)
     if isinstance(node, ast.Call):
         leaves = _LEAVES_GRAPH if isinstance(node.func, ast.Attribute) else ("len", "float", "int")
         return last(node.func) not in leaves and not is_plain(node, code)
