@@ -13,7 +13,7 @@ import pytest
 from fuzzing.project import findings
 
 from torchlint.diagnostic import Question
-from torchlint.semantics import Semantics
+from torchlint.semantics import Event, Semantics
 from torchlint.semantics.project import Project
 from torchlint.source import File
 
@@ -76,6 +76,30 @@ def test_the_first_caller_that_records_ends_the_question(tmp_path: Path, monkeyp
     built, read, _ = many(tmp_path, monkeypatch, ON)
     assert not ask(built, tmp_path, "engine.py", "callers-disable-grad", "~.validate")
     assert len(set(read)) == 2
+
+
+def test_each_caller_is_asked_once_however_many_ways_lead_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven layers of six functions that all call the six below: 280,000 ways up from the evaluation."""
+    layers = [[f"layer{k}_{i}" for i in range(6)] for k in range(7)]
+    below = [["validate"], *layers]
+    program = "".join(
+        f"def {name}(m, d):\n" + "".join(f"    {called}(m, d)\n" for called in below[k])
+        for k, names in enumerate(layers)
+        for name in names
+    )
+    asked: list[str] = []
+
+    def last_mode(events: object, event: Event) -> str:
+        asked.append(event.subject)
+        return ""
+
+    monkeypatch.setattr("torchlint.semantics.modes.last_mode", last_mode)
+    built = project(tmp_path, engine=EVALUATION, run="from engine import validate\n" + program)
+    assert not ask(built, tmp_path, "engine.py", "callers-set-eval", "~.validate")
+    assert not ask(built, tmp_path, "engine.py", "callers-disable-grad", "~.validate")
+    assert 0 < len(asked) < 30_000
 
 
 def test_texts_are_kept_up_to_a_sum_and_then_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

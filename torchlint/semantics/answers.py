@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import libcst as cst
@@ -87,40 +88,40 @@ def _disables_grad(project: Project, path: str, subject: str) -> bool:
 
 
 def _callers_disable_grad(project: Project, path: str, subject: str) -> bool:
-    return _callers_off(project, path, subject, 0)
+    @cache  # of the thousands of ways up through a project many lead to the same caller
+    def off(path: str, subject: str, depth: int) -> bool:
+        called = False
+        for sem, site in project.callers(path, subject):
+            called = True
+            if site.grad.off or always_off(sem, site.function):
+                continue
+            if any(project.answer(sem.file.path, q) for q in site.grad.unless):
+                continue
+            above = os.path.abspath(sem.file.path)
+            if site.function.qualname and depth < _DEPTH and off(above, site.function.own, depth + 1):
+                continue
+            return False
+        return called
 
-
-def _callers_off(project: Project, path: str, subject: str, depth: int) -> bool:
-    called = False
-    for sem, site in project.callers(path, subject):
-        called = True
-        if site.grad.off or always_off(sem, site.function):
-            continue
-        if any(project.answer(sem.file.path, q) for q in site.grad.unless):
-            continue
-        if (
-            site.function.qualname
-            and depth < _DEPTH
-            and _callers_off(project, os.path.abspath(sem.file.path), site.function.own, depth + 1)
-        ):
-            continue
-        return False
-    return called
+    return off(path, subject, 0)
 
 
 def _callers_set_eval(project: Project, path: str, subject: str) -> bool:
-    """Whether any caller, or a caller's caller, puts a module into eval mode before the call."""
-    return _callers_eval(project, path, subject, 0)
-
-
-def _callers_eval(project: Project, path: str, subject: str, depth: int) -> bool:
-    for sem, site in project.callers(path, subject):
-        mode, _ = mode_at(sem, site.function, site.but(subject=""))
-        if mode in ("eval", "mixed"):
-            return True
-        above = os.path.abspath(sem.file.path)
-        if site.function.qualname and depth < _DEPTH and _callers_eval(project, above, site.function.own, depth + 1):
-            return True
+    """Whether any caller, or a caller's caller, puts a module into eval mode before the call. The nearest are asked
+    first: each step up may lead through the whole project."""
+    level = {(path, subject): None}
+    seen = dict(level)
+    for _ in range(_DEPTH + 1):
+        above: dict[tuple[str, str], None] = {}
+        for where in level:
+            for sem, site in project.callers(*where):
+                mode, _ = mode_at(sem, site.function, site.but(subject=""))
+                if mode in ("eval", "mixed"):
+                    return True
+                caller = os.path.abspath(sem.file.path), site.function.own
+                if site.function.qualname and caller not in seen:
+                    above[caller] = seen[caller] = None
+        level = above
     return False
 
 

@@ -79,8 +79,7 @@ def _sites(project: Project, path: str, function: Function) -> Iterator[tuple[cs
     own = function.qualname.removesuffix(".__init__")
     if "." in own or not own:
         return
-    pattern = re.compile(rf"\b{re.escape(own)}\s*\(")
-    naming = [p for p in project.neighbours(path) if p != path and pattern.search(project.text(p))]
+    naming = [p for p in project.neighbours(path) if p != path and own in project.called_in(p)]
     for other in naming if len(naming) <= _MOST_FILES else ():
         sem = project.semantics(other)
         if sem is None:

@@ -334,20 +334,24 @@ class Tracer:
                 definition = definition.before[0]
         return result
 
-    def displays(self, node: cst.BaseExpression, scope: Scope, depth: int) -> Iterator[tuple[Display, Scope]]:
+    def displays(
+        self, node: cst.BaseExpression, scope: Scope, depth: int, seen: set[cst.CSTNode] | None = None
+    ) -> Iterator[tuple[Display, Scope]]:
         """The displays and comprehensions that a place may hold, looked for inside `nn.ModuleDict(…)`, too."""
-        if depth > DEPTH:
-            return
+        seen = set() if seen is None else seen
+        if depth > DEPTH or node in seen:
+            return  # where names are bound anew in loops, thousands of ways lead to the same display
+        seen.add(node)
         if isinstance(node, (cst.Dict, cst.List, cst.Tuple, cst.ListComp)):
             yield node, scope
         elif isinstance(node, cst.Call) and len(node.args) == 1:
             name = scope.sem.names.qualify(node.func, scope.function) or dotted(node.func) or ""
             if name in ("torch.nn.ModuleDict", "torch.nn.ModuleList", "dict", "list", "tuple"):
-                yield from self.displays(node.args[0].value, scope, depth + 1)
+                yield from self.displays(node.args[0].value, scope, depth + 1, seen)
         else:
             for definition, there in self.definitions(node, scope):
                 if definition.kind == "value" and not definition.path and definition.node is not None:
-                    yield from self.displays(definition.node, there, depth + 1)
+                    yield from self.displays(definition.node, there, depth + 1, seen)
 
     # -- callees ----------------------------------------------------------------------------------------------------
 

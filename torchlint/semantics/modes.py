@@ -35,7 +35,7 @@ def mode_at(sem: Semantics, function: Function, event: Event) -> tuple[str, tupl
     found = last_mode(events, event) or _mode_of_wrapped(events, event) or _mode_of_alias(sem, function, event)
     if found:
         return found, ()
-    return _mode_from_callers(sem, function, event.subject, set()), ()
+    return _mode_from_callers(sem, function, event.subject, frozenset(), {}), ()
 
 
 def last_mode(events: list[Event], event: Event) -> str:
@@ -76,17 +76,29 @@ def aliases(sem: Semantics, function: Function, event: Event) -> list[str]:
     return [p for p in function.params if any(subject_at(function, s, p) == event.subject for s in sites)]
 
 
-def _mode_from_callers(sem: Semantics, function: Function, subject: str, seen: set[str]) -> str:
-    if function.qualname in seen or len(seen) > 8:
+def _mode_from_callers(
+    sem: Semantics, function: Function, subject: str, above: frozenset[str], known: dict[tuple[str, str, int], str]
+) -> str:
+    """What all places that call the function agree on. `known`: what was found out on other ways to the same
+    caller, of which there may be thousands."""
+    if function.qualname in above or len(above) > 8:
         return "unknown"
-    seen = seen | {function.qualname}
+    key = function.qualname, subject, len(above)
+    if key not in known:
+        known[key] = _mode_at_callers(sem, function, subject, above | {function.qualname}, known)
+    return known[key]
+
+
+def _mode_at_callers(
+    sem: Semantics, function: Function, subject: str, above: frozenset[str], known: dict[tuple[str, str, int], str]
+) -> str:
     modes = set()
     for site in call_sites(sem, function):
         there = subject_at(function, site, subject)
         if there is None:
             return "unknown"
         mode = last_mode(sem.events(site.function), site.but(subject=there))
-        modes.add(mode or _mode_from_callers(sem, site.function, there, seen))
+        modes.add(mode or _mode_from_callers(sem, site.function, there, above, known))
     if not modes:
         return "unknown"
     if modes == {"train", "eval"}:
@@ -132,16 +144,20 @@ def call_sites(sem: Semantics, function: Function) -> list[Event]:
     return sites
 
 
-def always_off(sem: Semantics, function: Function, seen: frozenset[str] = frozenset()) -> bool:
+def always_off(sem: Semantics, function: Function) -> bool:
     """Whether every known call of the function happens with recording off."""
-    if sem.summary(function).grad.off:
-        return True
-    if function.qualname in seen:
-        return True
-    sites = call_sites(sem, function)
-    if not sites:
-        return False
-    return all(s.grad.off or always_off(sem, s.function, seen | {function.qualname}) for s in sites)
+    seen: set[str] = set()
+    waiting = [function]
+    while waiting:
+        current = waiting.pop()
+        if current.qualname in seen or sem.summary(current).grad.off:
+            continue
+        seen.add(current.qualname)
+        sites = call_sites(sem, current)
+        if not sites:
+            return False
+        waiting += [s.function for s in sites if not s.grad.off]
+    return True
 
 
 def grad_mode(sem: Semantics, region: EvalRegion) -> GradMode:

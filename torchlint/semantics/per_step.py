@@ -203,11 +203,9 @@ def _calls(
         return
     for site in sem.call_sites(function):
         yield sem, site
-    pattern = re.compile(rf"(?<!def )\b{re.escape(function.name)}\s*\(")
     alone: bool | None = None
     for other in project.neighbours(path) if anywhere else _training_files(project, path):
-        text = project.text(other)
-        if other == path or function.name not in text or not pattern.search(text):
+        if other == path or function.name not in project.called_in(other):
             continue
         there = project.semantics(other)
         for caller in there.functions if there is not None else ():

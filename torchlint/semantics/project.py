@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from torchlint.semantics.names import OWN, Class, Function
 
 _HELD_CHARACTERS = 2_000_000  # of the files whose meaning is kept: about 60 bytes of memory each
 _TEXT_CHARACTERS = 64_000_000  # of the texts that are kept; what comes after that is read again for each question
+_CALLED = re.compile(r"(?<!def )\b(\w+)\s*\(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Project:
         self._kept = 0  # characters of these
         self._answers: dict[tuple[str, Question], bool] = {}
         self._roots: dict[str, str] = {}
+        self._called: dict[str, frozenset[str]] = {}
         # Kept for `per_step`: what it found, and by root the files that may train and what they import.
         self.steps: dict[tuple[str, str], list[tuple[str, bool]]] = {}
         self.training: dict[str, list[str]] = {}
@@ -242,23 +245,28 @@ class Project:
         function = sem.names.functions[own]
         yield from [(sem, s) for s in call_sites(sem, function)]
         last = own.rpartition(".")[2]
-        pattern = re.compile(rf"(?<!def )\b{re.escape(last)}\s*\(")
         for other in self.neighbours(path):
-            if other == path or not pattern.search(self.text(other)):
+            if other == path or last not in self.called_in(other):
                 continue
             there = self.semantics(other)
             if there is None:
                 continue
-            for caller in there.functions:
-                for event in there.events(caller, Effect.CALL):
-                    if event.via is None and self._reaches(other, event, path, own, last, function):
-                        yield there, event
-                if function.cls is not None:
-                    yield from [(there, s) for s in self._same_name_calls(there, caller, last)]
+            for event in there.once(_calls_by_name).get(last, ()):
+                if self._reaches(other, event, path, own, function):
+                    yield there, event
+            if function.cls is not None:  # calls that this file resolves to a class of its own: a base class's stub
+                for twin in there.functions:
+                    if twin.cls is not None and twin.name == last:
+                        yield from [(there, site) for site in there.call_sites(twin)]
 
-    def _reaches(self, other: str, event: Event, path: str, own: str, last: str, function: Function) -> bool:
-        if event.target.rpartition(".")[2] != last:
-            return False
+    def called_in(self, path: str) -> frozenset[str]:
+        """The names that a file calls something by, as far as its text shows."""
+        found = self._called.get(path)
+        if found is None:
+            found = self._called[path] = frozenset(map(sys.intern, _CALLED.findall(self.text(path))))
+        return found
+
+    def _reaches(self, other: str, event: Event, path: str, own: str, function: Function) -> bool:
         if function.cls is not None:
             return "." in event.subject or event.target.startswith("?")
         where = self.find(other, event.target)
@@ -266,11 +274,12 @@ class Project:
             where is not None and where.path == path and where.function is not None and where.function.qualname == own
         )
 
-    @staticmethod
-    def _same_name_calls(sem: Semantics, caller: Function, last: str) -> list[Event]:
-        """Calls of a method of that name that this file resolves to a class of its own (a base class's stub)."""
-        result = []
-        for function in sem.functions:
-            if function.cls is not None and function.name == last:
-                result += [s for s in sem.call_sites(function) if s.function is caller]
-        return result
+
+def _calls_by_name(sem: Semantics) -> dict[str, list[Event]]:
+    """What a file's functions call of other files, by the last part of its name."""
+    found: dict[str, list[Event]] = {}
+    for function in sem.functions:
+        for event in sem.events(function, Effect.CALL):
+            if event.via is None:
+                found.setdefault(event.target.rpartition(".")[2], []).append(event)
+    return found
