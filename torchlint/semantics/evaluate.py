@@ -8,12 +8,14 @@ from spelling; where two readings remain it says UNKNOWN.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import libcst as cst
 
 from torchlint.nodes import dotted, literal, walk
 from torchlint.semantics import expressions, knowledge
 from torchlint.semantics.assigned import attribute_assigned
+from torchlint.semantics.attempts import handle, meet
 from torchlint.semantics.blocks import always, is_numbered, leaves, taken_apart, unwrap_iteration
 from torchlint.semantics.dispatch import HANDLERS
 from torchlint.semantics.effects import Effect, Event, GradMode, Guard, Replay
@@ -152,17 +154,16 @@ class Evaluator:
             expressions.tested(self, node.test, frame)
             self._suite(node.body, frame)
             frame.loops = frame.loops[:-1]
-            self._merge(frame, before)
+            meet(frame, before)
             if node.orelse is not None:
                 self._suite(node.orelse.body, frame)
         elif isinstance(node, cst.With):
             self._with(node, frame)
         elif isinstance(node, (cst.Try, cst.TryStar)):
+            start = dict(frame.env)
             self._suite(node.body, frame)
             for handler in node.handlers:
-                before = dict(frame.env)
-                self._suite(handler.body, frame)
-                self._merge(frame, before)
+                handle(frame, start, partial(self._suite, handler.body))
             for part in (node.orelse, node.finalbody):
                 if part is not None:
                     self._suite(part.body, frame)
@@ -171,7 +172,7 @@ class Evaluator:
             for case in node.cases:
                 before = dict(frame.env)
                 self._suite(case.body, frame)
-                self._merge(frame, before)
+                meet(frame, before)
         elif isinstance(node, cst.ClassDef):
             for item in node.body.body:
                 if isinstance(item, cst.SimpleStatementLine):
@@ -182,12 +183,6 @@ class Evaluator:
             function = self.names.function_of.get(node)
             if function is not None:
                 frame.env[node.name.value] = Value(Kind.FUNCTION, function.own, node=node)
-
-    def _merge(self, frame: Frame, before: dict[str, Value]) -> None:
-        for key, value in before.items():
-            now = frame.env.get(key, UNKNOWN)
-            if now is not value:
-                frame.env[key] = join(value, now)
 
     def _if(self, node: cst.If, frame: Frame) -> None:
         self.eval(node.test, frame)
@@ -236,7 +231,7 @@ class Evaluator:
         frame.loops = (*frame.loops, node)
         self._suite(node.body, frame)
         frame.loops = frame.loops[:-1]
-        self._merge(frame, before)
+        meet(frame, before)
         if node.orelse is not None:
             self._suite(node.orelse.body, frame)
 

@@ -79,12 +79,25 @@ def _by_entry(loop: Loop, sem: Semantics) -> ByEntry | None:
     else:
         copied = copied_by_entry(loop, sem)
         found = None if copied is None else ByEntry(How.MOVED, copied)
-    if found is None and isinstance(loop, cst.For):
+    if found is not None and not _mentions_tensors(loop, sem):
+        found = None
+    if found is None and isinstance(loop, cst.For) and not _is_compiled(loop, sem):
         worked = worked_on(loop, sem)
         found = None if worked is None else ByEntry(How.COMPUTED, worked)
-    if found is None or draws(loop) or _said_otherwise(loop, sem) or not _mentions_tensors(loop, sem):
+    if found is None or draws(loop) or _said_otherwise(loop, sem):
         return None
     return found
+
+
+def _is_compiled(loop: Loop, sem: Semantics) -> bool:
+    """Whether the function is a kernel, or is compiled, and its loops with it: `@cuda.jit`, `@torch.jit.script`."""
+    function = sem.file.enclosing(loop, cst.FunctionDef)
+    names = (
+        [dotted(d.decorator.func if isinstance(d.decorator, cst.Call) else d.decorator) for d in function.decorators]
+        if isinstance(function, cst.FunctionDef)
+        else []
+    )
+    return any("jit" in (name or "").split(".") for name in names)
 
 
 def _mentions_tensors(loop: Loop, sem: Semantics) -> bool:

@@ -63,6 +63,12 @@ _BATCHED_NAMES = """
     bitwise_not bitwise_xor greater less greater_equal less_equal not_equal isclose
 """
 BATCHED = frozenset(_BATCHED_NAMES.split())
+# Further operations whose other arguments say how large the result is.
+SIZING = frozenset(
+    """interpolate upsample pad unfold fold narrow select tile broadcast_to unflatten split chunk rot90
+    repeat_interleave avg_pool1d avg_pool2d max_pool1d max_pool2d adaptive_avg_pool1d adaptive_avg_pool2d
+    adaptive_max_pool2d""".split()
+)
 # Operations whose result has as many entries as the values say.
 UNEVEN = frozenset("nonzero masked_select unique unique_consecutive argwhere where bincount histc combinations".split())
 # What makes one number, or one entry per row, of however many entries.

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 import libcst as cst
 
-from torchlint.nodes import dotted, literal
+from torchlint.nodes import dotted, find, literal
 from torchlint.semantics.certain import TELLING, surely_tensor, told_by_method, walkable
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
 from torchlint.semantics.origins import asked_as_tensor
 from torchlint.semantics.rows import PROGRESS, bound_names, may_be_tensor, taken_apart
-from torchlint.vectorise.pure import BATCHED, BUILTINS, LIGHT, PURE, REDUCES, SHAPING, TAKES_BATCHES, UNEVEN
+from torchlint.vectorise.pure import BATCHED, BUILTINS, LIGHT, PURE, REDUCES, SHAPING, SIZING, TAKES_BATCHES, UNEVEN
 from torchlint.vectorise.stretches import are_steady, follow
 
 
@@ -83,9 +83,11 @@ class Expressions:
         self.filled: set[str] = set()  # lists that the turns fill
         self.totals: set[str] = set()  # attributes that the turns add to
         self.places: dict[str, cst.BaseExpression] = {}  # name → what gives its integer
+        self.striding: set[str] = set()  # counters that leave places out
         self.walked: list[tuple[cst.BaseExpression, frozenset[int]]] = []  # certain tensors, and the loops that pick
         self.read: list[cst.BaseExpression] = []  # names and attributes that all turns share, wherever they are read
         self.several: list[tuple[cst.BaseExpression, frozenset[int]]] = []  # what else is picked by several indices
+        self.listed = False  # whether items are picked of what may be a list
         self.worked = False  # whether anything is computed from what differs
 
     # -- leaves -------------------------------------------------------------------------------------------------------
@@ -196,6 +198,7 @@ class Expressions:
         indices = [self.index(part, base, len(parts)) for part in parts]
         found = joined(base, *indices)
         listed = base.how is How.SAME and bool(found.loops) and not self._picked(node, found.loops)
+        self.listed = self.listed or (listed and self.sem.value(node).kind is not Kind.NUMBER)
         if base.how is How.LENGTH:
             if self.is_pair(node.value) and len(parts) == 1:
                 return replace(base, fresh=True)  # `torch.sort(x)[0]`
@@ -212,6 +215,8 @@ class Expressions:
             found = joined(*bounds)
             if found.how is How.SAME:
                 return SAME
+            if self._is_chunk(part):
+                raise Unclear("a chunk per turn")
             if part.step is not None or not are_steady(part, self.places, self._counts):
                 raise Unclear("stretches of their own length")
             return Seen(How.PLACE, found.loops)
@@ -255,6 +260,12 @@ class Expressions:
             of_torch = (self.sem.qualified(node.func) or "").startswith("torch.")
             return len(node.args) > (1 if of_torch else 0)
         return last in _TUPLES
+
+    def _is_chunk(self, part: cst.Slice) -> bool:
+        """`i : i + n` in `for i in range(0, len(x), n)`: as much as there is room for, or as is exact."""
+        names = {n.value for n in find(part, cst.Name)}
+        names |= {n.value for name in names & self.places.keys() for n in find(self.places[name], cst.Name)}
+        return not names.isdisjoint(self.striding)
 
     def is_place(self, part: cst.BaseSlice) -> bool:
         """Whether every turn has a place of its own: `i`, and of stretches those that follow one another."""
@@ -307,6 +318,8 @@ class Expressions:
             if any(b.how > How.PLACE for b in bounds) or not isinstance(target, cst.Name):
                 raise Unclear("as many turns as the data says")
             self.bind(target.value, Seen(How.PLACE, own.union(*(b.loops for b in bounds)), whole=True))
+            if len(call.args) == 3 and literal(call.args[2].value) not in (1, -1):
+                self.striding.add(target.value)
             return
         parts = [e.value for e in target.elements] if isinstance(target, cst.Tuple) else []
         if call is not None and name == "enumerate" and len(parts) == 2 and len(call.args) == 1:
@@ -397,7 +410,7 @@ class Expressions:
         sizes = args[1:]
         if last in _MADE:
             sizes = args[1 - given : 2 - given] if last.endswith("full") else args[1 - given :]
-        if last in SHAPING | _MADE and any(a.how is not How.SAME for a in sizes):
+        if last in SHAPING | SIZING | _MADE and any(a.how is not How.SAME for a in sizes):
             raise Unclear(f"{last} with other sizes in each turn")
         found = self.computed(*args)
         if last == "item" or (last in REDUCES and found.how is How.LENGTH):

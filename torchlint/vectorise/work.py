@@ -18,13 +18,15 @@ from torchlint.semantics.certain import surely_tensor
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import Function
-from torchlint.semantics.rows import bound_names
-from torchlint.semantics.turns import keeps_state
+from torchlint.semantics.rows import bound_names, definition_of, extent
 from torchlint.spelling import same
 from torchlint.vectorise.body import ADDED, EVEN, joined_behind
 from torchlint.vectorise.pure import WRITES
 from torchlint.vectorise.varying import SAME, Expressions, How, Seen, Unclear, base_of, joined
 
+_LAYERS = frozenset(
+    f"torch.nn.{name}" for name in "Linear Bilinear Embedding LayerNorm ReLU GELU Sigmoid Tanh Softmax Softplus".split()
+)
 _DEEP = 3  # functions that call functions
 _ASKED = frozenset(("shape", "size", "device", "dtype", "new"))  # of what is written
 _SUMS = (cst.AddAssign, cst.SubtractAssign)
@@ -45,7 +47,7 @@ def worked_on(loop: cst.For, sem: Semantics) -> cst.BaseExpression | None:
         joins = ADDED if guarded else ADDED | EVEN if name in turns.uneven else None
         if not joined_behind(name, loop, sem, joins):
             return None
-    return _walked(turns)
+    return _walked(turns, loop.iter)
 
 
 def worked_in(node: cst.ListComp | cst.GeneratorExp, sem: Semantics) -> cst.BaseExpression | None:
@@ -56,14 +58,37 @@ def worked_in(node: cst.ListComp | cst.GeneratorExp, sem: Semantics) -> cst.Base
         found = turns.seen(node.elt)
     except Unclear:
         return None
-    return _walked(turns) if turns.worked and found.how is How.VALUES else None
+    return _walked(turns, node.for_in.iter) if turns.worked and found.how is How.VALUES else None
 
 
-def _walked(turns: Turns) -> cst.BaseExpression | None:
+def _walked(turns: Turns, source: cst.BaseExpression) -> cst.BaseExpression | None:
     """The first certain tensor whose parts the outermost loop picks. What comes into a tensor is no list where it is
-    picked by several indices."""
+    picked by several indices. A count that nothing is known of may be that of the lists that it picks items of."""
+    if turns.listed and not _is_measured(source, turns.sem):
+        return None
     picked = turns.walked + (turns.several if turns.writes_tensor else [])
     return next((tensor for tensor, loops in picked if 0 in loops), None)
+
+
+def _is_measured(source: cst.BaseExpression, sem: Semantics) -> bool:
+    """Whether a loop has as many turns as a tensor is long: all but `range(n)` of an `n` that was given."""
+    while isinstance(source, cst.Call) and source.args and dotted(source.func) not in ("range", "torch.arange"):
+        source = source.args[0].value
+    if not isinstance(source, cst.Call):
+        return True
+    return any(_asks_shape(n, sem) for arg in source.args for n in walk(arg.value))
+
+
+def _asks_shape(node: cst.CSTNode, sem: Semantics) -> bool:
+    """`len(x)` of a tensor, `x.shape`, `x.size(0)`, or a name for these."""
+    if isinstance(node, cst.Attribute):
+        return node.attr.value in ("shape", "size", "numel")
+    if not isinstance(node, (cst.Name, cst.Call)):
+        return False
+    made = definition_of(node.value, node, sem) if isinstance(node, cst.Name) else None
+    return extent(node, sem) is not None or (
+        made is not None and any(n.attr.value in ("shape", "size") for n in find(made[1], cst.Attribute))
+    )
 
 
 class Turns(Expressions):
@@ -129,11 +154,11 @@ class Turns(Expressions):
         if test.how is How.LENGTH:
             raise Unclear("a question about as many entries as there are")
         self.worked = self.worked or test.how > How.PLACE
-        names, lists = dict(self.names), dict(self.appended)
+        names, lists, places = dict(self.names), dict(self.appended), dict(self.places)
         ends: list[dict[str, Seen]] = []
         filled: list[dict[str, bool]] = []
         for arm in (node.body, node.orelse):
-            self.names, self.appended = dict(names), dict(lists)
+            self.names, self.appended, self.places = dict(names), dict(lists), dict(places)
             self.guards.append(test)
             pinned = self.pinned
             if arm is node.body and _pins(node.test, test):
@@ -150,6 +175,7 @@ class Turns(Expressions):
         if leaves(node.body) and test.how is not How.SAME and not self.depth:
             self.guards.append(test)  # whatever stands behind an `if … continue` is under it, too
         self.names = _met(ends) if ends else names
+        self.places = {name: given for name, given in places.items() if self.names.get(name) is names.get(name)}
         self.changing |= {name for end in ends for name in end} - self.names.keys()
         guarded = self._is_guarded()
         self.appended = {**filled[0], **filled[1]}
@@ -338,8 +364,9 @@ class Turns(Expressions):
         return replace(joined(*inner.returned), whole=all(r.whole for r in inner.returned))
 
     def module(self, node: cst.Call, args: list[Seen]) -> Seen:
-        """One that a function of the turn calls; of one that the turn itself calls TL507 speaks."""
-        if not self.depth or keeps_state(self.sem.value(node.func), self.sem):
+        """A layer that a function of the turn calls; of one that the turn itself calls TL507 speaks, and a network is
+        given one slice after the other where memory is short."""
+        if not self.depth or self.sem.value(node.func).origin not in _LAYERS:
             raise Unclear("a module")
         return self.computed(*args)
 
