@@ -56,6 +56,7 @@ from torchlint.nodes import dotted, find, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, EvalRegion, Event, Function
 from torchlint.semantics.evaluation import framework_questions
+from torchlint.semantics.likely import likely_regions
 from torchlint.semantics.measuring import EVALUATION_NAMES, HELD_OUT_NAMES, measures
 from torchlint.semantics.modes import (
     aliases,
@@ -63,6 +64,8 @@ from torchlint.semantics.modes import (
     call_sites,
     classes_elsewhere,
     handed_to,
+    last_mode,
+    mode_at,
     only_loaded,
     same_module,
     subject_at,
@@ -78,7 +81,7 @@ RULE = Rule(
     Severity.WARNING,
     triggers=(r"no_grad", r"inference_mode", r"\.backward\(", EVALUATION_NAMES, HELD_OUT_NAMES),
     shapes=("forwards",),
-    requires=(r"\.backward\(|\.load_state_dict\(",),
+    requires=(r"\.backward\(|\.load_state_dict\(|no_grad|inference_mode",),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )
@@ -113,6 +116,40 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
     if region.mode == "mixed":  # one of the callers is known not to
         questions = tuple(q for q in questions if q.ask != "callers-set-eval")
     yield _finding(first, questions, fix)
+
+
+@RULE.on
+def one_of_several(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
+    """Of several models that run one after the other, only some were put into eval mode."""
+    if region.mode != "eval" or _DELIBERATE.search(region.function.name) or not measures(ctx.sem, region):
+        return
+    seen = {region.forwards[0].subject}
+    for forward in region.forwards:
+        if forward.subject in seen or forward.via is not None:
+            continue
+        seen.add(forward.subject)
+        mode, _ = mode_at(ctx.sem, region.function, forward)
+        if (
+            mode == "eval"
+            or last_mode(ctx.sem.events(region.function), forward)
+            or not forward.value.origin
+            or not minds_mode(ctx.sem, forward.value)
+        ):
+            continue
+        if trained_here(ctx.sem, region.function, forward, by_name=True) and not made_of_none(ctx.sem, forward.value):
+            yield _finding(forward, _questions(region.function, forward, ctx), None)
+
+
+@RULE.on
+def handed_over(module: cst.Module, ctx: Context) -> Iterator[Finding]:
+    """Regions whose model other files train and hand over."""
+    for region in likely_regions(ctx.sem):
+        first, asked = region.forwards[0], region.unless[0]
+        if region.mode != "unknown" or asked.ask == "runs-no-model" or not measures(ctx.sem, region):
+            continue
+        if not _DELIBERATE.search(region.function.name) and not _is_told(first):
+            trained = Question("not-in-train-mode", asked.subject)
+            yield _finding(first, (*region.unless, trained, *_questions(region.function, first, ctx)), None)
 
 
 @RULE.on

@@ -4,6 +4,8 @@
 Finds `model.eval()` inside a loop that also trains the same model, where nothing in the loop calls `model.train()`
 again: from the first evaluation on, training runs with Dropout off and BatchNorm frozen.
 
+Also a loop that calls functions of other files, one of which trains a model and another leaves it in eval mode.
+
 Silent where `train()` follows anywhere in the loop, also in a helper of the project; where the module in eval mode is
 only a part of the trained one (frozen backbones); and where no evaluation follows (training in eval mode on purpose).
 
@@ -47,11 +49,12 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Question, Severity
+from torchlint.nodes import dotted
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, Function, Kind
 from torchlint.semantics.loops import Loop
 from torchlint.semantics.measuring import may_evaluate_name
-from torchlint.semantics.modes import handed_to
+from torchlint.semantics.modes import classes_elsewhere, handed_to
 from torchlint.semantics.modules import minds_mode
 from torchlint.semantics.names import OWN
 
@@ -59,8 +62,12 @@ RULE = Rule(
     "TL204",
     Category.EVALUATION,
     Severity.ERROR,
-    triggers=(r"\.eval\(", r"\.train\(\s*(mode\s*=\s*)?False"),
-    requires=(r"\.backward\(",),
+    triggers=(
+        r"\.eval\(",
+        r"\.train\(\s*(mode\s*=\s*)?False",
+        r"(?<!def )\b(?:eval|evaluate|valid|validate|val|test)(?:_\w*)?\(",
+    ),
+    requires=(r"\.backward\(|\boptim",),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )
@@ -77,6 +84,69 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
                 if found is not None and (id(found), event.subject) not in seen:
                     seen.add((id(found), event.subject))
                     yield from _report(function, event, found, events, ctx)
+
+
+@RULE.on
+def in_another_file(module: cst.Module, ctx: Context) -> Iterator[Finding]:
+    """A model that functions of other files train and evaluate in turn: `train(net, …)`, `validate(net, …)`."""
+    for function in ctx.sem.functions:
+        calls = [e for e in ctx.sem.events(function, Effect.CALL) if e.loops and e.via is None and _is_elsewhere(e)]
+        for event in calls:
+            if may_evaluate_name(event.target.rpartition(".")[2]):
+                yield from _left_in_eval(event, calls, ctx.sem.events(function), ctx)
+
+
+def _left_in_eval(event: Event, calls: list[Event], events: list[Event], ctx: Context) -> Iterator[Finding]:
+    loop = event.loops[-1]
+    inside = [e for e in events if e.within(loop)]
+    for place, name in _handed_names(event):
+        if any(e.effect is Effect.TRAIN and (not e.subject or _shares(e.subject, name)) for e in inside):
+            continue
+        others = [e for e in calls if e is not event and e.within(loop) and handed_to(e, name)]
+        here = any(
+            e.effect is Effect.FORWARD and e.subject == name and not e.grad.off and _trains(inside, e) for e in inside
+        )
+        trainers = [e for e in others if _takes_optimizer(e)]
+        if not here and len(trainers) != 1:
+            continue
+        questions = [Question("leaves-mode", f"{event.target} {place}")]
+        questions += [] if here else [Question("differentiates-nothing", trainers[0].target)]
+        questions += [Question("sets-train-mode", e.target) for e in others]
+        if made := classes_elsewhere(ctx.sem, name, event.function):
+            questions.append(Question("ignores-mode", " ".join(made)))
+        elif not any(e.effect is Effect.FORWARD and e.subject == name and e.value.origin for e in events):
+            continue  # nothing is known of its layers
+        yield Finding(
+            event.node,
+            f"training of `{name}` goes on in eval mode",
+            f"`{event.target.rpartition('.')[2]}` leaves it there, and nothing in the loop calls `train()`",
+            f"call `{name}.train()` at the start of each turn",
+            _fix(loop, name, event, ctx),
+            tuple(dict.fromkeys(questions)),
+        )
+
+
+def _is_elsewhere(event: Event) -> bool:
+    return isinstance(event.node, cst.Call) and not event.target.startswith((OWN, "?", "torch.", "numpy."))
+
+
+def _handed_names(event: Event) -> Iterator[tuple[str, str]]:
+    """The names that a call hands over, each with the parameter's position or name."""
+    assert isinstance(event.node, cst.Call)
+    for position, arg in enumerate(event.node.args):
+        if arg.star:
+            return
+        name = dotted(arg.value)
+        if name is not None:
+            yield (arg.keyword.value if arg.keyword is not None else str(position)), name
+
+
+def _takes_optimizer(event: Event) -> bool:
+    return any(name.rpartition(".")[2].lower().startswith("opt") for _, name in _handed_names(event))
+
+
+def _shares(one: str, other: str) -> bool:
+    return one == other or _part_of(one, other)
 
 
 def _part_of(one: str, other: str) -> bool:

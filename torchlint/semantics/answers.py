@@ -125,6 +125,25 @@ def _callers_set_eval(project: Project, path: str, subject: str) -> bool:
     return False
 
 
+def _differentiates_nothing(project: Project, path: str, subject: str) -> bool:
+    return not _has_effect(project, path, subject, Effect.BACKWARD, 0)
+
+
+def _leaves_mode(project: Project, path: str, subject: str) -> bool:
+    """Whether a function does not put what it is given there (`engine.validate 0`) into eval mode, or restores it."""
+    name, _, place = subject.partition(" ")
+    found = project.find(path, name)
+    if found is None or found.function is None or found.function.cls is not None:
+        return True
+    params = found.function.params
+    param = params[int(place)] if place.isdigit() and int(place) < len(params) else place
+    modes = [e for e in found.sem.events(found.function, Effect.EVAL, Effect.TRAIN) if e.subject in (param, "")]
+    if not modes or modes[-1].effect is not Effect.EVAL or any(e.detail == "conditional" for e in modes):
+        return True
+    runs = found.sem.events(found.function, Effect.FORWARD, Effect.CALL)
+    return not any(e.subject == param and e.order > modes[-1].order for e in runs)
+
+
 def _framework_class(project: Project, path: str, subject: str) -> bool:
     found = project.find(path, subject)
     if found is None or found.cls is None:
@@ -303,6 +322,10 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "steps-optimizer": _does(Effect.STEP),
     "sets-train-mode": _does(Effect.TRAIN),
     "sets-eval-mode": _does(Effect.EVAL),
+    "leaves-mode": _leaves_mode,
+    "differentiates-nothing": lambda project, path, subject: (
+        not _has_effect(project, path, subject, Effect.BACKWARD, 0)
+    ),
     "disables-grad": _disables_grad,
     "callers-disable-grad": _callers_disable_grad,
     "callers-set-eval": _callers_set_eval,

@@ -12,9 +12,11 @@ import libcst as cst
 from torchlint.nodes import dotted, find
 from torchlint.semantics import knowledge
 from torchlint.semantics.calls import bind_arguments
+from torchlint.semantics.consumers import imported
 from torchlint.semantics.effects import Effect
-from torchlint.semantics.kinds import Kind
+from torchlint.semantics.kinds import Kind, Value
 from torchlint.semantics.made import Found, Made, Scope, Tracer
+from torchlint.semantics.modules import minds_mode
 from torchlint.semantics.names import OWN, Class, Function
 from torchlint.semantics.origins import used_as
 
@@ -94,6 +96,53 @@ def runs_no_model(project: Project, path: str, subject: str) -> bool:
             elif any(_assigns(m, method) for m in cls.methods.values()):
                 runs = True
     return not runs
+
+
+def not_in_train_mode(project: Project, path: str, subject: str) -> bool:
+    """Whether nothing says that the model which is handed over (`~.test net`, `~.Tester self.net`) is in train mode.
+
+    Said is it where the file that hands it over trains, itself or in what it imports, none of these files sets an eval
+    mode, and the model is made of layers that mind.
+    """
+    own, *names = subject.split()
+    with project.comparing():
+        sem = project.semantics(path)
+        cls = sem.names.classes.get(own.removeprefix(OWN)) if sem is not None else None
+        if sem is not None and cls is not None:
+            given = _held(project, sem, cls, names[-1].partition(".")[2])
+        else:
+            given = _arguments(project, path, own, names[-1])
+        every = list(given)
+        if not every or _SETS_EVAL.search(project.text(path)):
+            return True
+        return not all(_just_trained(project, scope) and _minds(project, e, scope) for e, scope in every)
+
+
+_SETS_EVAL = re.compile(r"\.eval\(|\.train\(\s*(?!\)|True)|\.evaluate\(|from_pretrained|\bTrainer\b|\.fit\(")
+
+
+def _just_trained(project: Project, scope: Scope) -> bool:
+    path = os.path.abspath(scope.sem.file.path)
+    texts = [project.text(p) for p in (path, *imported(project, path))]
+    return any(".backward(" in text for text in texts) and not any(_SETS_EVAL.search(text) for text in texts)
+
+
+def _minds(project: Project, node: cst.BaseExpression, scope: Scope) -> bool:
+    """Whether what is handed over surely has layers that mind the mode."""
+    made = made_of(project, node, scope)
+    return bool(made) and all(
+        m.name.startswith("torchvision.models.")
+        or (
+            m.cls is not None
+            and _is_module_class(project, m.sem, m.cls, 0)
+            and minds_mode(m.sem, Value(Kind.MODULE, m.cls.own))
+            and m.sem.file.mentions(_LAYERS)
+        )
+        for m in made
+    )
+
+
+_LAYERS = re.compile(r"Dropout|BatchNorm|DropPath")
 
 
 # -- what is handed over --------------------------------------------------------------------------------------------
@@ -251,4 +300,5 @@ MODEL_ANSWERS = {
     "handed-no-module": handed_no_module,
     "holds-no-module": holds_no_module,
     "runs-no-model": runs_no_model,
+    "not-in-train-mode": not_in_train_mode,
 }

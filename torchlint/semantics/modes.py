@@ -177,14 +177,19 @@ def loads_weights(sem: Semantics, subject: str) -> bool:
     return False
 
 
-def trained_here(sem: Semantics, function: Function, event: Event) -> bool:
-    """Whether the file trains the event's module and never puts it (by that name) into eval mode."""
+def trained_here(sem: Semantics, function: Function, event: Event, *, by_name: bool = False) -> bool:
+    """Whether the file trains the event's module and never puts it (by that name) into eval mode.
+
+    What a helper puts into eval mode may be the module under another name, unless all go `by_name`.
+    """
     last = event.subject.rpartition(".")[2]
     trained = False
     for other in sem.functions:
         events = sem.events(other)
         for e in events:
-            if e.effect is Effect.EVAL and (not e.subject or e.subject.rpartition(".")[2] == last or e.via is not None):
+            if e.effect is Effect.EVAL and (
+                not e.subject or e.subject.rpartition(".")[2] == last or (e.via is not None and not by_name)
+            ):
                 return False
         if any(e.effect is Effect.BACKWARD for e in events) and any(
             e.effect is Effect.FORWARD and e.subject.rpartition(".")[2] == last and not e.grad.off for e in events
@@ -243,9 +248,11 @@ def only_loaded(sem: Semantics, event: Event) -> bool:
     if sem.file.mentions(_SETS_MODES):
         return False
     own = sem.class_of(event.value.origin) is not None and not event.value.evidence
-    if not own and not classes_elsewhere(sem, event.subject):
+    if not own and not classes_elsewhere(sem, event.subject, event.function):
         return False
-    return not event.subject.startswith("self.") and loads_weights(sem, event.subject)
+    sites = call_sites(sem, event.function) if event.subject in event.function.params else []
+    names = {event.subject, *(subject_at(event.function, s, event.subject) or "" for s in sites)}
+    return not event.subject.startswith("self.") and any(n and loads_weights(sem, n) for n in names)
 
 
 def handed_to(event: Event, subject: str) -> bool:
