@@ -43,17 +43,17 @@ from collections.abc import Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Fix, Severity
-from torchlint.nodes import argument, dotted, find, has_star, literal
+from torchlint.nodes import argument, dotted, find, has_star, literal, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
-from torchlint.semantics import Effect, Event, Kind, TrainingLoop, flow
-from torchlint.semantics.blocks import unwrap_iteration
+from torchlint.semantics import Effect, Kind, TrainingLoop, flow, microbatches
+from torchlint.semantics.blocks import always, unwrap_iteration
 
 RULE = Rule(
     "TL107",
     Category.TRAINING,
     Severity.WARNING,
-    triggers=(r"\benumerate\(",),
-    requires=(r"backward\(", r"\bstep\(", r"%"),
+    triggers=(r"%",),
+    requires=(r"backward\(", r"\bstep\("),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )
@@ -63,24 +63,26 @@ RULE = Rule(
 def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
     if not isinstance(loop.node, cst.For):
         return
-    counted = _enumerated(loop.node)
+    counted = _enumerated(loop.node) or _counted_by_hand(loop.node, context)
     if counted is None:
         return
     index, start, source = counted
     loader = dotted(source)
-    if loader is None or not _has_length(source, loader, context):
+    if loader is None or not _ends(source, loader, loop, context):
         return
     for step in loop.of(Effect.STEP):
-        group = flow.accumulation(loop, step)
-        if group is None or not _exact(group, index) or _handled_elsewhere(loop, step):
+        group = microbatches.accumulation(loop, step)
+        if group is None or not _exact(group, index) or _handled_elsewhere(loop, group):
             continue
         n = context.file.code(group.steps)
         yield Finding(
-            group.guard.test,
+            group.test,
             f"the end of `{loader}` never reaches `{step.subject}.step()` unless its length is a multiple of `{n}`",
             "its batches are computed for nothing, or leak into the first group of the next epoch",
             f"also step when `{loader}` ends",
-            fix=_fix(group, index, start, loader, context),
+            fix=_fix(group, index, start, loader, context)
+            if start is not None and _has_length(source, loader, context)
+            else None,
         )
         return
 
@@ -101,6 +103,48 @@ def _enumerated(loop: cst.For) -> tuple[str, int, cst.BaseExpression] | None:
         return None
     index = target.elements[0].value
     return (index.value, start, unwrap_iteration(call.args[0].value)) if isinstance(index, cst.Name) else None
+
+
+def _counted_by_hand(loop: cst.For, context: Context) -> tuple[str, None, cst.BaseExpression] | None:
+    """The counter of `i = 0; for … in thing: …; i += 1`, which starts anew with each pass over the thing."""
+    grown = {
+        n.target.value
+        for n in walk(loop.body, into=lambda n: not isinstance(n, cst.BaseCompoundStatement) or _always(n))
+        if isinstance(n, cst.AugAssign) and isinstance(n.operator, cst.AddAssign) and isinstance(n.target, cst.Name)
+        if literal(n.value) == 1
+    }
+    for line in _ahead(loop, context):
+        for small in line.body if isinstance(line, cst.SimpleStatementLine) else ():
+            if isinstance(small, cst.Assign) and isinstance(literal(small.value), int):
+                name = dotted(small.targets[0].target)
+                if name in grown:
+                    return name, None, unwrap_iteration(loop.iter)
+    return None
+
+
+def _always(node: cst.BaseCompoundStatement) -> bool:
+    return isinstance(node, cst.With) or (isinstance(node, cst.If) and always(node))
+
+
+def _ahead(loop: cst.For, context: Context) -> Iterator[cst.CSTNode]:
+    """The statements ahead of the loop, the nearest first, up to the start of what repeats it."""
+    inner: cst.CSTNode = loop
+    for block in context.file.ancestors(loop):
+        if isinstance(block, (cst.For, cst.While, cst.FunctionDef)):
+            return
+        if isinstance(block, (cst.IndentedBlock, cst.Module)):
+            yield from reversed(block.body[: next(i for i, line in enumerate(block.body) if line is inner)])
+        if isinstance(block, cst.BaseStatement):
+            inner = block
+
+
+def _ends(source: cst.BaseExpression, name: str, loop: TrainingLoop, context: Context) -> bool:
+    """Whether the loader comes to an end: it has a length, or is one that is gone over again and again."""
+    if _has_length(source, name, context):
+        return True
+    value = context.sem.value(source)
+    again = loop.outer or any(site.loops for site in context.sem.call_sites(loop.function))
+    return value.kind is Kind.LOADER and not value.origin and bool(again)
 
 
 def _has_length(source: cst.BaseExpression, name: str, context: Context) -> bool:
@@ -130,13 +174,17 @@ def _endless(origin: str, context: Context) -> bool:
     return not origin or "Iterable" in origin
 
 
-def _exact(group: flow.Accumulation, index: str) -> bool:
+def _exact(group: microbatches.Accumulation, index: str) -> bool:
     """Whether the guard is nothing but a modulus of the loop's own index."""
-    test = group.guard.test
-    return isinstance(test, cst.Comparison) and flow.bound_names(group.modulus.left) == {index}
+    test = group.test
+    return (
+        isinstance(test, (cst.Comparison, cst.UnaryOperation))
+        and group.modulus is not None
+        and flow.bound_names(group.modulus.left) == {index}
+    )
 
 
-def _handled_elsewhere(loop: TrainingLoop, step: Event) -> bool:
+def _handled_elsewhere(loop: TrainingLoop, group: microbatches.Accumulation) -> bool:
     """Whether what is left is applied behind the loop, or may be by a call there; or the loop is left early."""
     if isinstance(loop.node, cst.For) and (
         loop.node.orelse is not None or any(True for _ in find(loop.node.body, cst.Break))
@@ -144,12 +192,12 @@ def _handled_elsewhere(loop: TrainingLoop, step: Event) -> bool:
         return True
     if any(e.effect in (Effect.STEP, Effect.BACKWARD) for e in loop.after):
         return True
-    return sum(s.subject == step.subject for s in loop.of(Effect.STEP)) > 1
+    return any(s.subject == group.step.subject and not group.guards(s) for s in loop.of(Effect.STEP))
 
 
-def _fix(group: flow.Accumulation, index: str, start: int, loader: str, context: Context) -> Fix | None:
-    test = group.guard.test
-    if not group.guard.taken or not isinstance(test, cst.Comparison):
+def _fix(group: microbatches.Accumulation, index: str, start: int, loader: str, context: Context) -> Fix | None:
+    test = group.test
+    if test is group.guard.test and not group.guard.taken:
         return None
     done = f"{index} + 1" if start == 0 else index if start == 1 else f"{index} + 1 - {start}"
     text = f"{context.file.code(test)} or {done} == len({loader})"

@@ -47,7 +47,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Edit, Severity
 from torchlint.nodes import argument, dotted, find, literal, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
-from torchlint.semantics import Effect, Event, Kind, Semantics, TrainingLoop, flow
+from torchlint.semantics import Effect, Event, Kind, Semantics, TrainingLoop, flow, microbatches
 
 RULE = Rule(
     "TL106",
@@ -59,18 +59,30 @@ RULE = Rule(
     fixes=(Applicability.UNSAFE,),
 )
 
+_Group = microbatches.Accumulation | microbatches.InnerAccumulation
 _SUMMED = ("reduction", "size_average")
 
 
 @RULE.on
-def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
+def in_loop(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
+    yield from _check(loop, context)
+
+
+@RULE.on
+def in_function(node: cst.FunctionDef, context: Context) -> Iterator[Finding]:
+    whole = microbatches.step_function(context.sem, node)
+    if whole is not None:
+        yield from _check(whole, context)
+
+
+def _check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
     if flow.handles_grad(loop.events, loop.node):
         return
     for step in loop.of(Effect.STEP):
-        group = flow.accumulation(loop, step)
+        group = microbatches.inner_accumulation(loop, step) or microbatches.accumulation(loop, step)
         if group is None or _scaled(group, context) or _summed(group, context):
             continue
-        if any(b.value.kind is Kind.FRAMEWORK or b.via is not None for b in group.backwards):
+        if any(b.value.kind is Kind.FRAMEWORK or b.via not in (None, group.step.via) for b in group.backwards):
             return  # the framework may scale
         n = context.file.code(group.steps)
         edits = [_scale(b, group, n, context) for b in group.backwards]
@@ -85,7 +97,7 @@ def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
         return
 
 
-def _scaled(group: flow.Accumulation, context: Context) -> bool:
+def _scaled(group: _Group, context: Context) -> bool:
     """Whether the file divides anything by N that could be the loss or a gradient, or hands N to something unknown."""
     value = literal(group.steps)
     name = (dotted(group.steps) or "").rpartition(".")[2]
@@ -120,7 +132,7 @@ def _divides(call: cst.Call) -> bool:
     return isinstance(call.func, cst.Attribute) and call.func.attr.value in ("div", "div_", "true_divide", "divide")
 
 
-def _may_scale(call: cst.Call, group: flow.Accumulation, context: Context) -> bool:
+def _may_scale(call: cst.Call, group: _Group, context: Context) -> bool:
     """Whether what the call is given may end up in the loss."""
     return dotted(call.func) not in ("print", "range", "min", "max", "int", "len") and _inside(call, group, context)
 
@@ -148,7 +160,7 @@ def _counts(node: cst.CSTNode) -> bool:
     )
 
 
-def _inside(node: cst.CSTNode, group: flow.Accumulation, context: Context) -> bool:
+def _inside(node: cst.CSTNode, group: _Group, context: Context) -> bool:
     return any(a is group.loop.node for a in context.file.ancestors(node))
 
 
@@ -159,7 +171,7 @@ def _gives_scaled(event: Event) -> bool:
     )
 
 
-def _summed(group: flow.Accumulation, context: Context) -> bool:
+def _summed(group: _Group, context: Context) -> bool:
     """Whether the loss is a sum over the batch, so that gradients add up as those of one large batch do."""
     for event in group.loop.events:
         calls = [event.value.node, flow.call_of(event)] if event.effect is Effect.LOSS else []
@@ -179,7 +191,7 @@ def _summed(group: flow.Accumulation, context: Context) -> bool:
     return False
 
 
-def _sources(backward: Event, group: flow.Accumulation, context: Context) -> Iterator[cst.CSTNode]:
+def _sources(backward: Event, group: _Group, context: Context) -> Iterator[cst.CSTNode]:
     """The expressions in this loop that the backward's loss is made of, two assignments deep."""
     call = flow.call_of(backward)
     seen: set[str] = set()
@@ -196,7 +208,7 @@ def _sources(backward: Event, group: flow.Accumulation, context: Context) -> Ite
                     pending.append(assign.value)
 
 
-def _scale(backward: Event, group: flow.Accumulation, n: str, context: Context) -> Edit | None:
+def _scale(backward: Event, group: _Group, n: str, context: Context) -> Edit | None:
     """The edit that divides the loss of one backward: `(loss / n).backward()`, `scaler.scale(loss / n).backward()`."""
     call = flow.call_of(backward)
     if not isinstance(call, cst.Call) or not isinstance(call.func, cst.Attribute) or not _settled(group):
@@ -214,7 +226,7 @@ def _scale(backward: Event, group: flow.Accumulation, n: str, context: Context) 
     return context.file.replace(loss, f"({context.file.code(loss)} / {n})")
 
 
-def _settled(group: flow.Accumulation) -> bool:
+def _settled(group: _Group) -> bool:
     """Whether N is a plain name, attribute or number that the loop does not change."""
     if not isinstance(group.steps, (cst.Name, cst.Attribute, cst.Integer)):
         return False

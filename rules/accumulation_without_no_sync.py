@@ -53,7 +53,7 @@ from torchlint.diagnostic import Applicability, Fix, Severity
 from torchlint.edits import torch_name, wrap_in_with
 from torchlint.nodes import find, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
-from torchlint.semantics import TrainingLoop, flow
+from torchlint.semantics import TrainingLoop, flow, microbatches
 from torchlint.semantics.effects import Effect
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.processes import Processes, Replica
@@ -83,7 +83,7 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
         return
     for loop in processes.sem.objects(TrainingLoop):
         for step in loop.of(Effect.STEP):
-            group = flow.accumulation(loop, step)
+            group = microbatches.accumulation(loop, step)
             if group is None or any(b.value.kind is Kind.FRAMEWORK or b.via is not None for b in group.backwards):
                 continue
             found = replica_of(processes, loop)
@@ -117,7 +117,7 @@ def replica_of(processes: Processes, loop: TrainingLoop) -> tuple[str, Replica] 
     return next(iter(found.items())) if len(found) == 1 else None
 
 
-def keep_local(processes: Processes, group: flow.Accumulation, model: str, replica: Replica) -> Fix | None:
+def keep_local(processes: Processes, group: microbatches.Accumulation, model: str, replica: Replica) -> Fix | None:
     """Forward and backward under `no_sync()` in the turns without a step."""
     file, loop = processes.file, group.loop.node
     if not isinstance(loop, (cst.For, cst.While)) or not isinstance(loop.body, cst.IndentedBlock):
@@ -142,7 +142,7 @@ def keep_local(processes: Processes, group: flow.Accumulation, model: str, repli
     return unsafe("Reduce gradients in the stepping turns only", *imports, *with_)
 
 
-def counts(group: flow.Accumulation, statements: Sequence[cst.CSTNode]) -> bool:
+def counts(group: microbatches.Accumulation, statements: Sequence[cst.CSTNode]) -> bool:
     """Whether a name of the step's test changes between the forward and the step: it would say something else above."""
     names = {n.value for n in find(group.guard.test, cst.Name)}
     return any(

@@ -43,6 +43,7 @@ fix, kept after it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import libcst as cst
 
@@ -51,6 +52,7 @@ from torchlint.nodes import dotted, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, Kind, TrainingLoop, flow
 from torchlint.semantics.blocks import leaves
+from torchlint.semantics.repeated import cleared_by_class, lasting, whole_step
 
 RULE = Rule(
     "TL101",
@@ -102,6 +104,21 @@ def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
             fix=_fix(step, closure, first, name, context),
             unless=unknown.questions + _of_optimizer(step),
         )
+
+
+@RULE.on
+def in_function(node: cst.FunctionDef, context: Context) -> Iterator[Finding]:
+    """A step of training that loops of other files repeat."""
+    whole = whole_step(context.sem, node)
+    if whole is None or cleared_by_class(context.sem, whole.function):
+        return
+    steps = whole.of(Effect.STEP)
+    if not all(lasting(whole.function, s) for s in steps):
+        return
+    given = ",".join(sorted({s.subject.partition(".")[0] for s in steps}))
+    asked = Question("not-repeated", f"{whole.function.own}@{given}")
+    for finding in check(whole, context):
+        yield replace(finding, unless=(*finding.unless, asked))
 
 
 def _plain(step: Event, context: Context) -> bool:

@@ -49,18 +49,19 @@ from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
-from torchlint.diagnostic import Applicability, Fix, Severity
+from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.edits import move_after
 from torchlint.nodes import argument, dotted, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
-from torchlint.semantics import Effect, Event, Kind, flow
+from torchlint.semantics import Effect, Event, Kind, flow, knowledge
+from torchlint.semantics.names import OWN
 
 RULE = Rule(
     "TL113",
     Category.TRAINING,
     Severity.WARNING,
     triggers=(r"\.step\(\s*\)",),
-    requires=(r"\blr_scheduler\b", r"\bbackward\("),
+    requires=(r"sched", r"\bbackward\("),
     since="0.2",
     fixes=(Applicability.UNSAFE,),
 )
@@ -78,7 +79,8 @@ def check(loop: cst.For | cst.While, context: Context) -> Iterator[Finding]:
         if event.effect is not Effect.SCHEDULER_STEP or event.loops[-1] is not loop or event.inner_loop:
             continue
         steps = _steps(event, events)
-        if not _is_plain(event, loop, context) or not steps or any(events.index(s) < at for s in steps):
+        made = _is_plain(event, loop, context)
+        if made is None or not steps or any(events.index(s) < at for s in steps):
             continue
         before = everything[: everything.index(events[0])]
         if any(e.effect is Effect.STEP and e.subject == steps[0].subject for e in before):
@@ -94,20 +96,23 @@ def check(loop: cst.For | cst.While, context: Context) -> Iterator[Finding]:
             "the first value of the schedule is skipped, and every change comes one turn early",
             "step the scheduler after the optimizer",
             fix=_fix(event, steps, loop, context),
-            unless=unknown.questions,
+            unless=made + unknown.questions,
         )
 
 
-def _is_plain(event: Event, loop: cst.For | cst.While, context: Context) -> bool:
-    """Whether this is one of PyTorch's schedulers, made outside of the loop, that starts at its first value."""
-    call, made = flow.call_of(event), event.value.node
-    if event.value.kind is not Kind.SCHEDULER or not event.value.origin.startswith(_TORCH):
-        return False
-    if event.value.origin.endswith("ReduceLROnPlateau") or not isinstance(call, cst.Call) or call.args:
-        return False
-    if not isinstance(made, cst.Call) or argument(made, "last_epoch") is not None:
-        return False
-    return not any(a is loop for a in context.file.ancestors(made))
+def _is_plain(event: Event, loop: cst.For | cst.While, context: Context) -> tuple[Question, ...] | None:
+    """Whether this is one of PyTorch's schedulers, made outside of the loop, that starts at its first value: what other
+    files must not deny for that, None where it is none."""
+    call, made, origin = flow.call_of(event), event.value.node, event.value.origin
+    if not isinstance(call, cst.Call) or call.args or not isinstance(made, cst.Call):
+        return None
+    if argument(made, "last_epoch") is not None or any(a is loop for a in context.file.ancestors(made)):
+        return None
+    if event.value.kind is Kind.SCHEDULER:
+        known = origin.startswith(_TORCH) or knowledge.TORCH_SCHEDULERS.match(origin)
+        return () if known and not origin.endswith("ReduceLROnPlateau") else None
+    foreign = event.value.kind is Kind.UNKNOWN and origin and not origin.startswith((OWN, "torch."))
+    return (Question("makes-no-torch-scheduler", origin),) if foreign else None
 
 
 def _steps(event: Event, events: Sequence[Event]) -> list[Event]:

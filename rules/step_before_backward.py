@@ -67,29 +67,30 @@ def in_function(node: cst.FunctionDef, context: Context) -> Iterator[Finding]:
 
 
 def _check(body: cst.CSTNode, events: Sequence[Event], context: Context, repeated: bool) -> Iterator[Finding]:
-    backwards = [i for i, e in enumerate(events) if e.effect is Effect.BACKWARD]
-    if not backwards or flow.handles_grad(events, body):
+    if not any(e.effect is Effect.BACKWARD for e in events) or flow.handles_grad(events, body):
         return
     said: set[cst.CSTNode] = set()
     for at, step in enumerate(events):
-        if step.effect is Effect.STEP and repeated and flow.call_of(step) not in said:
+        if step.effect is Effect.STEP and flow.call_of(step) not in said:
             found = _meets_nothing(body, events, at, context)
             if found is not None:
                 said.add(flow.call_of(step))
                 yield found
                 continue
-        if step.effect is not Effect.STEP or at > backwards[0] or step.detail == "engine" or flow.has_closure(step):
+        if step.effect is not Effect.STEP or step.detail == "engine" or flow.has_closure(step):
             continue
-        if any(s.effect is Effect.STEP for s in events[at + 1 :]):
+        own = [e for e in events if _together(body, e, step)]
+        backwards = [e for e in own if e.effect is Effect.BACKWARD]
+        later = own[own.index(step) + 1 :]
+        if not backwards or backwards[0] not in later or any(s.effect is Effect.STEP for s in later):
             continue  # later steps: several optimizers or phases
-        first, last = events[backwards[0]], events[backwards[-1]]
-        clears = [i for i, e in enumerate(events) if e.effect is Effect.ZERO_GRAD and flow.surely_clears(e, step)]
-        dropping = [i for i in clears if i < at or (repeated and i > backwards[-1])]
-        if not dropping or any(at < i < backwards[0] for i in clears):
+        first, last = backwards[0], backwards[-1]
+        clears = [e for e in own if e.effect is Effect.ZERO_GRAD and flow.surely_clears(e, step)]
+        dropping = [z for z in clears if z not in later or (repeated and z in later[later.index(last) :])]
+        if not dropping or any(z in later[: later.index(first)] for z in clears):
             continue
-        clear = events[dropping[0]]
         keys = flow.guard_keys(body, step)
-        if keys != flow.guard_keys(body, first) or keys != flow.guard_keys(body, clear):
+        if keys != flow.guard_keys(body, first) or not flow.always_before(body, dropping[0], step):
             continue
         unknown = flow.strangers(context.sem, events[:at], "runs-backward", flow.parts(events))
         if unknown.opaque:
@@ -102,6 +103,12 @@ def _check(body: cst.CSTNode, events: Sequence[Event], context: Context, repeate
             fix=_fix(step, first, last, context),
             unless=unknown.questions,
         )
+
+
+def _together(body: cst.CSTNode, event: Event, step: Event) -> bool:
+    """Whether both can happen in one turn: they do not lie in two branches of one `if`."""
+    mine = dict(flow.guard_keys(body, step))
+    return all(mine.get(node, taken) == taken for node, taken in flow.guard_keys(body, event))
 
 
 def _meets_nothing(body: cst.CSTNode, events: Sequence[Event], at: int, context: Context) -> Finding | None:

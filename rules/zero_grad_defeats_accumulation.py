@@ -47,7 +47,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Fix, Severity
 from torchlint.edits import move_after
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
-from torchlint.semantics import Effect, Event, TrainingLoop, flow
+from torchlint.semantics import Effect, Event, TrainingLoop, flow, microbatches
 
 RULE = Rule(
     "TL102",
@@ -61,11 +61,26 @@ RULE = Rule(
 
 
 @RULE.on
-def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
+def in_loop(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
+    yield from _check(loop, context)
+
+
+@RULE.on
+def in_function(node: cst.FunctionDef, context: Context) -> Iterator[Finding]:
+    whole = microbatches.step_function(context.sem, node)
+    if whole is not None:
+        yield from _check(whole, context)
+
+
+def _check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
     if flow.handles_grad(loop.events, loop.node):
         return
     for step in loop.of(Effect.STEP):
-        group = flow.accumulation(loop, step)
+        inner = microbatches.inner_accumulation(loop, step)
+        if inner is not None:
+            yield from _in_micro_batches(inner, context)
+            continue
+        group = microbatches.accumulation(loop, step)
         if group is None:
             continue
         clears = [z for z in loop.of(Effect.ZERO_GRAD) if flow.surely_clears(z, step)]
@@ -86,13 +101,37 @@ def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
         return
 
 
-def _every_turn(group: flow.Accumulation, clear: Event) -> bool:
+def _in_micro_batches(group: microbatches.InnerAccumulation, context: Context) -> Iterator[Finding]:
+    """Clears in the loop over the micro-batches of one step, ahead of their backward."""
+    clears = [z for z in group.loop.of(Effect.ZERO_GRAD) if flow.surely_clears(z, group.step)]
+    early = [
+        z
+        for z in clears
+        if z.within(group.inner) and all(flow.always_before(group.inner, z, b) for b in group.backwards)
+    ]
+    if early:
+        n = context.file.code(group.steps)
+        lines = [flow.lone_line(context.sem, z) for z in early]
+        others = len(clears) > len(early)
+        edits = [context.file.delete(line) for line in lines if line is not None]
+        yield Finding(
+            flow.call_of(early[0]),
+            f"gradients are cleared in each of the `{n}` turns ahead of `{group.step.subject}.step()`",
+            "accumulation does nothing: all micro-batches of a group but one are computed and dropped",
+            "clear once ahead of the inner loop",
+            fix=unsafe("Take out the clear that runs for each micro-batch", *edits)
+            if others and len(edits) == len(early) and all(z.via is None for z in early)
+            else None,
+        )
+
+
+def _every_turn(group: microbatches.Accumulation, clear: Event) -> bool:
     """Whether the clear runs in each turn in which a backward runs."""
     loop = group.loop.node
     return not group.guards(clear) and all(flow.always_before(loop, clear, b) for b in group.backwards)
 
 
-def _just_before(group: flow.Accumulation, clear: Event, context: Context) -> bool:
+def _just_before(group: microbatches.Accumulation, clear: Event, context: Context) -> bool:
     """Whether the clear runs in the very turn that steps, ahead of its backward, under an `if` of the same test."""
     own = group.loop.guards(clear)
     if len(own) != 1 or not own[0].taken or not group.guard.taken or own[0].node is group.guard.node:
@@ -102,7 +141,7 @@ def _just_before(group: flow.Accumulation, clear: Event, context: Context) -> bo
 
 
 def _fix(
-    group: flow.Accumulation, early: list[Event], clears: list[Event], step: Event, context: Context
+    group: microbatches.Accumulation, early: list[Event], clears: list[Event], step: Event, context: Context
 ) -> Fix | None:
     lines = [flow.lone_line(context.sem, z) for z in early]
     if step.via is not None or any(z.via is not None or line is None for z, line in zip(early, lines)):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"[A-Za-z_]\w*")
 # Methods that everything has: a call of one says nothing about the file's own.
 _COMMON = frozenset(
-    """forward step to cuda cpu eval train item size view mean sum max min numpy detach shape data device dtype apply
+    """forward to cuda cpu eval item size view mean sum max min numpy detach shape data device dtype apply
     float long half""".split()
 ).union(dir(list), dir(dict), dir(str), dir(set), dir(object))
 

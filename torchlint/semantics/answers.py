@@ -29,6 +29,7 @@ from torchlint.semantics.modes import always_off, mode_at
 from torchlint.semantics.modules import minds_mode
 from torchlint.semantics.names import OWN
 from torchlint.semantics.per_step import not_waited_for, waited_for_alone, waited_for_besides
+from torchlint.semantics.repeated import not_repeated
 from torchlint.semantics.transfers import may_be_cuda, moves_of_given
 
 if TYPE_CHECKING:
@@ -163,6 +164,15 @@ def _returns_number(project: Project, path: str, subject: str) -> bool:
         value.kind in (Kind.NUMBER, Kind.NDARRAY, Kind.STRING, Kind.NONE, Kind.UNKNOWN)
         or value.graph is not Graph.ATTACHED
     )
+
+
+def _makes_no_torch_scheduler(project: Project, path: str, subject: str) -> bool:
+    """Whether the callable is not known to give one of PyTorch's schedulers. Unknown callables: yes."""
+    found = project.find(path, subject)
+    if found is None or found.function is None:
+        return True
+    value = found.sem.summary(found.function).returns
+    return value.kind is not Kind.SCHEDULER or value.origin.startswith(OWN)
 
 
 def _calls_set_epoch(project: Project, path: str, subject: str) -> bool:
@@ -332,6 +342,7 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "framework-class": _framework_class,
     "returns-number": _returns_number,
     "keeps-no-graph": keeps_no_graph,
+    "makes-no-torch-scheduler": _makes_no_torch_scheduler,
     "calls-set-epoch": _calls_set_epoch,
     "sets-precision": _sets_precision,
     "mentions": _mentions,
@@ -345,6 +356,7 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "items-in-memory": _items_in_memory,
     "items-on-device": _items_on_device,
     "not-waited-for": not_waited_for,
+    "not-repeated": not_repeated,
     "waited-for-alone": waited_for_alone,
     "waited-for-besides": waited_for_besides,
     "output-not-in-cross-entropy": _not_fed_into("cross_entropy", "nll"),

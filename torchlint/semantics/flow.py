@@ -15,11 +15,11 @@ import libcst as cst
 
 from torchlint.diagnostic import Question
 from torchlint.nodes import dotted, find, literal, walk
-from torchlint.semantics.effects import Effect, Event, Guard
+from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.kinds import Kind
-from torchlint.semantics.loops import TrainingLoop, accumulation_modulus
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import OWN
+from torchlint.spelling import spelled
 
 _CLEARED = re.compile(r"zero|clear|reset|empty|clean|flush|discard|none|null|free|wipe")
 _CLEARED_AFTER = re.compile(r"zero|clear|reset|none|clean")
@@ -34,6 +34,10 @@ _HARMLESS = re.compile(
     r"|^update$|set_|requires_grad|clip|grad_norm|norm_grad|get_|^is_|^has_|state_dict|no_sync|autocast|freeze|no_grad|enable_grad|synchronize|barrier",
     re.I,
 )
+_LOOKING = frozenset(
+    "add_histogram add_scalar add_scalars log info debug warning histogram isnan isfinite isinf log_value".split()
+)
+_MEASURES = frozenset("norm mean std var item max min any all".split())
 # Libraries whose functions are known not to touch gradients: asking the project about them would find nothing.
 _INERT = re.compile(
     r"^(torch|torchvision|torchaudio|torchtext|numpy|math|random|time|os|sys|re|json|copy|logging|collections|itertools"
@@ -66,8 +70,24 @@ def owners(step: Event) -> frozenset[str]:
         if isinstance(call.func, cst.Attribute) and call.func.attr.value in ("parameters", "named_parameters"):
             name = dotted(call.func.value)
             if name is not None:
-                found.add(name)
+                found.add(_kept_as(name, made, step))
     return frozenset(found)
+
+
+def _kept_as(name: str, made: cst.Call, step: Event) -> str:
+    """`self.net` for the `net` of `self.net = net; self.opt = SGD(net.parameters())`, where another method steps."""
+    cls = step.function.cls
+    if cls is None or "." in name or not step.subject.startswith("self."):
+        return name
+    maker = next((m for m in cls.methods.values() if any(n is made for n in walk(m.node))), None)
+    for assign in find(maker.node, cst.Assign) if maker is not None else ():
+        value = assign.value
+        while isinstance(value, cst.Call) and isinstance(value.func, cst.Attribute):
+            value = value.func.value  # self.net = net.to(device)
+        target = dotted(assign.targets[0].target)
+        if dotted(value) == name and target is not None and target.startswith("self."):
+            return target
+    return name
 
 
 def _under(name: str, prefix: str) -> bool:
@@ -158,12 +178,25 @@ def bodies(events: Iterable[Event], node: cst.CSTNode) -> Iterator[cst.CSTNode]:
 
 
 def handles_grad(events: Iterable[Event], node: cst.CSTNode) -> bool:
-    """Whether the code reads or writes `.grad` itself: then who clears what is beyond events."""
+    """Whether the code reads or writes `.grad` itself: then who clears what is beyond events. Looking at gradients (to
+    log them, to ask for their norm or whether there are any) is neither."""
     for body in bodies(events, node):
-        for n in walk(body):
+        for n in walk(body, into=_may_use_grad):
             if isinstance(n, cst.Attribute) and n.attr.value in ("grad", "_grad", "main_grad") and not _is_autograd(n):
                 return True
     return False
+
+
+def _may_use_grad(node: cst.CSTNode) -> bool:
+    """False for what only looks at values: `writer.add_histogram(name, p.grad)`, `p.grad.norm()`, `p.grad is None`."""
+    if isinstance(node, cst.Comparison):
+        return not any(isinstance(c.operator, (cst.Is, cst.IsNot)) for c in node.comparisons)
+    if not isinstance(node, cst.Call):
+        return True
+    if isinstance(node.func, cst.Attribute):
+        name = node.func.attr.value
+        return name not in _LOOKING and not (name in _MEASURES and _grad_in(node.func.value))
+    return dotted(node.func) != "print"
 
 
 def writes_grad(events: Iterable[Event], node: cst.CSTNode) -> bool:
@@ -252,11 +285,28 @@ def strangers(sem: Semantics, events: Iterable[Event], ask: str, named: frozense
                 questions.append(question)
             if not event.target.startswith(OWN):
                 continue
-        if harmless:
+        if harmless or (last == "step" and _is_environment(sem, event)):
             continue
         if _HANDLING.search(last) or _holds(sem, call_of(event), named):
             opaque = True
     return Strangers(tuple(questions), opaque)
+
+
+def _is_environment(sem: Semantics, event: Event) -> bool:
+    """Whether an unknown `step` is that of a world to act in: it is given an action and gives four or five things back,
+    and what has it is reset elsewhere."""
+    call = call_of(event)
+    if not isinstance(call, cst.Call) or not call.args or not isinstance(call.func, cst.Attribute):
+        return False
+    parent = sem.file.parent(call)
+    if not isinstance(parent, cst.Assign) or not isinstance(parent.targets[0].target, cst.Tuple):
+        return False
+    name = dotted(call.func.value)
+    return (
+        name is not None
+        and len(parent.targets[0].target.elements) in (4, 5)
+        and re.search(rf"\b{re.escape(name)}\.reset\(", sem.file.text) is not None
+    )
 
 
 def _inert(event: Event) -> bool:
@@ -291,70 +341,18 @@ def guard_keys(loop: cst.CSTNode, event: Event) -> frozenset[tuple[int, bool]]:
 
 
 def always_before(loop: cst.CSTNode, earlier: Event, later: Event) -> bool:
-    """Whether the earlier event has run whenever the later one runs: its guards are among the later one's."""
-    return guard_keys(loop, earlier) <= guard_keys(loop, later)
-
-
-@dataclass(frozen=True)
-class Accumulation:
-    """A step that is taken every `steps`-th turn of a loop whose turns all add gradients."""
-
-    loop: TrainingLoop
-    step: Event
-    guard: Guard
-    steps: cst.BaseExpression
-    modulus: cst.BinaryOperation
-    backwards: tuple[Event, ...]
-
-    def guards(self, event: Event) -> bool:
-        """Whether the event, too, happens only in the turns in which the step is taken."""
-        return (id(self.guard.node), self.guard.taken) in guard_keys(self.loop.node, event)
-
-
-def accumulation(loop: TrainingLoop, step: Event) -> Accumulation | None:
-    """Gradient accumulation around a step, or None.
-
-    GAN alternation is not accumulation: there the backward stands under the guard too, or another optimizer takes its
-    steps in the other turns. Neither is a framework's own (`with accelerator.accumulate(model):`).
-    """
-    if isinstance(loop.node, cst.FunctionDef) or step.inner_loop or step.inner_guards:
-        return None  # a helper that decides by itself when to step
-    advanced = assigned_in(loop.node)
-    for guard in loop.guards(step):
-        modulus = accumulation_modulus(guard)
-        if modulus is None or literal(modulus.right) in (0, 1):
-            continue
-        if not any(dotted(n) in advanced for n in walk(modulus.left) if isinstance(n, (cst.Name, cst.Attribute))):
-            continue
-        backwards = tuple(loop.of(Effect.BACKWARD))
-        found = Accumulation(loop, step, guard, modulus.right, modulus, backwards)
-        if not backwards or any(found.guards(b) or b.inner_loop for b in backwards):
-            return None
-        if any(s.subject != step.subject and not found.guards(s) for s in loop.of(Effect.STEP)):
-            return None
-        if any(_accumulates(scope) for b in backwards for scope in b.scopes):
-            return None
-        return None if _steps_by_itself(loop.node, step.subject) else found
-    return None
-
-
-def _steps_by_itself(loop: cst.CSTNode, optimizer: str) -> bool:
-    """Whether the optimizer is told of the other turns: `optimizer.virtual_step()` keeps their gradients elsewhere."""
-    return any(
-        isinstance(call, cst.Call)
-        and isinstance(call.func, cst.Attribute)
-        and call.func.attr.value.endswith(("_step", "accumulate"))
-        and dotted(call.func.value) == optimizer
-        for call in walk(loop)
-    )
-
-
-def _accumulates(scope: cst.With) -> bool:
-    return any(
-        isinstance(item.item, cst.Call)
-        and isinstance(item.item.func, cst.Attribute)
-        and item.item.func.attr.value == "accumulate"
-        for item in scope.items
+    """Whether the earlier event has run whenever the later one runs: its guards are among the later one's, or ask the
+    same of what the loop does not change."""
+    missing = guard_keys(loop, earlier) - guard_keys(loop, later)
+    if not missing:
+        return True
+    changed = assigned_in(loop) if isinstance(loop, (cst.For, cst.While)) else None
+    mine = {(spelled(g.test), g.taken) for g in later.guards_in(loop)}
+    return changed is not None and all(
+        (spelled(g.test), g.taken) in mine
+        and not any(dotted(n) in changed or isinstance(n, cst.Call) for n in walk(g.test))
+        for g in earlier.guards_in(loop)
+        if (id(g.node), g.taken) in missing
     )
 
 

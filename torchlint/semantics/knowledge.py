@@ -183,11 +183,15 @@ def made_by(name: str) -> Value | None:
         r"(Model|For[A-Z]\w+|Net|UNet\w*|VAE|AutoencoderKL)\.from_(pretrained|config)$", name
     ):
         return Value(Kind.MODULE, name)
+    if TORCH_SCHEDULERS.match(name):
+        return Value(Kind.SCHEDULER, name)
     if name in ("apex.parallel.DistributedDataParallel",):
         return Value(Kind.MODULE, name)
     return None
 
 
+# Functions of other packages that make schedulers of PyTorch.
+TORCH_SCHEDULERS = re.compile(r"^transformers\.(optimization\.)?get_\w*schedule\w*$")
 BATCH = Value(Kind.BATCH, graph=Graph.DETACHED)
 
 

@@ -152,18 +152,18 @@ def accumulation_steps(guard: Guard) -> cst.BaseExpression | None:
 
 def accumulation_modulus(guard: Guard) -> cst.BinaryOperation | None:
     """The `(i + 1) % N` of such a guard, else None."""
-    return _modulus(guard.test, guard.taken)
+    return modulus_in(guard.test, guard.taken)
 
 
-def _modulus(test: cst.BaseExpression, taken: bool) -> cst.BinaryOperation | None:
+def modulus_in(test: cst.BaseExpression, taken: bool) -> cst.BinaryOperation | None:
     if isinstance(test, cst.BooleanOperation):
         for side in (test.left, test.right):
-            found = _modulus(side, taken)
+            found = modulus_in(side, taken)
             if found is not None:
                 return found
         return None
     if isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not):
-        return _modulus(test.expression, not taken)
+        return modulus_in(test.expression, not taken)
     if isinstance(test, cst.Comparison) and len(test.comparisons) == 1:
         operator = test.comparisons[0].operator
         equal = isinstance(operator, cst.Equal)

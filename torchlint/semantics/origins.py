@@ -27,6 +27,7 @@ _AS_MODULE = "f(module)"  # handed to a function of the file that treats it as a
 _TELLING = frozenset((cst.Attribute, cst.Call, cst.Subscript, cst.AssignTarget, cst.For, cst.CompFor, cst.NamedExpr))
 # What is done with things that have modes, and are modules then.
 _WITH_MODES = frozenset(("()", "to", "cuda", "state_dict", "load_state_dict", "forward", "module"))
+_OF_LEAVES = frozenset("grad data detach clone shape size dim clamp_ clamp unsqueeze squeeze".split())
 _SIZED = frozenset(("shape", "size", "ndim", "dim"))  # of a tensor, and not of a list of them
 
 
@@ -303,6 +304,8 @@ def used_as(attrs: set[str]) -> Value:
         return Value(Kind.OPTIMIZER, evidence="used")
     if {"scale", "step", "update"} <= attrs:
         return Value(Kind.SCALER, evidence="used")
+    if "requires_grad_" in attrs and (len(attrs) == 1 or attrs & _OF_LEAVES):
+        attrs = attrs - {"requires_grad_"}  # tensors have it, too
     if (
         attrs
         & {"parameters", "named_parameters", "named_modules", "modules", "children", "named_children", "requires_grad_"}

@@ -85,7 +85,7 @@ def _loops(
     if sem is None or function is None:
         return
     by_itself = not given and is_step(sem, function)
-    for there, site in _calls(project, path, sem, function, by_itself):
+    for there, site in calls_of(project, path, sem, function, by_itself):
         if site.grad.off or not isinstance(site.node, cst.Call):
             continue
         args = _handed(function, site.node)
@@ -194,7 +194,7 @@ def _lies_on_gpu(sem: Semantics, site: Event, node: cst.BaseExpression) -> bool 
 # -- calls ----------------------------------------------------------------------------------------------------------
 
 
-def _calls(
+def calls_of(
     project: Project, path: str, sem: Semantics, function: Function, anywhere: bool
 ) -> Iterator[tuple[Semantics, Event]]:
     """The calls of a function in its own file and in those that may train with it."""
