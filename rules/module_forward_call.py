@@ -37,10 +37,11 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from torchlint.diagnostic import Applicability, Severity
-from torchlint.nodes import dotted, find
+from torchlint.diagnostic import Applicability, Question, Severity
+from torchlint.nodes import dotted, find, has_star
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import Class, Function, Kind, Value
+from torchlint.semantics.blocks import unwrap_iteration
 
 RULE = Rule(
     "TL111",
@@ -64,9 +65,18 @@ def check(call: cst.Call, context: Context) -> Iterator[Finding]:
         return
     receiver = func.value
     value = context.sem.value(receiver)
-    if value.kind is not Kind.MODULE or isinstance(receiver, cst.Call) or not _is_module(value, context):
-        return
-    if _delegates(call, receiver, context) or _special(value, context):
+    maker = _maker(receiver, context)
+    asked: tuple[Question, ...] = ()
+    if value.kind is Kind.MODULE:
+        if not _is_module(value, context):
+            return
+        if maker is not None:
+            asked = (Question("is-known-as-no-module", maker),)
+    elif not _is_element(receiver, context):
+        if maker is None:
+            return
+        asked = (Question("is-no-module", maker),)
+    if isinstance(receiver, cst.Call) or _delegates(call, receiver, context) or _special(value, context):
         return
     name = context.file.code(receiver)
     edit = context.file.replace(func, name)
@@ -77,7 +87,46 @@ def check(call: cst.Call, context: Context) -> Iterator[Finding]:
         "hooks, DDP synchronisation, weight norm and compiled code are skipped",
         f"call `{name}(...)`",
         fix=safe("Call the module", edit) if hookless else unsafe("Call the module", edit),
+        unless=asked,
     )
+
+
+def _is_element(receiver: cst.BaseExpression, context: Context) -> bool:
+    """Whether it is an item of a ModuleList, or what a loop takes from one."""
+    if isinstance(receiver, cst.Subscript):
+        return _holds_modules(receiver.value, context)
+    if not isinstance(receiver, cst.Name):
+        return False
+    found = context.sem.reaching(context.sem.function(receiver)).uses.get(receiver, ())
+    loops = [d.statement for d in found if d.kind == "loop"]
+    return bool(loops) and all(
+        isinstance(loop, cst.For) and _holds_modules(unwrap_iteration(loop.iter), context) for loop in loops
+    )
+
+
+def _holds_modules(node: cst.BaseExpression, context: Context) -> bool:
+    value = context.sem.value(node)
+    return value.kind is Kind.MODULE and value.origin in ("torch.nn.ModuleList", "torch.nn.Sequential")
+
+
+def _maker(receiver: cst.BaseExpression, context: Context) -> str | None:
+    """The class of another file that the receiver is made of: `Block` of `self.b = Block()`."""
+    value = context.sem.value(receiver)
+    made = value.node if isinstance(receiver, cst.Name) else None
+    name, cls = dotted(receiver), context.sem.function(receiver).cls
+    if made is None and name is not None and name.startswith("self.") and cls is not None:
+        assigned = [
+            a.value
+            for method in cls.methods.values()
+            for a in find(method.node, cst.Assign)
+            if any(dotted(t.target) == name for t in a.targets)
+        ]
+        made = assigned[0] if len(assigned) == 1 else None
+    if not isinstance(made, cst.Call):
+        return None
+    origin = context.sem.qualified(made.func) or ""
+    foreign = origin and not origin.startswith(("~.", "torch."))
+    return origin if foreign and origin.rpartition(".")[2][:1].isupper() else None
 
 
 def _is_module(value: Value, context: Context) -> bool:
@@ -96,9 +145,21 @@ def _delegates(call: cst.Call, receiver: cst.BaseExpression, context: Context) -
     function: Function | None = context.sem.function(call)
     while function is not None:
         if function.is_method and root == function.params[0]:
-            return name == root or function.name == "__call__" or function.name.startswith("forward")
+            hands_on = function.name == "__call__" or function.name.startswith("forward")
+            return name == root or (hands_on and (has_star(call) or not _makes(function, name)))
         function = function.parent
     return False
+
+
+def _makes(function: Function, name: str) -> bool:
+    """Whether the class makes that part of itself, and is no wrapper around what it is given."""
+    parts = [
+        a.value
+        for method in (function.cls.methods.values() if function.cls is not None else ())
+        for a in find(method.node, cst.Assign)
+        if any(dotted(t.target) == name for t in a.targets)
+    ]
+    return bool(parts) and all(isinstance(p, cst.Call) for p in parts)
 
 
 def _special(value: Value, context: Context) -> bool:

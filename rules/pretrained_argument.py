@@ -80,6 +80,7 @@ _SINCE = (0, 13)
 def check(call: cst.Call, ctx: Context) -> Iterator[Finding]:
     match = _BUILDER.match(ctx.sem.qualified(call.func) or "")
     if match is None:
+        yield from _by_name(call, ctx)
         return
     arguments = table("torchvision").weights.get(f"{match[1]}.{match[2]}")
     version = torchvision_for(ctx.torch_version)
@@ -100,6 +101,26 @@ def check(call: cst.Call, ctx: Context) -> Iterator[Finding]:
             f"pass `{new}={value}`" if value else f"pass `{new}=`",
             _fix(call, given, new, value, ctx),
         )
+
+
+def _by_name(call: cst.Call, ctx: Context) -> Iterator[Finding]:
+    """`models.__dict__[arch](pretrained=True)`, `getattr(models, arch)(pretrained=True)`: any of the builders."""
+    func, table_of = call.func, False
+    if isinstance(func, cst.Subscript):
+        table_of = ctx.sem.qualified(func.value) == "torchvision.models.__dict__"
+    elif isinstance(func, cst.Call) and dotted(func.func) == "getattr" and len(func.args) > 1:
+        table_of = ctx.sem.qualified(func.args[0].value) == "torchvision.models"
+    given = argument(call, "pretrained")
+    version = torchvision_for(ctx.torch_version)
+    if not table_of or given is None or (version is not None and version < _SINCE) or minds_version(ctx.sem, call):
+        return
+    old = {True: '"IMAGENET1K_V1"', False: "None"}.get(literal(given.value), "")
+    yield Finding(
+        given,
+        "`pretrained` is deprecated since torchvision 0.13",
+        "torchvision warns of each use and will remove it",
+        f"pass `weights={old}`",
+    )
 
 
 def _is_old(call: cst.Call, given: cst.Arg) -> bool:

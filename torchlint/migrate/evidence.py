@@ -157,7 +157,28 @@ def _by_callers(script: Script, function: cst.FunctionDef, shown: str, helper: b
         scope = script.scope(site)
         if script.trains(scope) if isinstance(scope, cst.FunctionDef) else _module_trains(script):
             return Trained(shown)
-    return None if helper else Trained(shown, (Question(NOT_TRAINED, f"~.{function.name.value}"),))
+    asked = _outermost_maker(script, function) if helper else function
+    return Trained(shown, (Question(NOT_TRAINED, f"~.{asked.name.value}"),)) if asked is not None else None
+
+
+def _outermost_maker(script: Script, helper: cst.FunctionDef) -> cst.FunctionDef | None:
+    """The function of this file that hands the helper's model on to other files: `define_G`, which returns
+    `init_net(net)`, or the helper itself where nothing here calls it."""
+    for _ in range(3):
+        sites = script.call_sites.get(helper, [])
+        scopes = [script.scope(site) for site in sites]
+        makers = [
+            s
+            for s, site in zip(scopes, sites)
+            if isinstance(s, cst.FunctionDef)
+            and _returned(script, s, site, _whole_of(dotted(_bound(script, site)) or ""))
+        ]
+        if not sites:
+            return helper
+        if not makers:
+            return None
+        helper = makers[0]
+    return None
 
 
 def _handed_to(script: Script, scope: cst.CSTNode, name: str) -> str | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import libcst as cst
 
 from torchlint.diagnostic import Question
-from torchlint.nodes import dotted
+from torchlint.nodes import dotted, find
 from torchlint.semantics import knowledge
 from torchlint.semantics.consumers import fed_into
 from torchlint.semantics.datasets import may_move_items, reads_items
@@ -152,6 +152,30 @@ def _framework_class(project: Project, path: str, subject: str) -> bool:
     return any(
         project.answer(found.path, Question("framework-class", r)) for r in found.sem.names.roots(found.cls) if r
     )
+
+
+def _is_no_module(unknown: bool) -> Callable[[Project, str, str], bool]:
+    """Is the name that of something else than a Module with a plain forward? `unknown`: the answer for what lies
+    elsewhere."""
+
+    def answer(project: Project, path: str, subject: str) -> bool:
+        found = project.find(path, subject)
+        if found is None or found.cls is None:
+            return unknown
+        names = found.sem.names
+        forward = names.method(found.cls, "forward")
+        if names.method(found.cls, "__call__") is not None or (forward is not None and _yields(forward.node)):
+            return True
+        roots = [r for r in names.roots(found.cls) if r not in ("object", "abc.ABC")]
+        return not any(knowledge.MODULE_BASES.match(r) for r in roots) and all(
+            answer(project, found.path, r) for r in roots
+        )
+
+    return answer
+
+
+def _yields(node: cst.CSTNode) -> bool:
+    return any(True for _ in find(node, cst.Yield))
 
 
 def _returns_number(project: Project, path: str, subject: str) -> bool:
@@ -340,6 +364,8 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "callers-disable-grad": _callers_disable_grad,
     "callers-set-eval": _callers_set_eval,
     "framework-class": _framework_class,
+    "is-no-module": _is_no_module(unknown=True),
+    "is-known-as-no-module": _is_no_module(unknown=False),
     "returns-number": _returns_number,
     "keeps-no-graph": keeps_no_graph,
     "makes-no-torch-scheduler": _makes_no_torch_scheduler,

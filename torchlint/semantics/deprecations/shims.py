@@ -52,11 +52,17 @@ def _imported_conditionally(sem: Semantics, node: cst.CSTNode) -> bool:
     if root.value in sem.names.functions or root.value in sem.names.classes or root.value in sem.names.module.local:
         return True  # and what stands in for it
     for statement in sem.file.tree.body:
-        if isinstance(statement, (cst.If, cst.Try)) and not always(statement):
+        if isinstance(statement, (cst.If, cst.Try)) and not always(statement) and not _is_main(statement):
             for imported in find(statement, cst.ImportFrom):
                 if root.value in _bound(imported):
                     return True
     return False
+
+
+def _is_main(statement: cst.If | cst.Try) -> bool:
+    return (
+        isinstance(statement, cst.If) and re.match(r"\(__name__ == .__main__.\)$", spelled(statement.test)) is not None
+    )
 
 
 def _bound(imported: cst.ImportFrom) -> list[str]:
