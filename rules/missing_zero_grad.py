@@ -52,6 +52,7 @@ from torchlint.nodes import dotted, walk
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Effect, Event, Kind, TrainingLoop, flow
 from torchlint.semantics.blocks import leaves
+from torchlint.semantics.by_hand import descents
 from torchlint.semantics.repeated import cleared_by_class, lasting, whole_step
 
 RULE = Rule(
@@ -59,7 +60,7 @@ RULE = Rule(
     Category.TRAINING,
     Severity.ERROR,
     triggers=(r"\.step\(", r"\.backward\(", r"\bEngine\("),
-    requires=(r"backward\(", r"\bstep\("),
+    requires=(r"backward\(", r"\bstep\(|\.grad\b"),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )
@@ -119,6 +120,32 @@ def in_function(node: cst.FunctionDef, context: Context) -> Iterator[Finding]:
     asked = Question("not-repeated", f"{whole.function.own}@{given}")
     for finding in check(whole, context):
         yield replace(finding, unless=(*finding.unless, asked))
+
+
+@RULE.on
+def by_hand(loop: cst.For | cst.While, context: Context) -> Iterator[Finding]:
+    """Gradient descent without an optimizer."""
+    sem = context.sem
+    backwards, updates = descents(sem, loop)
+    if not updates:
+        return
+    events = [e for e in sem.events(sem.function(loop)) if e.within(loop)]
+    if any(e.effect in (Effect.ZERO_GRAD, Effect.GRAD) for e in events) or flow.writes_grad(events, loop):
+        return
+    unknown = flow.strangers(sem, events, "zeroes-gradients", flow.parts(events))
+    if unknown.opaque or flow.mentions_clearing(events, loop):
+        return
+    names = list(dict.fromkeys(u.name for u in updates))
+    lines = [(flow.line_of(sem, u.at), u.name) for u in updates]
+    edits = [context.file.insert_after(line, f"{name}.grad = None") for line, name in lines if line is not None]
+    yield Finding(
+        flow.call_of(backwards[-1]),
+        f"gradients are added up from turn to turn, nothing clears `{names[0]}.grad`",
+        "each update applies the sum of the gradients of all turns so far",
+        f"set `{names[0]}.grad = None` after the update",
+        fix=unsafe("Clear the gradients after the update", *edits) if len(edits) == len(names) else None,
+        unless=unknown.questions,
+    )
 
 
 def _plain(step: Event, context: Context) -> bool:
