@@ -125,7 +125,7 @@ class Script:
     def _callee(self, call: cst.Call) -> cst.FunctionDef | None:
         name = self.qualified(call.func)
         if name is not None and name.startswith("~."):
-            return self.functions.get(name[2:])
+            return self.functions.get(f"{name[2:]}.__init__" if name[2:] in self.classes else name[2:])
         if isinstance(call.func, cst.Name):  # `train = train_by_dice if dice else …`: the first of those it may be
             chosen = (self.qualified(value) or "" for value, _ in self.assigned(call.func))
             return next((self.functions[n[2:]] for n in chosen if n[2:] in self.functions and n[:2] == "~."), None)
@@ -147,7 +147,8 @@ class Script:
     def passed(self, call: cst.Call, function: cst.FunctionDef, name: str) -> cst.BaseExpression | None:
         """The expression that a call hands to the parameter of that name."""
         params = [p.name.value for p in (*function.params.posonly_params, *function.params.params)]
-        if params[:1] in (["self"], ["cls"]) and isinstance(call.func, cst.Attribute):
+        bound = isinstance(call.func, cst.Attribute) or function.name.value == "__init__"
+        if params[:1] in (["self"], ["cls"]) and bound:
             params = params[1:]
         for position, arg in enumerate(call.args):
             if arg.star:
