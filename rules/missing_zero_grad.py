@@ -4,7 +4,8 @@
 Reports an optimizer that takes steps in a loop with `backward()`, where nothing in a turn of that loop clears the
 gradients of its parameters. Clears count in every form: `optimizer.zero_grad()`, `model.zero_grad()`, `p.grad = None`,
 `p.grad.zero_()`, a helper or method of this or another checked file, a closure given to `step`. With several optimizers
-each needs its own clear.
+each needs its own clear. A step may be a function that a loop of another file calls, or descent by hand:
+`w -= lr * w.grad`.
 
 ## Why is this bad
 `backward()` adds to `.grad`. Without a clear, each step applies the sum of the gradients of all turns so far. Gradients

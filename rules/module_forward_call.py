@@ -16,8 +16,9 @@ Use instead:
 ```python
 output = model(x)
 ```
-`self.forward(...)`, `super().forward(...)`, `Class.forward(self, ...)` and wrappers that delegate in their own
-`forward` are not reported.
+`self.forward(...)`, `super().forward(...)`, `Class.forward(self, ...)` and wrappers that hand their own `forward` on to
+a Module that they were given are not reported. Parts that a Module makes itself are, those in a ModuleList or of
+another file's class included.
 
 ## Fix safety
 Safe where the model is made in the same file from plain layers, handed to nothing that could hook or wrap it; unsafe

@@ -2,7 +2,8 @@
 
 ## What it does
 Reports a loop that calls `backward()` in every turn and takes the optimizer's step in every N-th one
-(`if (i + 1) % N == 0:`), but clears the gradients in every turn.
+(`if (i + 1) % N == 0:`, a flag set by such a test, a counter that starts anew after the step), but clears the gradients
+in every turn. A step function that decides so by itself and a loop over the micro-batches of one step count, too.
 
 ## Why is this bad
 Only the last micro-batch of each group reaches the step. The other N − 1 forward and backward passes are computed and
