@@ -21,7 +21,7 @@ from torchlint.semantics.escapes import escaping
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.loops import EvalRegion, Loop
 from torchlint.semantics.measuring import loops_in, may_evaluate_name, over_data, over_held_out, reports
-from torchlint.semantics.modes import last_mode, loads_weights, mode_after, mode_at
+from torchlint.semantics.modes import call_sites, last_mode, loads_weights, mode_after, mode_at, subject_at
 from torchlint.semantics.names import Class, Function
 from torchlint.semantics.origins import is_module
 from torchlint.semantics.unit_tests import holds_unit_tests
@@ -177,9 +177,18 @@ def runs_its_parts(sem: Semantics, function: Function, forward: Event) -> bool:
     if cls is None or not function.params:
         return False
     me = function.params[0]
+    if forward.subject in function.params[1:] and _is_model(sem, cls):  # `self.encode(x, self.dropout)`
+        given = [subject_at(function, site, forward.subject) or "" for site in call_sites(sem, function)]
+        return bool(given) and all(text.startswith(f"{me}.") for text in given)
     if is_module(sem.names, cls):
         return forward.subject.startswith(f"{me}.") or (forward.subject == me and forward.detail == "forward")
     return "forward" in cls.methods and (forward.subject == me or forward.subject.startswith(f"{me}."))
+
+
+def _is_model(sem: Semantics, cls: Class) -> bool:
+    """Whether the class is a Module, or what is derived from it in this file has a forward."""
+    derived = (c for c in sem.names.classes.values() if "forward" in c.methods)
+    return is_module(sem.names, cls) or any(cls in sem.names.mro(c) for c in derived)
 
 
 _IF_TRAINING = re.compile(r"\b(is_)?train(ing)?\b")
