@@ -54,7 +54,8 @@ from torchlint.edits import add_argument
 from torchlint.nodes import argument, dotted, literal
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import LoaderCall, Value
-from torchlint.semantics.transfers import batch_moves, may_be_cuda
+from torchlint.semantics.batches import batch_moves
+from torchlint.semantics.transfers import may_be_cuda
 
 RULE = Rule(
     "TL304",

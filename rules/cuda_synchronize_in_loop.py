@@ -56,8 +56,8 @@ from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.nodes import dotted
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import EvalRegion, Event, TrainingLoop
+from torchlint.semantics.batches import loader_value
 from torchlint.semantics.syncs import EXPLICIT, called_every_turn, measures, over_batches
-from torchlint.semantics.transfers import loader_value
 
 RULE = Rule(
     "TL404",

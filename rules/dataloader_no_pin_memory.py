@@ -54,25 +54,22 @@ from torchlint.edits import add_argument, torch_name
 from torchlint.nodes import argument, dotted, find, has_star, walk, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, safe
 from torchlint.semantics import Function, Kind, LoaderCall, Value
+from torchlint.semantics.batches import BatchMove, followed, iterated_here, loader_value, looks_once, stranger
+from torchlint.semantics.derived_loaders import hands_on, makes_base, speaks_of_pinning
 from torchlint.semantics.loading import is_unit_test, parameters_of_loader, setting
+from torchlint.semantics.loops import loader_call
 from torchlint.semantics.names import OWN
-from torchlint.semantics.transfers import (
-    BatchMove,
-    batch_moves,
-    iterated_here,
-    loader_value,
-    looks_once,
-    makes_device_tensors,
-    may_be_cuda,
-    move_target,
-)
+from torchlint.semantics.transfers import makes_device_tensors, may_be_cuda, move_target
 
 RULE = Rule(
     "TL301",
     Category.DATA,
     Severity.WARNING,
-    triggers=(r"DataLoader\b", r"\.to\s*\(", r"\.cuda\s*\(", r"\.type\s*\("),
-    requires=(r"\bDataLoader\s*\(|\bDataLoader\s+as\b|(?:=|\belse|\bor|\()\s*(?:\w+\.)*DataLoader\b",),
+    triggers=(
+        *(r"DataLoader\b", r"Loader\w*\s*\(", r"\.to\s*\(", r"\.cuda\s*\(", r"\.type\s*\("),
+        r"__init__\s*\([^)]*\b(?:num_workers|batch_size|collate_fn|shuffle)\b",
+    ),
+    requires=(r"Loader\w*\s*\(|\bDataLoader\s+as\b|(?:=|\belse|\bor|\()\s*(?:\w+\.)*DataLoader\b",),
     since="0.1",
     fixes=(Applicability.SAFE,),
 )
@@ -80,23 +77,65 @@ RULE = Rule(
 
 @RULE.on
 def check(loader: LoaderCall, ctx: Context) -> Iterator[Finding]:
-    if _pins_nothing(loader) or loader.open or ctx.target_device == "cpu":
+    if loader.value.origin.startswith(OWN):
+        pinned_by_nobody = _is_plain(loader.value.origin, ctx) and _says_nothing(loader)
+    else:
+        pinned_by_nobody = not _pins_nothing(loader) and setting(ctx.sem, loader, "pin_memory").absent
+    if pinned_by_nobody and not loader.open:
+        yield from _unpinned(loader, ctx, ())
+
+
+@RULE.on
+def check_derived(call: cst.Call, ctx: Context) -> Iterator[Finding]:
+    """A call of another file's class which may derive from DataLoader."""
+    name = dotted(call.func) or ""
+    if "Loader" not in name.rpartition(".")[2] or not name.rpartition(".")[2][:1].isupper():
         return
-    if not setting(ctx.sem, loader, "pin_memory").absent:
+    value = ctx.sem.value(call)
+    if value.node is not call or not value.origin or value.origin.startswith((OWN, "torch.")):
+        return
+    if value.kind is Kind.UNKNOWN or (value.kind is Kind.LOADER and value.evidence == "used"):
+        loader = loader_call(ctx.sem, call, value)
+        if _says_nothing(loader):
+            yield from _unpinned(loader, ctx, (Question("is-no-plain-loader", value.origin),))
+
+
+@RULE.on
+def check_base(node: cst.ClassDef, ctx: Context) -> Iterator[Finding]:
+    """A class that makes its base, a DataLoader, with arguments of its own and without `pin_memory`."""
+    cls = next((c for c in ctx.sem.classes if c.node is node), None)
+    if cls is None or not any(parameters_of_loader(b or "") for b in cls.bases) or speaks_of_pinning(cls):
+        return
+    init = cls.methods.get("__init__")
+    if init is None or hands_on(cls) or "__iter__" in cls.methods or ctx.target_device == "cpu":
+        return
+    made = [c for c in find(init.node, cst.Call) if makes_base(c)]
+    if len(made) != 1 or any(a.star and ctx.sem.value(a.value).keys is None for a in made[0].args):
+        return
+    moved = (m for m in followed(ctx.sem).moves.values() if m.loader.origin == cls.own)
+    unless = () if any(may_be_cuda(ctx.sem, m.device) for m in moved) else (Question("no-cuda-use", cls.own),)
+    yield _finding(loader_call(ctx.sem, made[0], Value(origin=cls.own)), ctx, unless)
+
+
+def _unpinned(loader: LoaderCall, ctx: Context, unless: tuple[Question, ...]) -> Iterator[Finding]:
+    if ctx.target_device == "cpu":
         return
     on_device = _on_device_already(loader, ctx)
     if on_device is None or _in_memory(loader, ctx) or is_unit_test(ctx.sem, loader):
         return
     evidence = _evidence(loader, ctx)
-    if evidence is None:
-        return
-    yield Finding(
+    if evidence is not None:
+        yield _finding(loader, ctx, unless + evidence + on_device)
+
+
+def _finding(loader: LoaderCall, ctx: Context, unless: tuple[Question, ...]) -> Finding:
+    return Finding(
         loader.node,
         "this DataLoader feeds a CUDA device without `pin_memory`",
         "each batch is copied from pageable memory while the host waits",
         f"pass `pin_memory={_condition(loader, ctx)[0]}`",
         _fix(loader, ctx),
-        evidence + on_device,
+        unless,
     )
 
 
@@ -106,14 +145,19 @@ def check(loader: LoaderCall, ctx: Context) -> Iterator[Finding]:
 def _evidence(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
     """The questions under which the loader feeds a GPU, () if it surely does, None if nothing says so."""
     sem = ctx.sem
-    moves = [m for m in batch_moves(sem) if may_be_cuda(sem, m.device)]
+    trail = followed(sem)
+    moves = [m for m in trail.moves.values() if may_be_cuda(sem, m.device)]
     if any(m.loader.node is loader.node for m in moves):
         return ()
+    if helpers := sorted({name for name, given in trail.strangers if given.node is loader.node}):
+        return (Question("moves-nothing", " ".join(helpers)),)
     if not all(looks_once(sem, loop) for loop in iterated_here(sem, loader.node)):
         return None  # its loop is here, and nothing in it is moved
     leaves = _leaves(loader, ctx)
     if leaves and any(_may_be(m.loader, loader, ctx) for m in moves):
         return ()
+    if leaves and (helpers := sorted({name for name, given in trail.strangers if _may_be(given, loader, ctx)})):
+        return (Question("moves-nothing", " ".join(helpers)),)
     if leaves and _fed_to_cuda_model(loader, ctx):
         return ()
     if _chosen_with_moved(loader, moves, ctx):
@@ -122,6 +166,8 @@ def _evidence(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
         return (Question("no-cuda-use", maker.own),)
     if leaves and (taker := _taker(loader, ctx)) is not None:
         return (Question("moves-no-batches", taker),)
+    if (owner := _owner(loader, ctx)) is not None and not moves:
+        return (Question("no-cuda-use", owner),)
     return None
 
 
@@ -141,30 +187,24 @@ def _taker(loader: LoaderCall, ctx: Context) -> str | None:
     makers = [site.function for site in ctx.sem.call_sites(loader.function)]
     for function in dict.fromkeys((loader.function, *makers)):
         for call in (n for n in walk_scope(function.body) if isinstance(n, cst.Call)):
-            name = _imported_callee(call, ctx)
+            name = stranger(ctx.sem, call)
             if name is not None and any(_holds(ctx.sem.value(a.value), loader) for a in call.args):
                 return name
     return None
 
 
-def _imported_callee(call: cst.Call, ctx: Context) -> str | None:
-    """The qualified name of what a call reaches in another file: `fit` itself, `Trainer.fit` for `trainer.fit`."""
-    name = ctx.sem.qualified(call.func)
-    if name is None and isinstance(call.func, cst.Attribute):
-        origin = ctx.sem.value(call.func.value).origin
-        if origin.rpartition(".")[2][:1].isupper():
-            name = f"{origin}.{call.func.attr.value}"
-    return None if name is None or name.startswith((OWN, "torch.")) or "." not in name else name
-
-
 def _holds(value: Value, loader: LoaderCall) -> bool:
-    if value.kind is Kind.LOADER:
-        return value.node is loader.node
-    return value.kind in (Kind.DICT, Kind.LIST, Kind.TUPLE) and any(_holds(v, loader) for v in value.items or ())
+    if value.node is loader.node:
+        return value.kind in (Kind.LOADER, Kind.UNKNOWN)
+    held = value.items or (() if value.element is None else (value.element,))
+    return value.kind in (Kind.DICT, Kind.LIST, Kind.TUPLE) and any(_holds(v, loader) for v in held)
 
 
 def _may_be(value: Value, loader: LoaderCall, ctx: Context) -> bool:
-    """Whether a loop over this value may be one over the loader: over any of the file, or of those in a display."""
+    """Whether a loop over this value may be one over the loader: over any of the file, or of those in a display, or of
+    another file's class."""
+    if loader.value.kind is Kind.UNKNOWN:
+        return value.origin == loader.value.origin
     if isinstance(value.node, (cst.Tuple, cst.List)):
         return any(ctx.sem.value(e.value).node is loader.node for e in value.node.elements)
     return not isinstance(value.node, cst.Call)
@@ -227,12 +267,20 @@ def _returning(loader: LoaderCall, ctx: Context) -> Function | None:
     if isinstance(function.node, cst.Module):
         return None
     names = {t for t in (*loader.targets, *_held_in(loader, ctx)) if "." not in t}
-    for node in find(function.node, cst.Return):
-        if node.value is not None and any(
-            n is loader.node or (isinstance(n, cst.Name) and n.value in names) for n in walk(node.value)
-        ):
-            return function
+    for node in walk(function.body):
+        if isinstance(node, (cst.Return, cst.Yield)) and node.value is not None:
+            if any(n is loader.node or (isinstance(n, cst.Name) and n.value in names) for n in walk(node.value)):
+                return function
     return None
+
+
+def _owner(loader: LoaderCall, ctx: Context) -> str | None:
+    """The class that keeps the loader in an attribute for others, where this file makes no object of it."""
+    cls, params = loader.function.cls, loader.function.params
+    if cls is None or not params or not any(t.startswith(f"{params[0]}.") for t in loader.targets):
+        return None
+    init = ctx.sem.names.method(cls, "__init__")
+    return None if init is not None and ctx.sem.call_sites(init) else cls.own
 
 
 def _held_in(loader: LoaderCall, ctx: Context) -> Iterator[str]:
@@ -267,6 +315,22 @@ def _consumed_here(function: Function, ctx: Context) -> bool:
 # -- loaders that must not or need not be pinned ------------------------------------------------------------------
 
 
+def _says_nothing(loader: LoaderCall) -> bool:
+    """Whether the call of a derived class surely passes no `pin_memory`."""
+    return "pin_memory" not in loader.given and not loader.open
+
+
+def _is_plain(origin: str, ctx: Context) -> bool:
+    """Whether a class of this file is as good as torch's own loader."""
+    names = ctx.sem.whole.names
+    cls = names.classes.get(origin.removeprefix(OWN))
+    return (
+        cls is not None
+        and all(hands_on(c) for c in names.mro(cls))
+        and all(parameters_of_loader(root) for root in names.roots(cls))
+    )
+
+
 def _pins_nothing(loader: LoaderCall) -> bool:
     """A loader that does not hand `pin_memory` on to torch's, or whose batches have no way to be pinned (DGL's)."""
     return not parameters_of_loader(loader.value.origin) or loader.value.origin.startswith("dgl.")
@@ -277,7 +341,7 @@ def _on_device_already(loader: LoaderCall, ctx: Context) -> tuple[Question, ...]
     a dataset of another file that is given a device."""
     questions: tuple[Question, ...] = ()
     for name in ("dataset", "collate_fn"):
-        part = setting(ctx.sem, loader, name).node
+        part = _part(loader, name, ctx)
         if part is None or not makes_device_tensors(ctx.sem, part):
             continue
         made = ctx.sem.value(part)
@@ -287,13 +351,21 @@ def _on_device_already(loader: LoaderCall, ctx: Context) -> tuple[Question, ...]
     return questions
 
 
+def _part(loader: LoaderCall, name: str, ctx: Context) -> cst.BaseExpression | None:
+    node = setting(ctx.sem, loader, name).node
+    if node is None and not parameters_of_loader(loader.value.origin):
+        given = argument(loader.node, name, 0 if name == "dataset" else None)
+        node = given.value if given is not None else None
+    return node
+
+
 def _in_memory(loader: LoaderCall, ctx: Context) -> bool:
     """Tensors or a list that the file itself holds in memory: toys, and often on the device already."""
     dataset = argument(loader.node, "dataset", 0)
     if dataset is None:
         return False
     value = ctx.sem.value(dataset.value)
-    return value.origin == "torch.utils.data.TensorDataset" or value.is_tensor or value.kind is Kind.LIST
+    return value.origin.endswith(".TensorDataset") or value.is_tensor or value.kind is Kind.LIST
 
 
 # -- fix ----------------------------------------------------------------------------------------------------------

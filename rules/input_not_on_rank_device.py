@@ -47,10 +47,11 @@ from torchlint.edits import add_argument
 from torchlint.nodes import argument, dotted, find, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import knowledge
+from torchlint.semantics.batches import loader_value
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.names import Function
 from torchlint.semantics.processes import Processes, Replica
-from torchlint.semantics.transfers import loader_value, makes_device_tensors
+from torchlint.semantics.transfers import makes_device_tensors
 
 RULE = Rule(
     "TL809",

@@ -78,9 +78,9 @@ from torchlint.semantics.accumulation import (
     retains_graph,
     starts_anew,
 )
+from torchlint.semantics.batches import loader_value
 from torchlint.semantics.knowledge import is_loss_function
 from torchlint.semantics.meters import metered
-from torchlint.semantics.transfers import loader_value
 
 RULE = Rule(
     "TL601",

@@ -76,9 +76,11 @@ from torchlint.semantics.syncs import (
     asks_world,
     measures,
     over_batches,
+    over_things,
     per_parameter,
     step_syncs,
     synchronizes,
+    uses_gpu,
 )
 
 RULE = Rule(
@@ -105,7 +107,11 @@ def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
     sem = context.sem
     if not over_batches(sem, loop) or asks_world(loop) or measures(loop.function, context.file.path):
         return
-    syncs = step_syncs(sem, loop)
+    elsewhere = not uses_gpu(sem)
+    if elsewhere and (isinstance(loop.function.node, cst.Module) or not over_things(loop.node)):
+        return  # nobody else has put its tensors on a GPU
+    unless = (Question("no-gpu-around", loop.function.own),) if elsewhere else ()
+    syncs = step_syncs(sem, loop, elsewhere)
     if all(sync.event.detail == "bool" for sync in syncs):
         return  # a check that was asked for, and nothing else
     count = len(syncs) + synchronizes(sem, loop)
@@ -118,7 +124,7 @@ def check(loop: TrainingLoop, context: Context) -> Iterator[Finding]:
         at = sync.call if sync.call is not None and not _only_here(sync) else sync.node
         if id(at) not in said and id(sync.node) not in elements:
             said.add(id(at))
-            yield _finding(at, sync, count, lone)
+            yield _finding(at, sync, count, lone, unless)
 
 
 def _only_here(sync: Sync) -> bool:
@@ -126,13 +132,12 @@ def _only_here(sync: Sync) -> bool:
     return sync.event.function.name.startswith(("train", "step", "_train", "_step"))
 
 
-def _finding(at: cst.CSTNode, sync: Sync, count: int, lone: bool) -> Finding:
+def _finding(at: cst.CSTNode, sync: Sync, count: int, lone: bool, unless: tuple[Question, ...]) -> Finding:
     code = sync.code if len(sync.code) <= _LONG else sync.code[: _LONG - 1] + "…"
     if per_parameter(sync):
         what = f"`{code}` waits for the GPU once per parameter in every step"
-        return Finding(
-            at, what, _WHY, "stack the values on the GPU and read them once (or `torch.nn.utils.get_total_norm`)"
-        )
+        do = "stack the values on the GPU and read them once (or `torch.nn.utils.get_total_norm`)"
+        return Finding(at, what, _WHY, do, unless=unless)
     what = f"`{code}` makes every step wait for the GPU"
     if sync.call is not None and at is sync.call:
         what = f"`{sync.event.function.name}` waits for the GPU in every step (`{code}`)"
@@ -141,7 +146,7 @@ def _finding(at: cst.CSTNode, sync: Sync, count: int, lone: bool) -> Finding:
     elif not lone:
         what = f"`{code}` is one of {count} waits for the GPU in every step"
     do = "compare on the GPU, or check every N steps" if sync.event.detail == "bool" else _DO
-    return Finding(at, what, _WHY, do, severity=Severity.INFO if lone else None)
+    return Finding(at, what, _WHY, do, unless=unless, severity=Severity.INFO if lone else None)
 
 
 @RULE.on

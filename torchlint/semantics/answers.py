@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
 import libcst as cst
 
 from torchlint.diagnostic import Question
-from torchlint.nodes import dotted, find
+from torchlint.nodes import find
 from torchlint.semantics import knowledge
 from torchlint.semantics.consumers import fed_into
 from torchlint.semantics.datasets import may_move_items, reads_items
 from torchlint.semantics.effects import Effect
+from torchlint.semantics.fed import is_no_plain_loader, moves_no_batches, moves_nothing, no_cuda_use, no_gpu_around
 from torchlint.semantics.grad import body_disables
 from torchlint.semantics.handed_models import MODEL_ANSWERS
 from torchlint.semantics.kinds import Graph, Kind, Value
@@ -30,7 +31,6 @@ from torchlint.semantics.modules import minds_mode
 from torchlint.semantics.names import OWN
 from torchlint.semantics.per_step import not_waited_for, waited_for_alone, waited_for_besides
 from torchlint.semantics.repeated import not_repeated
-from torchlint.semantics.transfers import may_be_cuda, moves_of_given
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -40,9 +40,6 @@ _DEPTH = 4
 _OFF_WORDS = re.compile(r"no_?grad|inference|eval_mode|smart_inference|without_grad|disable_grad", re.IGNORECASE)
 _GRADIENT_WORDS = re.compile(
     r"zero_?grad|backward|train_step|training_step|optimi[sz]e|step_and|update_param", re.IGNORECASE
-)
-_CUDA = re.compile(
-    r"\.cuda\(|[\"']cuda|\.to\(\s*(self\.|args\.|opt\.|cfg\.|config\.)?(device|dev|gpu)|non_blocking|local_rank|\.to\(rank"
 )
 _RENDEZVOUS = re.compile(r"MASTER_(ADDR|PORT)|init_method[\"']?\s*[=:]\s*(?![\"']env://)")
 _FRAMEWORKS = re.compile(
@@ -218,39 +215,6 @@ def _sets_rendezvous(project: Project, path: str, subject: str) -> bool:
     return any(_RENDEZVOUS.search(project.text(p)) for p in project.neighbours(path))
 
 
-def _no_cuda_use(project: Project, path: str, subject: str) -> bool:
-    """Whether nobody who calls the function works with CUDA (no caller found counts as nobody)."""
-    own = subject.removeprefix(OWN)
-    last = own.rpartition(".")[2]
-    if last == "__init__":
-        last = own.split(".")[-2]
-    pattern = re.compile(rf"\b{re.escape(last)}\b")
-    for other in project.neighbours(path):
-        if other != path and pattern.search(project.text(other)):
-            if _CUDA.search(project.text(other)) or _handed_to_mover(project, other, last):
-                return False
-    return True
-
-
-def _handed_to_mover(project: Project, path: str, maker: str) -> bool:
-    """Whether the file hands what the maker gave it to something that moves batches: `Solver(get_loader(…))`."""
-    sem = project.semantics(path)
-    if sem is None:
-        return False
-    made = set()
-    for assign in sem.file.all(cst.Assign):
-        func = assign.value.func if isinstance(assign.value, cst.Call) else None
-        if func is not None and (dotted(func) or "").rpartition(".")[2] == maker:
-            made |= {dotted(t.target) for t in assign.targets}
-    return any(
-        any(dotted(a.value) in made for a in call.args)
-        and (taker := sem.qualified(call.func)) is not None
-        and not taker.startswith(OWN)
-        and not _moves_no_batches(project, path, taker)
-        for call in (sem.file.all(cst.Call) if made else ())
-    )
-
-
 def _ignores_mode(project: Project, path: str, subject: str) -> bool:
     """Whether it is a Module of the project in which no layer minds train and eval mode. Unknown ones: no.
 
@@ -276,21 +240,6 @@ def _takes_gradients(project: Project, path: str, subject: str) -> bool:
             if any(e.effect in (Effect.BACKWARD, Effect.GRAD) for e in found.sem.events(forward)):
                 return True
     return False
-
-
-def _moves_no_batches(project: Project, path: str, subject: str) -> bool:
-    """Whether the function or class is not known to move what a loader gives it to CUDA. Unknown ones: yes."""
-    found = project.find(path, subject)
-    if found is None:
-        return True
-    roots: Sequence[str] = ()
-    wheres: list[cst.CSTNode] = [found.function.node] if found.function is not None else []
-    if found.cls is not None:
-        names = found.sem.names
-        wheres, roots = [c.node for c in names.mro(found.cls)], names.roots(found.cls)
-    if any(may_be_cuda(found.sem, move.device) for move in moves_of_given(found.sem, wheres)):
-        return False
-    return all(project.answer(found.path, Question("moves-no-batches", root)) for root in roots)
 
 
 def _not_trained(project: Project, path: str, subject: str) -> bool:
@@ -373,10 +322,13 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "sets-precision": _sets_precision,
     "mentions": _mentions,
     "sets-rendezvous": _sets_rendezvous,
-    "no-cuda-use": _no_cuda_use,
+    "no-cuda-use": no_cuda_use,
+    "no-gpu-around": no_gpu_around,
     "ignores-mode": _ignores_mode,
     "takes-gradients": _takes_gradients,
-    "moves-no-batches": _moves_no_batches,
+    "moves-no-batches": moves_no_batches,
+    "moves-nothing": moves_nothing,
+    "is-no-plain-loader": is_no_plain_loader,
     "not-trained": _not_trained,
     "feeds-no-epochs": _feeds_no_epochs,
     "items-in-memory": _items_in_memory,

@@ -181,7 +181,7 @@ def _own_function(
             returns = Value(Kind.TENSOR, graph=Graph.ATTACHED)  # an abstract one, or one that is not looked at
     if (summary.grad.off or frame.grad.off) and returns.kind in (*_TENSORISH, Kind.UNKNOWN):
         returns = returns.but(graph=Graph.DETACHED)
-    if returns.kind is Kind.LOADER and returns.node is not None:
+    if returns.kind is Kind.LOADER:
         return returns  # what matters of a loader is the call that made it
     return returns.but(node=node) if returns.kind is not Kind.UNKNOWN else returns.but(origin=own.own)
 

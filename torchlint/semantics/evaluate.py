@@ -88,7 +88,7 @@ class Evaluator:
         set."""
         return any(
             self.arguments[key].kind is not Kind.UNKNOWN and key in self.unknown_parameters for key in self.arguments
-        ) or any(key in self.missed for key in self.attributes)
+        ) or (any(key in self.missed for key in self.attributes) or bool(self.reads.given_others(self.arguments)))
 
     def summary(self, function: Function) -> Summary:
         """The function's summary; an unfinished one (recursion) is empty so far."""
@@ -116,10 +116,6 @@ class Evaluator:
             self.reads.running.pop()
         summary.done = True
         return summary
-
-    # -- parameters and uses --------------------------------------------------------------------------------------
-
-    # -- grad mode --------------------------------------------------------------------------------------------------
 
     # -- statements -------------------------------------------------------------------------------------------------
 
@@ -238,8 +234,8 @@ class Evaluator:
     def _mark_loader(self, iterated: cst.BaseExpression, frame: Frame) -> None:
         """A loop hands out things that are moved to a device as they come: the iterated thing feeds batches."""
         node = unwrap_iteration(iterated)
-        if self.values.get(node, UNKNOWN).kind is Kind.UNKNOWN:
-            value = Value(Kind.LOADER, element=BATCH, evidence="used")
+        if (known := self.values.get(node, UNKNOWN)).kind is Kind.UNKNOWN:
+            value = Value(Kind.LOADER, known.origin, node=known.node, element=BATCH, evidence="used")
             self.values[node] = value
             if (key := dotted(node)) is not None:
                 self.remember(frame, key, value)
@@ -364,6 +360,7 @@ class Evaluator:
                 attribute = (cls.qualname, key.partition(".")[2])
                 old = self.attributes.get(attribute)
                 if value.kind is Kind.UNKNOWN and old is None:
+                    self.reads.left(attribute)
                     return
                 if old is None or old == value:
                     self.attributes[attribute] = value

@@ -8,7 +8,7 @@ import libcst as cst
 
 from torchlint.nodes import children, dotted, literal
 from torchlint.semantics import knowledge
-from torchlint.semantics.blocks import TRANSPARENT
+from torchlint.semantics.blocks import TRANSPARENT, unwrap_iteration
 from torchlint.semantics.effects import Effect
 from torchlint.semantics.frames import Frame, Summary
 from torchlint.semantics.kinds import UNKNOWN, Graph, Kind, Value, join, join_all, join_graph
@@ -40,9 +40,9 @@ def element_of(ev: Evaluator, node: cst.BaseExpression, value: Value, frame: Fra
             return NUMBER
         if last == "items" and isinstance(node.func, cst.Attribute):
             base = ev.values.get(node.func.value, UNKNOWN)
-            return Value(Kind.TUPLE, items=(UNKNOWN, base.element or UNKNOWN))
+            return Value(Kind.TUPLE, items=(UNKNOWN, _held_by(base)))
         if last == "values" and isinstance(node.func, cst.Attribute):
-            return ev.values.get(node.func.value, UNKNOWN).element or UNKNOWN
+            return _held_by(ev.values.get(node.func.value, UNKNOWN))
     if value.kind is Kind.LOADER:
         return value.element or BATCH
     if value.is_tensor:
@@ -56,6 +56,11 @@ def element_of(ev: Evaluator, node: cst.BaseExpression, value: Value, frame: Fra
     if value.items:
         return join_all(value.items)
     return UNKNOWN
+
+
+def _held_by(value: Value) -> Value:
+    """A value of a dict, or of a batch that is one."""
+    return value if value.kind is Kind.BATCH else value.element or UNKNOWN
 
 
 def other(ev: Evaluator, node: cst.CSTNode, frame: Frame) -> Value:
@@ -102,6 +107,9 @@ def attribute_of(ev: Evaluator, node: cst.Attribute, base: Value, frame: Frame) 
         return UNKNOWN
     if base.kind is Kind.OBJECT and base.origin.startswith(OWN):
         return member(ev, base.origin, attr) or UNKNOWN
+    if base.kind is Kind.LOADER and base.origin.startswith(OWN):
+        if found := member(ev, base.origin, attr):
+            return found
     if base.kind is Kind.LOADER and attr == "dataset":
         return Value(Kind.DATASET)
     if base.kind is Kind.LOADER and attr in ("sampler", "batch_sampler"):
@@ -191,6 +199,7 @@ def own_callee(ev: Evaluator, func: cst.BaseExpression, frame: Frame) -> Functio
             Kind.MODULE,
             Kind.DATASET,
             Kind.OPTIMIZER,
+            Kind.LOADER,
             Kind.CLASS,
         ):
             cls = ev.names.classes.get(base.origin.removeprefix(OWN))
@@ -418,8 +427,13 @@ def await_value(ev: Evaluator, node: cst.Await, frame: Frame) -> Value:
 
 
 def yield_value(ev: Evaluator, node: cst.Yield, frame: Frame) -> Value:
-    value = node.value.item if isinstance(node.value, cst.From) else node.value
-    ev.eval(value, frame)
+    given = node.value.item if isinstance(node.value, cst.From) else node.value
+    value = ev.eval(given, frame)
+    loop = frame.loops[-1] if frame.loops else None
+    if not isinstance(node.value, cst.From) and isinstance(loop, cst.For) and isinstance(given, cst.Name):
+        value = ev.values.get(unwrap_iteration(loop.iter), UNKNOWN) if dotted(loop.target) == given.value else UNKNOWN
+    if value.kind is Kind.LOADER:
+        frame.returns.append(value)  # a generator that hands on the batches stands for their loader
     return UNKNOWN
 
 

@@ -46,7 +46,7 @@ _MODULE_PACKAGES = re.compile(
     r"|torch_geometric\.nn\.|dgl\.nn\.|open_clip\.create_model|efficientnet_pytorch\.|pretrainedmodels\.|torch\.hub\.load$"
     r"|torch\.jit\.(script|trace|load)$|torch\.compile$)"
 )
-_LOADERS = re.compile(
+LOADERS = re.compile(
     r"^(torch\.utils\.data\.DataLoader|torch_geometric\.(data|loader)\.\w*Loader|dgl\.dataloading\.\w*DataLoader|monai\.data\.(\w*DataLoader)"
     r"|torchtext\.data\.\w*Iterator|torchdata\.\w*DataLoader\w*)$"
 )
@@ -169,7 +169,7 @@ def made_by(name: str) -> Value | None:
         return _torch(name)
     if name.startswith(("numpy.", "cupy.")):
         return Value(Kind.NDARRAY, name)
-    if _LOADERS.match(name):
+    if LOADERS.match(name):
         return Value(Kind.LOADER, name, element=BATCH)
     if _OPTIMIZERS.match(name):
         return Value(Kind.OPTIMIZER, name)
@@ -205,7 +205,7 @@ def _torch(name: str) -> Value | None:
         return Value(Kind.OPTIMIZER, name)
     if name.startswith("torch.optim.lr_scheduler."):
         return Value(Kind.SCHEDULER, name)
-    if _LOADERS.match(name):
+    if LOADERS.match(name):
         return Value(Kind.LOADER, name, element=BATCH)
     if _SAMPLERS.match(name):
         return Value(Kind.SAMPLER, name)

@@ -187,10 +187,11 @@ def loader_calls(sem: Semantics) -> Iterator[LoaderCall]:
         value = sem.value(call)
         if value.kind is not Kind.LOADER or value.node is not call or not value.origin:
             continue
-        yield _loader_call(sem, call, value)
+        yield loader_call(sem, call, value)
 
 
-def _loader_call(sem: Semantics, call: cst.Call, value: Value) -> LoaderCall:
+def loader_call(sem: Semantics, call: cst.Call, value: Value) -> LoaderCall:
+    """What a call passes that makes a loader, or a thing derived from one."""
     given: dict[str, cst.BaseExpression | None] = {}
     is_open = False
     for arg in call.args:

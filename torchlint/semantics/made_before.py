@@ -1,7 +1,7 @@
 """How a name was made that a later statement moves: the statements ahead of the move that make it, and nothing else.
 
 Between them the name may be asked for its shape, filled in place or made anew from itself; both arms of an `if` may
-make it. Anything else that touches it, or the names that must stay as they are, ends the search.
+make it. Anything else that touches it ends the search.
 """
 
 from __future__ import annotations
@@ -27,24 +27,26 @@ class Earlier:
     """The names that a moved expression was made from in earlier statements.
 
     `makers`: the assignments by name, the last one first. `filled`: whether one was filled in place. `optional`:
-    whether the move stands under an `if` that they do not stand under.
+    whether the move stands under an `if` that they do not stand under. `rebound`: whether a statement in between binds
+    one of the names that had to stay as they are.
     """
 
     makers: dict[str, list[cst.Assign]] = field(default_factory=dict)
     filled: bool = False
     optional: bool = False
+    rebound: bool = False
 
     @property
     def plain(self) -> bool:
         """Whether one statement makes one name."""
-        return not self.filled and [len(found) for found in self.makers.values()] == [1]
+        return not self.filled and not self.rebound and [len(found) for found in self.makers.values()] == [1]
 
 
 def made_before(
     node: cst.BaseExpression, here: cst.SimpleStatementLine, frozen: frozenset[str], sem: Semantics
 ) -> tuple[Fresh | None, Earlier]:
     """How an expression of the statement is made, where the names in it were made right before. `frozen`: names that no
-    statement in between may bind."""
+    statement in between should bind."""
     earlier = Earlier()
     search = _Search(sem, frozen, earlier)
     before = _ahead(here, sem)
@@ -93,8 +95,7 @@ class _Search:
             statement = before[i]
             places = [n for n in _places(statement) if dotted(n) == name and not _is_asked(n, self.sem)]
             if not places:
-                if self._binds_frozen(statement):
-                    return None
+                self.earlier.rebound = self.earlier.rebound or self._binds_frozen(statement)
                 continue
             filled = _filled_in_place(statement, name)
             if filled is not None:

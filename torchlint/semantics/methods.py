@@ -98,6 +98,8 @@ def evaluate_method(
     if receiver.origin == "torch.load" and kind is Kind.UNKNOWN and attr in _KEEPING:
         if "()" in ev.uses.get(frame.function, {}).get(subject, ()):
             return receiver.but(kind=Kind.MODULE, evidence="used")
+    if kind is Kind.UNKNOWN and attr in ("to", "cuda", "float", "half") and _of_class(func.value):
+        return receiver  # `Net().cuda()` of another file's class: itself, as Modules give it
     if (
         receiver.is_tensor
         or kind is Kind.BATCH

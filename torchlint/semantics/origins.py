@@ -229,9 +229,10 @@ def initial_values(ev: Evaluator, function: Function) -> dict[str, Value]:
             elif isinstance(default, str):
                 value = Value(Kind.STRING)
         if value.kind is Kind.UNKNOWN:
-            value = used(ev, function, name)
-            if value.kind is Kind.UNKNOWN and _is_given_to_model(ev, function, name):
-                value = Value(Kind.TENSOR, evidence="used")
+            told = used(ev, function, name)
+            if told.kind is Kind.UNKNOWN and _is_given_to_model(ev, function, name):
+                told = Value(Kind.TENSOR, evidence="used")
+            value = value if told.kind is Kind.UNKNOWN and value.node is not None else told
         elif value.kind is Kind.BATCH and used(ev, function, name).kind is Kind.TENSOR:
             value = value.but(kind=Kind.TENSOR)  # what a loader gave could have been more than one
         env[name] = value
@@ -253,6 +254,8 @@ def instance(ev: Evaluator, cls: Class) -> Value:
         return Value(Kind.DATASET, cls.own)
     if any(knowledge.OPTIMIZER_BASES.match(r) for r in roots):
         return Value(Kind.OPTIMIZER, cls.own)
+    if any(knowledge.LOADERS.match(r) for r in roots) and ev.names.method(cls, "__iter__") is None:
+        return Value(Kind.LOADER, cls.own, element=knowledge.BATCH)
     if (
         "forward" in {m for c in ev.names.mro(cls) for m in c.methods}
         and roots

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 import libcst as cst
 
 from torchlint.nodes import dotted, find, walk
+from torchlint.semantics.batches import loader_value
 from torchlint.semantics.blocks import always, unwrap_iteration
 from torchlint.semantics.effects import Effect, Event, Guard
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.loops import TrainingLoop
 from torchlint.semantics.names import Function
-from torchlint.semantics.transfers import device_may_be_cuda, loader_value
+from torchlint.semantics.transfers import device_may_be_cuda
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
@@ -43,6 +44,7 @@ _COUNTED = re.compile(r"%|every|freq|interval|period|debug|verbose|first|last", 
 _MEASURING = re.compile(r"bench|profil|latenc|throughput|timing|(^|_)time(_|$)|speed|warm_?up", re.I)
 _WORLD = re.compile(r"(^|\.|_)(env|envs|game|simulator|gym)(s|_\w+)?$", re.I)
 _FETCHING = frozenset(("next", "__next__", "get_batch", "next_batch", "sample_batch"))
+_COUNTS = frozenset(("range", "trange", "count", "arange", "linspace", "repeat"))
 _PARAMETERS = frozenset(("parameters", "named_parameters", "param_groups"))
 
 
@@ -75,9 +77,16 @@ def uses_gpu(sem: Semantics) -> bool:
     return sem.file.mentions(_GPU)
 
 
-def waits(sem: Semantics, event: Event) -> bool:
-    """Whether a SYNC or TRANSFER event makes the CPU wait: its tensor may lie on a GPU and comes to the host."""
-    if not uses_gpu(sem):
+def uses_gpu_by_text(text: str) -> bool:
+    return _GPU.search(text) is not None
+
+
+def waits(sem: Semantics, event: Event, elsewhere: bool = False) -> bool:
+    """Whether a SYNC or TRANSFER event makes the CPU wait: its tensor may lie on a GPU and comes to the host.
+
+    `elsewhere`: another file may have put it there.
+    """
+    if not elsewhere and not uses_gpu(sem):
         return False
     if event.effect is Effect.TRANSFER:
         if event.detail != "cpu" or event.value.kind is Kind.UNKNOWN:
@@ -123,23 +132,23 @@ def read(event: Event) -> cst.BaseExpression:
     return node
 
 
-class _Waits(dict[Function, "list[Event]"]):
+class _Waits(dict[tuple[Function, bool], "list[Event]"]):
     """What `events_of` has answered for one file."""
 
     def __init__(self, sem: Semantics) -> None:
         super().__init__()
 
 
-def events_of(sem: Semantics, function: Function) -> list[Event]:
+def events_of(sem: Semantics, function: Function, elsewhere: bool = False) -> list[Event]:
     """The function's own waits, in order, each place once."""
     known = sem.once(_Waits)
-    if function not in known:
+    if (function, elsewhere) not in known:
         seen: dict[int, Event] = {}
         for event in sem.events(function, Effect.SYNC, Effect.TRANSFER):
-            if event.function is function and waits(sem, event) and _is_tensor(sem, event):
+            if event.function is function and waits(sem, event, elsewhere) and _is_tensor(sem, event):
                 seen.setdefault(id(event.node), event)
-        known[function] = list(seen.values())
-    return known[function]
+        known[function, elsewhere] = list(seen.values())
+    return known[function, elsewhere]
 
 
 def _is_tensor(sem: Semantics, event: Event) -> bool:
@@ -223,17 +232,21 @@ def _computed(sem: Semantics, event: Event, name: str) -> bool:
 
 def _holds_tensor(sem: Semantics, node: cst.BaseExpression) -> bool:
     value = sem.value(node)
-    return (value.is_tensor or value.kind is Kind.BATCH) and value.device != "cpu"
+    held = (*(value.items or ()), value.element) if value.kind in (Kind.DICT, Kind.LIST) else (value,)
+    return any(v is not None and (v.is_tensor or v.kind is Kind.BATCH) and v.device != "cpu" for v in held)
 
 
 # -- per step -----------------------------------------------------------------------------------------------------
 
 
-def step_syncs(sem: Semantics, loop: TrainingLoop) -> list[Sync]:
-    """What makes the CPU wait in every turn of a training loop, no matter what; helpers of the same file included."""
+def step_syncs(sem: Semantics, loop: TrainingLoop, elsewhere: bool = False) -> list[Sync]:
+    """What makes the CPU wait in every turn of a training loop, no matter what; helpers of the same file included.
+
+    `elsewhere`: another file may have put the tensors on a GPU.
+    """
     found: list[Sync] = []
     all_off = all(e.grad.off for e in loop.events if e.effect is Effect.BACKWARD)
-    for event in events_of(sem, loop.function):
+    for event in events_of(sem, loop.function, elsewhere):
         inside = isinstance(loop.node, cst.FunctionDef) or event.within(loop.node)
         if event.grad.off and (all_off or (event.loops and event.loops[-1] is not loop.node)):
             continue  # an evaluation inside the loop, or by the helper that trains, too
@@ -246,7 +259,7 @@ def step_syncs(sem: Semantics, loop: TrainingLoop) -> list[Sync]:
             continue
         for site in sites:
             if site.function is loop.function and site.within(loop.node) and every_turn(sem, loop.node, site):
-                for event in events_of(sem, callee):
+                for event in events_of(sem, callee, elsewhere):
                     if every_turn(sem, callee.node, event):
                         found.append(sync_of(sem, event, callee.node, site.node))
                 break
@@ -376,6 +389,8 @@ def over_batches(sem: Semantics, loop: TrainingLoop) -> bool:
             parts = [n for n in walk(assign.value) if isinstance(n, (cst.Name, cst.Call))]
             if parts and all(isinstance(n, cst.Name) and n.value in targets for n in parts):
                 targets |= {n.value for t in assign.targets for n in walk(t) if isinstance(n, cst.Name)}
+        if _hands_to_model(loop, node, targets):
+            return True
     for call in find(node.body, cst.Call):
         name = dotted(call.func) or ""
         if name.rpartition(".")[2] in _FETCHING:
@@ -385,6 +400,24 @@ def over_batches(sem: Semantics, loop: TrainingLoop) -> bool:
         if (callee := sem.callee(call)) is not None and _takes_batch(call, callee, targets):
             return True
     return False
+
+
+def over_things(node: cst.CSTNode) -> bool:
+    """Whether a loop goes over something that it is given, and does not count."""
+    if not isinstance(node, cst.For):
+        return False
+    over = unwrap_iteration(node.iter)
+    return not isinstance(over, cst.Call) or (dotted(over.func) or "").rpartition(".")[2] not in _COUNTS
+
+
+def _hands_to_model(loop: TrainingLoop, node: cst.For, targets: set[str]) -> bool:
+    """Whether the model is given what the loop goes over, and that is no count of epochs."""
+    return over_things(node) and any(
+        isinstance(event.node, cst.Call)
+        and any(isinstance(n, cst.Name) and n.value in targets for arg in event.node.args for n in walk(arg.value))
+        for event in loop.of(Effect.FORWARD)
+        if event.via is None
+    )
 
 
 def _takes_batch(call: cst.Call, callee: Function, batch: set[str]) -> bool:
