@@ -121,7 +121,7 @@ def _unpinned(loader: LoaderCall, ctx: Context, unless: tuple[Question, ...]) ->
     if ctx.target_device == "cpu":
         return
     on_device = _on_device_already(loader, ctx)
-    if on_device is None or _in_memory(loader, ctx) or is_unit_test(ctx.sem, loader):
+    if on_device is None or _collates_graphs(loader, ctx) or _in_memory(loader, ctx) or is_unit_test(ctx.sem, loader):
         return
     evidence = _evidence(loader, ctx)
     if evidence is not None:
@@ -334,6 +334,13 @@ def _is_plain(origin: str, ctx: Context) -> bool:
 def _pins_nothing(loader: LoaderCall) -> bool:
     """A loader that does not hand `pin_memory` on to torch's, or whose batches have no way to be pinned (DGL's)."""
     return not parameters_of_loader(loader.value.origin) or loader.value.origin.startswith("dgl.")
+
+
+def _collates_graphs(loader: LoaderCall, ctx: Context) -> bool:
+    """Whether a file that works with DGL puts its batches together itself: they hold its graphs, which cannot be
+    pinned."""
+    imported = any(name.partition(".")[0] == "dgl" for name in ctx.sem.names.imports.values())
+    return imported and setting(ctx.sem, loader, "collate_fn").node is not None
 
 
 def _on_device_already(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
