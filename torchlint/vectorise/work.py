@@ -21,6 +21,7 @@ from torchlint.semantics.names import Function
 from torchlint.semantics.rows import bound_names, definition_of, extent
 from torchlint.spelling import same
 from torchlint.vectorise.body import ADDED, EVEN, joined_behind
+from torchlint.vectorise.changed import Changed, added_to, may_compute, mentions
 from torchlint.vectorise.pure import WRITES
 from torchlint.vectorise.varying import SAME, Expressions, How, Seen, Unclear, base_of, joined
 
@@ -117,10 +118,13 @@ class Turns(Expressions):
         if node.orelse is not None or node.asynchronous is not None or not isinstance(node.body, cst.IndentedBlock):
             raise Unclear("an else of a loop")
         number, self.loops, self.open = self.loops, self.loops + 1, self.open + 1
-        growing, others = _bindings(node.body)
-        self.totals |= {name for n in find(node.body, cst.AugAssign) if (name := dotted(n.target)) and "." in name}
-        self.filled |= {name for c in find(node.body, cst.Call) if (name := _appended(c))}
         self.header(node.target, node.iter, number)
+        if not may_compute(node.body):
+            raise Unclear("a call for its effect")
+        changed = Changed(node.body)
+        growing, others = changed.grown - changed.others, changed.others
+        self.totals |= changed.totals
+        self.filled |= changed.filled
         header = bound_names(node.target)
         outer, self.running = self.running, self.running | growing
         for name in others - header:
@@ -243,7 +247,7 @@ class Turns(Expressions):
 
     def _assign(self, target: cst.BaseExpression, value: cst.BaseExpression) -> None:
         if isinstance(target, cst.Name):
-            added = _added_to(target.value, value) if target.value in self.running else None
+            added = added_to(target.value, value) if target.value in self.running else None
             if added is not None:
                 for term in added:
                     self._total(target.value, term)
@@ -278,7 +282,7 @@ class Turns(Expressions):
         if name in self.running or name in self.appended:
             raise Unclear("a total that is set")
         self.bind(name, seen)
-        if seen.how in (How.SAME, How.PLACE) and value is not None and not _mentions(value, name):
+        if seen.how in (How.SAME, How.PLACE) and value is not None and not mentions(value, name):
             self.places[name] = value
 
     def _total(self, name: str, value: cst.BaseExpression) -> None:
@@ -369,48 +373,6 @@ class Turns(Expressions):
         if not self.depth or self.sem.value(node.func).origin not in _LAYERS:
             raise Unclear("a module")
         return self.computed(*args)
-
-
-def _bindings(body: cst.CSTNode) -> tuple[set[str], set[str]]:
-    """The names that a loop's body only adds to, and all others that it assigns."""
-    grown, others = set[str](), set[str]()
-    for node in walk(body):
-        if isinstance(node, cst.AugAssign):
-            sums = isinstance(node.operator, _SUMS)
-            (grown if sums else others).update(bound_names(node.target))
-        elif isinstance(node, cst.Assign):
-            for target in node.targets:
-                for name in bound_names(target.target):
-                    (grown if _added_to(name, node.value) is not None else others).add(name)
-        elif isinstance(node, cst.For):
-            others |= bound_names(node.target)
-    return grown - others, others
-
-
-def _appended(call: cst.Call) -> str | None:
-    """`parts` of `parts.append(x)`."""
-    if not isinstance(call.func, cst.Attribute) or call.func.attr.value != "append":
-        return None
-    return dotted(call.func.value)
-
-
-def _added_to(name: str, value: cst.BaseExpression) -> list[cst.BaseExpression] | None:
-    """`v` and `w` of `name + v - w` and of `v + name + w`."""
-    terms: list[cst.BaseExpression] = []
-    while isinstance(value, cst.BinaryOperation) and isinstance(value.operator, (cst.Add, cst.Subtract)):
-        if isinstance(value.right, cst.Name) and value.right.value == name and isinstance(value.operator, cst.Subtract):
-            return None
-        terms.append(value.right)
-        value = value.left
-    terms.append(value)
-    others = [t for t in terms if not (isinstance(t, cst.Name) and t.value == name)]
-    if len(terms) != len(others) + 1 or any(_mentions(t, name) for t in others):
-        return None
-    return others
-
-
-def _mentions(node: cst.CSTNode, name: str) -> bool:
-    return any(n.value == name for n in find(node, cst.Name))
 
 
 def _pins(test: cst.BaseExpression, seen: Seen) -> bool:
