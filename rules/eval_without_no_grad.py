@@ -63,6 +63,7 @@ from torchlint.semantics.flags import shared_passes
 from torchlint.semantics.likely import likely_regions
 from torchlint.semantics.measuring import EVALUATION_NAMES, HELD_OUT_NAMES
 from torchlint.semantics.modes import classes_elsewhere, grad_mode
+from torchlint.semantics.names import OWN
 from torchlint.semantics.tails import evaluating_scripts, evaluating_tails
 
 RULE = Rule(
@@ -86,9 +87,27 @@ RULE = Rule(
 @RULE.on
 def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
     mode = grad_mode(ctx.sem, region)
-    if mode.off or is_frozen(ctx.sem, region.forwards[0].subject):
+    if mode.off or is_frozen(ctx.sem, region.forwards[0].subject) or _is_called_back(region.function, ctx):
         return
     yield _finding(region.function, region.forwards[0], (*mode.unless, *region.unless), ctx, _fix(region, ctx))
+
+
+def _is_called_back(function: Function, ctx: Context) -> bool:
+    """Whether all calls stand in lambdas that another library is given: it may call them without recording."""
+    sites = ctx.sem.call_sites(function)
+    return bool(sites) and all(_is_given_away(site.node, ctx) for site in sites)
+
+
+def _is_given_away(node: cst.CSTNode, ctx: Context) -> bool:
+    for ancestor in ctx.file.ancestors(node):
+        if isinstance(ancestor, cst.Lambda):
+            arg = ctx.file.parent(ancestor)
+            call = ctx.file.parent(arg) if isinstance(arg, cst.Arg) else None
+            name = ctx.sem.qualified(call.func) if isinstance(call, cst.Call) else None
+            return name is not None and not name.startswith((OWN, "torch."))
+        if isinstance(ancestor, cst.FunctionDef):
+            return False
+    return False
 
 
 @RULE.on

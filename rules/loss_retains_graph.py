@@ -274,6 +274,8 @@ def _kept_in_evaluation(growth: Growth, ctx: Context) -> tuple[Question, ...] | 
     sem, function = ctx.sem, growth.function
     if sem.value(growth.added).graph is not Graph.ATTACHED or not growth.loops:
         return None
+    if any(isinstance(c, cst.Name) and _returned_beside(c.value, function.node) for c in carriers(growth.added, sem)):
+        return None  # what a model returns beside its output may be numbers
     loop = growth.loops[0]
     evaluated = any(r.mode == "eval" and r.node in growth.loops for r in sem.objects(EvalRegion))
     if not isinstance(loop, cst.For) or starts_anew(growth, loop):
