@@ -264,8 +264,8 @@ def _bound_to(node: cst.Call, name: str, ctx: Context) -> bool:
 def _returning(loader: LoaderCall, ctx: Context) -> Function | None:
     """The function that hands this loader to its callers."""
     function = loader.function
-    if isinstance(function.node, cst.Module):
-        return None
+    if isinstance(function.node, cst.Module) or function.name.startswith("__"):
+        return None  # nobody asks `__call__` for a loader
     names = {t for t in (*loader.targets, *_held_in(loader, ctx)) if "." not in t}
     for node in walk(function.body):
         if isinstance(node, (cst.Return, cst.Yield)) and node.value is not None:

@@ -321,6 +321,8 @@ def stranger(sem: Semantics, call: cst.Call) -> str | None:
     `self.fit` of a class that derives from it, `Net.forward` for `net(x)`."""
     name = sem.qualified(call.func)
     if name is None and isinstance(call.func, cst.Attribute):
+        if sem.value(call.func.value).kind is Kind.FRAMEWORK:
+            return None  # it moves batches by its own means
         origin = sem.value(call.func.value).origin or _own_class(sem, call.func.value)
         cls = sem.class_of(origin)
         if cls is not None:
