@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
-from torchlint.nodes import find, literal, walk, walk_scope
+from torchlint.nodes import dotted, find, literal, walk, walk_scope
 from torchlint.semantics.display import few
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
@@ -86,11 +86,24 @@ def _counted(node: Loop, call: cst.Call, target: cst.CSTNode | None, sem: Semant
     length = args[0].value
     found = extent(length, sem) or _made_with(length, node, target.value, sem)
     whole = found is not None
-    if found is None and not few(node.iter):
+    if found is None and not few(node.iter) and not _counts_a_list(length, node, target.value, sem):
         found = _picked_by(node, target.value, sem)
     if found is None:
         return None
     return RowLoop(node, target.value, {}, found[0], found[1], sem.file.code(length), whole)
+
+
+def _counts_a_list(length: cst.BaseExpression, loop: Loop, counter: str, sem: Semantics) -> bool:
+    """`for i in range(len(embeddings))` over `embeddings[i] * weights[i]`: what is counted may be a list, which the
+    tensor beside it does not make one tensor."""
+    if not isinstance(length, cst.Call) or not _builtin(length, "len", sem) or len(length.args) != 1:
+        return False
+    counted = dotted(length.args[0].value)
+    turn = loop.body if isinstance(loop, cst.For) else sem.file.parent(loop)
+    return counted is not None and any(
+        dotted(item.value) == counted and sem.file.code(item.slice[0]).strip() == counter
+        for item in (find(turn, cst.Subscript) if turn is not None else ())
+    )
 
 
 def _picked_by(loop: Loop, counter: str, sem: Semantics) -> tuple[cst.BaseExpression, int] | None:
