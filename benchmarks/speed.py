@@ -35,6 +35,7 @@ from figures import table as lines_of_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = "torchfix==0.7.0 torch-preflight==0.5.0 ruff"
+FIVE = "TL101,TL201,TL301,TL501,TL801"  # gradients not cleared, no_grad, row loops, pin_memory, DataParallel
 RUFF = ("check", "--select", "F,NPY,PERF", "--quiet", "--isolated")
 SMALL = {
     "nothing to parse": "import os\n\n\ndef name(path):\n    return os.path.basename(path)\n",
@@ -144,6 +145,7 @@ def copy(files: Sequence[Path], roots: Sequence[Path], to: Path) -> None:
 def cold(sample: Path, peers: Path, count: int) -> list[Row]:
     tools: dict[str, Sequence[str]] = {
         "torchlint": torchlint("--no-cache", "--jobs", "1", "."),
+        f"torchlint --select {FIVE}": torchlint("--no-cache", "--jobs", "1", "--select", FIVE, "."),
         "torchfix": [str(peers / "torchfix"), "-j", "1", "--select", "ALL", "."],
         "torch-preflight": [str(peers / "torch-preflight"), "check", "."],
     }
