@@ -100,10 +100,11 @@ def _counts_a_list(length: cst.BaseExpression, loop: Loop, counter: str, sem: Se
         return False
     counted = dotted(length.args[0].value)
     turn = loop.body if isinstance(loop, cst.For) else sem.file.parent(loop)
-    return counted is not None and any(
-        dotted(item.value) == counted and sem.file.code(item.slice[0]).strip() == counter
-        for item in (find(turn, cst.Subscript) if turn is not None else ())
-    )
+    for item in find(turn, cst.Subscript) if turn is not None and counted is not None else ():
+        part = item.slice[0].slice
+        if isinstance(part, cst.Index) and dotted(part.value) == counter and dotted(item.value) == counted:
+            return True
+    return False
 
 
 def _picked_by(loop: Loop, counter: str, sem: Semantics) -> tuple[cst.BaseExpression, int] | None:
