@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
     from torchlint.semantics.project import Project
 
+# `autocast("cuda")` says nothing of where batches go, like `torch.cuda.amp.autocast()`, which a fix turns into it.
 _CUDA = re.compile(
-    r"\.cuda\(|[\"']cuda|\.to\(\s*(self\.|args\.|opt\.|cfg\.|config\.)?(device|dev|gpu)|non_blocking|local_rank|\.to\(rank"
+    r"\.cuda\(|(?<!autocast\()(?<!GradScaler\()(?<!device_type=)[\"']cuda"
+    r"|\.to\(\s*(self\.|args\.|opt\.|cfg\.|config\.)?(device|dev|gpu)|non_blocking|local_rank|\.to\(rank"
 )
 _NAMES = (cst.Name, cst.Attribute)
 _MOST = 20  # names that are looked for: a base of more is a library's
