@@ -58,7 +58,7 @@ from torchlint.semantics.batches import BatchMove, followed, iterated_here, load
 from torchlint.semantics.derived_loaders import hands_on, makes_base, speaks_of_pinning
 from torchlint.semantics.loading import is_unit_test, parameters_of_loader, setting
 from torchlint.semantics.loops import loader_call
-from torchlint.semantics.names import OWN
+from torchlint.semantics.names import OWN, is_class_name
 from torchlint.semantics.transfers import makes_device_tensors, may_be_cuda, move_target
 
 RULE = Rule(
@@ -89,7 +89,7 @@ def check(loader: LoaderCall, ctx: Context) -> Iterator[Finding]:
 def check_derived(call: cst.Call, ctx: Context) -> Iterator[Finding]:
     """A call of another file's class which may derive from DataLoader."""
     name = dotted(call.func) or ""
-    if "Loader" not in name.rpartition(".")[2] or not name.rpartition(".")[2][:1].isupper():
+    if "Loader" not in name.rpartition(".")[2] or not is_class_name(name):
         return
     value = ctx.sem.value(call)
     if value.node is not call or not value.origin or value.origin.startswith((OWN, "torch.")):

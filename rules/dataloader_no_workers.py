@@ -62,6 +62,7 @@ from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Kind, LoaderCall, knowledge
 from torchlint.semantics.datasets import ITEM_TRIGGERS, reads_items
 from torchlint.semantics.loading import dataset_value, is_unit_test, passes_lambda, runs_on_import, setting
+from torchlint.semantics.names import is_class_name
 
 RULE = Rule(
     "TL302",
@@ -113,7 +114,7 @@ def _reads(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
             return ()
         bases = [r for r in ctx.sem.names.roots(own) if not knowledge.DATASET_BASES.match(r)]
         return (Question("items-in-memory", bases[0]),) if len(bases) == 1 else None
-    if value.kind in (Kind.UNKNOWN, Kind.DATASET) and value.origin.rpartition(".")[2][:1].isupper():
+    if value.kind in (Kind.UNKNOWN, Kind.DATASET) and is_class_name(value.origin):
         return (Question("items-in-memory", value.origin),)
     return None
 

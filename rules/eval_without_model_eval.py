@@ -73,6 +73,7 @@ from torchlint.semantics.modes import (
     wrapped,
 )
 from torchlint.semantics.modules import made_of_none, minds_mode, names_layers
+from torchlint.semantics.names import is_class_name
 from torchlint.semantics.tails import held_out_draws
 
 RULE = Rule(
@@ -99,7 +100,7 @@ def check(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
         return
     if arrives_in_eval_mode(ctx.sem, first.subject) or _is_told(first):
         return
-    if _acts(region) and not _class_known(first) and not names_layers(ctx.sem):
+    if _acts(region) and not is_class_name(first.value.origin) and not names_layers(ctx.sem):
         return  # policies seldom have Dropout or BatchNorm
     events = ctx.sem.events(region.function)
     overridden = region.mode == "train" and _overridden(region, events, first)
@@ -215,10 +216,6 @@ def _acts(region: EvalRegion) -> bool:
         and (dotted(assign.value.func) or "").endswith(".step")
         for assign in find(region.node, cst.Assign)
     )
-
-
-def _class_known(forward: Event) -> bool:
-    return forward.value.origin.rpartition(".")[2][:1].isupper()
 
 
 def _forgotten(events: list[Event], first: Event) -> bool:

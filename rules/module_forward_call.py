@@ -43,6 +43,7 @@ from torchlint.nodes import dotted, find, has_star
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import Class, Function, Kind, Value
 from torchlint.semantics.blocks import unwrap_iteration
+from torchlint.semantics.names import is_class_name
 from torchlint.semantics.unit_tests import holds_unit_tests
 
 RULE = Rule(
@@ -128,7 +129,7 @@ def _maker(receiver: cst.BaseExpression, context: Context) -> str | None:
         return None
     origin = context.sem.qualified(made.func) or ""
     foreign = origin and not origin.startswith(("~.", "torch."))
-    return origin if foreign and origin.rpartition(".")[2][:1].isupper() else None
+    return origin if foreign and is_class_name(origin) else None
 
 
 def _is_module(value: Value, context: Context) -> bool:

@@ -16,7 +16,7 @@ from torchlint.nodes import dotted, find, literal, walk
 from torchlint.semantics import knowledge
 from torchlint.semantics.blocks import unwrap_iteration
 from torchlint.semantics.kinds import Kind, Value
-from torchlint.semantics.names import OWN, Function
+from torchlint.semantics.names import OWN, Function, is_class_name
 from torchlint.semantics.transfers import assigned, cast_to_cuda, is_device, move_target
 
 if TYPE_CHECKING:
@@ -329,10 +329,10 @@ def stranger(sem: Semantics, call: cst.Call) -> str | None:
             if sem.names.method(cls, call.func.attr.value) is not None:
                 return None
             origin = next((r for r in sem.names.roots(cls) if not r.startswith((OWN, "torch."))), "")
-        name = f"{origin}.{call.func.attr.value}" if _is_class_name(origin) else None
+        name = f"{origin}.{call.func.attr.value}" if is_class_name(origin) else None
     if name is None:
         origin = sem.value(call.func).origin
-        name = f"{origin}.forward" if _is_class_name(origin) else None
+        name = f"{origin}.forward" if is_class_name(origin) else None
     return None if name is None or name.startswith((OWN, "torch.")) or "." not in name else name
 
 
@@ -342,10 +342,6 @@ def _own_class(sem: Semantics, node: cst.BaseExpression) -> str:
     if function.cls is None or not function.params or dotted(node) != function.params[0]:
         return ""
     return function.cls.own
-
-
-def _is_class_name(origin: str) -> bool:
-    return origin.rpartition(".")[2][:1].isupper()
 
 
 def _root(node: cst.BaseExpression) -> tuple[str | None, bool]:

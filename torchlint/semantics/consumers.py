@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import libcst as cst
 
 from torchlint.semantics.lossflow import LOSSES, Losses, LossInput
-from torchlint.semantics.made import Found, Scope
+from torchlint.semantics.made import Find, Found, Scope
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.names import OWN, Function
 
 if TYPE_CHECKING:
-    from torchlint.semantics.project import Project
+    from torchlint.semantics.project import Definition, Project
 
 _USES_LOSS = re.compile(r"[Ll]oss|criterion|cross_entropy")
 _HEADER = re.compile(r"(?:async )?(class|def) (\w+)")
@@ -61,17 +61,42 @@ def _inputs(project: Project, path: str) -> list[LossInput]:
     if path not in project.loss_inputs:
         project.loss_inputs[path] = []
 
-        def find(there: Semantics, name: str) -> Found | None:
-            found = project.find(os.path.abspath(there.file.path), name)
-            return Found(found.sem, found.function, found.cls) if found is not None else None
-
         def sites(there: Semantics, function: Function) -> Iterator[tuple[cst.Call, Scope]]:
             if function not in project.sites:
                 project.sites[function] = list(_sites(project, os.path.abspath(there.file.path), function))
             yield from project.sites[function]
 
-        project.loss_inputs[path] = list(Losses(find, sites).inputs(sem))
+        project.loss_inputs[path] = list(Losses(finder(project), sites).inputs(sem))
     return project.loss_inputs[path]
+
+
+def finder(project: Project) -> Find:
+    """What a tracer asks for definitions in other files."""
+
+    def find(there: Semantics, name: str) -> Found | None:
+        found = project.find(os.path.abspath(there.file.path), name)
+        return Found(found.sem, found.function, found.cls) if found is not None else None
+
+    return find
+
+
+def calls_by_import(
+    project: Project, path: str, name: str, files: Sequence[str]
+) -> Iterator[tuple[cst.Call, Scope, Definition]]:
+    """Where these files call what a file of the project defines by that name, with what is called. None where so many
+    files call something so that it is a word of the project."""
+    naming = [p for p in files if name in project.called_in(p)]
+    for other in naming if len(naming) <= _MOST_FILES else ():
+        sem = project.semantics(other)
+        if sem is None:
+            continue
+        for call, caller in sem.evaluator.function_at.items():
+            called = sem.names.qualify(call.func, caller)
+            if called is None or called.rpartition(".")[2] != name:
+                continue
+            found = project.find(other, called)
+            if found is not None and found.path == path:
+                yield call, Scope(sem, caller), found
 
 
 def _sites(project: Project, path: str, function: Function) -> Iterator[tuple[cst.Call, Scope]]:
@@ -79,18 +104,10 @@ def _sites(project: Project, path: str, function: Function) -> Iterator[tuple[cs
     own = function.qualname.removesuffix(".__init__")
     if "." in own or not own:
         return
-    naming = [p for p in project.neighbours(path) if p != path and own in project.called_in(p)]
-    for other in naming if len(naming) <= _MOST_FILES else ():
-        sem = project.semantics(other)
-        if sem is None:
-            continue
-        for call, caller in sem.evaluator.function_at.items():
-            name = sem.names.qualify(call.func, caller)
-            if name is None or name.rpartition(".")[2] != own:
-                continue
-            where = project.find(other, name)
-            if where is not None and where.path == path and (where.function is function or where.cls is not None):
-                yield call, Scope(sem, caller)
+    others = [p for p in project.neighbours(path) if p != path]
+    for call, scope, found in calls_by_import(project, path, own, others):
+        if found.function is function or found.cls is not None:
+            yield call, scope
 
 
 def _users(project: Project, path: str, name: str, makes_loss: re.Pattern[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import libcst as cst
@@ -39,14 +39,12 @@ def no_cuda_use(project: Project, path: str, subject: str) -> bool:
     if last == "__init__":
         last = own.split(".")[-2]
     makers = _derived(project, path, last) if last[:1].isupper() else {last: None}
-    for name, where in makers.items():
-        pattern = re.compile(rf"\b{re.escape(name)}\b")
-        for other in project.neighbours(path):
-            if other != path and pattern.search(project.text(other)):
-                if where is not None and not _may_import(project, other, name, where):
-                    continue
-                if _CUDA.search(project.text(other)) or _handed_to_mover(project, other, name):
-                    return False
+    for name, other in _naming(project, path, makers):
+        where = makers[name]
+        if where is not None and not _may_import(project, other, name, where):
+            continue
+        if _CUDA.search(project.text(other)) or _handed_to_mover(project, other, name):
+            return False
     return True
 
 
@@ -55,14 +53,19 @@ def no_gpu_around(project: Project, path: str, subject: str) -> bool:
     own = subject.removeprefix(OWN).split(".")
     name = next((part for part in own if part[:1].isupper()), own[-1])
     makers = _derived(project, path, name) if name[:1].isupper() else {name: path}
-    for maker, where in makers.items():
-        pattern = re.compile(rf"\b{re.escape(maker)}\b")
+    return not any(
+        uses_gpu_by_text(project.text(other)) and _may_import(project, other, maker, makers[maker])
+        for maker, other in _naming(project, path, makers)
+    )
+
+
+def _naming(project: Project, path: str, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Each of the names with each other file that says it."""
+    for name in names:
+        pattern = re.compile(rf"\b{re.escape(name)}\b")
         for other in project.neighbours(path):
-            text = project.text(other)
-            if other != path and pattern.search(text) and uses_gpu_by_text(text):
-                if _may_import(project, other, maker, where):
-                    return False
-    return True
+            if other != path and pattern.search(project.text(other)):
+                yield name, other
 
 
 def _derived(project: Project, path: str, name: str) -> dict[str, str]:

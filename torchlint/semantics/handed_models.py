@@ -12,10 +12,10 @@ import libcst as cst
 from torchlint.nodes import dotted, find
 from torchlint.semantics import knowledge
 from torchlint.semantics.calls import bind_arguments
-from torchlint.semantics.consumers import imported
+from torchlint.semantics.consumers import calls_by_import, finder, imported
 from torchlint.semantics.effects import Effect
 from torchlint.semantics.kinds import Kind, Value
-from torchlint.semantics.made import Found, Made, Scope, Tracer
+from torchlint.semantics.made import Made, Scope, Tracer
 from torchlint.semantics.modules import minds_mode
 from torchlint.semantics.names import OWN, Class, Function
 from torchlint.semantics.origins import used_as
@@ -203,20 +203,9 @@ def _passed_up(project: Project, sem: Semantics, cls: Class, base: Function, par
 
 def _constructed_with(project: Project, path: str, cls: Class, init: Function, param: str) -> Iterator[_Given]:
     """The arguments for a parameter in all calls of the class."""
-    name = cls.node.name.value
-    pattern = re.compile(rf"\b{re.escape(name)}\s*\(")
-    naming = [p for p in project.neighbours(path) if pattern.search(project.text(p))]
-    for other in naming if len(naming) <= _MOST_FILES else ():
-        sem = project.semantics(other)
-        for call, caller in sem.evaluator.function_at.items() if sem is not None else ():
-            called = sem.names.qualify(call.func, caller) if sem is not None else None
-            if sem is None or called is None or called.rpartition(".")[2] != name:
-                continue
-            found = project.find(other, called)
-            if found is not None and found.path == path and found.cls is not None:
-                arg = bind_arguments(init, call, True).get(param)
-                if arg is not None:
-                    yield arg.value, Scope(sem, caller)
+    for call, scope, found in calls_by_import(project, path, cls.node.name.value, list(project.neighbours(path))):
+        if found.cls is not None and (arg := bind_arguments(init, call, True).get(param)) is not None:
+            yield arg.value, scope
 
 
 def _assigned(method: Function, attribute: str) -> Iterator[cst.BaseExpression]:
@@ -253,12 +242,7 @@ def _moved(value: cst.BaseExpression) -> cst.BaseExpression:
 
 def made_of(project: Project, node: cst.BaseExpression, scope: Scope) -> list[Made]:
     """The calls anywhere in the project that may have made what the expression stands for."""
-
-    def find_there(there: Semantics, name: str) -> Found | None:
-        found = project.find(os.path.abspath(there.file.path), name)
-        return Found(found.sem, found.function, found.cls) if found is not None else None
-
-    return Tracer(find_there).made(node, scope)
+    return Tracer(finder(project)).made(node, scope)
 
 
 def _is_module(project: Project, node: cst.BaseExpression, scope: Scope, depth: int) -> bool:

@@ -144,6 +144,16 @@ def call_sites(sem: Semantics, function: Function) -> list[Event]:
     return sites
 
 
+def calls_by_name(sem: Semantics) -> dict[str, list[Event]]:
+    """What a file's functions call of other files, by the last part of its name."""
+    found: dict[str, list[Event]] = {}
+    for function in sem.functions:
+        for event in sem.events(function, Effect.CALL):
+            if event.via is None:
+                found.setdefault(event.target.rpartition(".")[2], []).append(event)
+    return found
+
+
 def always_off(sem: Semantics, function: Function) -> bool:
     """Whether every known call of the function happens with recording off."""
     seen: set[str] = set()

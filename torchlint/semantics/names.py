@@ -38,6 +38,11 @@ _EXACT = {
 }
 
 
+def is_class_name(name: str) -> bool:
+    """Whether the last part of a qualified name is written as classes are."""
+    return name.rpartition(".")[2][:1].isupper()
+
+
 def canonical(name: str) -> str:
     """The public path of a torch name that was reached through a private or older one."""
     if not name.startswith("torch."):

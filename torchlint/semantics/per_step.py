@@ -16,13 +16,14 @@ import libcst as cst
 
 from torchlint.nodes import dotted, walk
 from torchlint.semantics.calls import bind_arguments
-from torchlint.semantics.consumers import imported
+from torchlint.semantics.consumers import finder, imported
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.elements import sources
 from torchlint.semantics.handed import is_step
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.loops import TrainingLoop
-from torchlint.semantics.made import Found, Made, Scope, Tracer
+from torchlint.semantics.made import Made, Scope, Tracer
+from torchlint.semantics.modes import calls_by_name
 from torchlint.semantics.names import OWN, Class, Function
 from torchlint.semantics.syncs import (
     HOST,
@@ -208,18 +209,17 @@ def calls_of(
         if other == path or function.name not in project.called_in(other):
             continue
         there = project.semantics(other)
-        for caller in there.functions if there is not None else ():
-            for event in there.events(caller, Effect.CALL) if there is not None else ():
-                if event.via is not None or event.target.rpartition(".")[2] != function.name or there is None:
-                    continue
-                found = [f for t in _targets(there, event) if (f := project.find(other, t)) is not None]
-                if found or function.cls is None:
-                    if any(_is(f, path, function) for f in found):
-                        yield there, event
-                elif "." in event.subject:
-                    alone = _means_it(project, path, function.name, anywhere) if alone is None else alone
-                    if alone:
-                        yield there, event
+        if there is None:
+            continue
+        for event in there.once(calls_by_name).get(function.name, ()):
+            found = [f for t in _targets(there, event) if (f := project.find(other, t)) is not None]
+            if found or function.cls is None:
+                if any(_is(f, path, function) for f in found):
+                    yield there, event
+            elif "." in event.subject:
+                alone = _means_it(project, path, function.name, anywhere) if alone is None else alone
+                if alone:
+                    yield there, event
 
 
 def _targets(sem: Semantics, event: Event) -> list[str]:
@@ -267,7 +267,7 @@ def _forwards(project: Project, path: str, function: Function, cls: Class) -> It
         there = project.semantics(other)
         if there is None:
             continue
-        tracer = Tracer(lambda s, name: _found(project, s, name))
+        tracer = Tracer(finder(project))
         tabled = other != path and _in_table(project, there, other, path, function)
         for caller in there.functions:
             for event in there.events(caller, Effect.FORWARD):
@@ -277,11 +277,6 @@ def _forwards(project: Project, path: str, function: Function, cls: Class) -> It
                 unknown = not made and not event.value.origin.startswith(("torch.", OWN))
                 if (tabled and unknown) or any(_runs(project, m, path, function) for m in made):
                     yield there, event
-
-
-def _found(project: Project, sem: Semantics, name: str) -> Found | None:
-    found = project.find(os.path.abspath(sem.file.path), name)
-    return Found(found.sem, found.function, found.cls) if found is not None else None
 
 
 def _runs(project: Project, made: Made | Definition, path: str, function: Function) -> bool:

@@ -18,11 +18,11 @@ import libcst as cst
 from torchlint.diagnostic import Question
 from torchlint.discover import DOCUMENTS
 from torchlint.semantics.answers import ANSWERS
-from torchlint.semantics.effects import Effect, Event
+from torchlint.semantics.effects import Event
 from torchlint.semantics.lossflow import LossInput
 from torchlint.semantics.made import Scope
 from torchlint.semantics.model import Semantics
-from torchlint.semantics.modes import call_sites
+from torchlint.semantics.modes import call_sites, calls_by_name
 from torchlint.semantics.names import OWN, Class, Function
 
 _HELD_CHARACTERS = 2_000_000  # of the files whose meaning is kept: about 60 bytes of memory each
@@ -251,7 +251,7 @@ class Project:
             there = self.semantics(other)
             if there is None:
                 continue
-            for event in there.once(_calls_by_name).get(last, ()):
+            for event in there.once(calls_by_name).get(last, ()):
                 if self._reaches(other, event, path, own, function):
                     yield there, event
             if function.cls is not None:  # calls that this file resolves to a class of its own: a base class's stub
@@ -273,13 +273,3 @@ class Project:
         return (
             where is not None and where.path == path and where.function is not None and where.function.qualname == own
         )
-
-
-def _calls_by_name(sem: Semantics) -> dict[str, list[Event]]:
-    """What a file's functions call of other files, by the last part of its name."""
-    found: dict[str, list[Event]] = {}
-    for function in sem.functions:
-        for event in sem.events(function, Effect.CALL):
-            if event.via is None:
-                found.setdefault(event.target.rpartition(".")[2], []).append(event)
-    return found

@@ -171,9 +171,7 @@ class Expressions:
                     self.walked.append((side, other.loops))
                     self.worked = True
                     return Seen(How.VALUES, other.loops, fresh=True)
-        found = joined(*parts)
-        self.worked = self.worked or found.how > How.PLACE
-        return found
+        return self.computed(*parts)
 
     def _is_compared(self, node: cst.Comparison, side: cst.BaseExpression) -> bool:
         """Whether all of a tensor is compared with the counter, with one class per turn: it is one for certain, or what
