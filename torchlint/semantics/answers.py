@@ -107,10 +107,9 @@ def _callers_disable_grad(project: Project, path: str, subject: str) -> bool:
 def _callers_set_eval(project: Project, path: str, subject: str) -> bool:
     """Whether any caller, or a caller's caller, puts a module into eval mode before the call. The nearest are asked
     first: each step up may lead through the whole project."""
-    level = {(path, subject): None}
-    seen = dict(level)
+    level, seen = [(path, subject)], {(path, subject)}
     for _ in range(_DEPTH + 1):
-        above: dict[tuple[str, str], None] = {}
+        above: list[tuple[str, str]] = []
         for where in level:
             for sem, site in project.callers(*where):
                 mode, _ = mode_at(sem, site.function, site.but(subject=""))
@@ -118,7 +117,8 @@ def _callers_set_eval(project: Project, path: str, subject: str) -> bool:
                     return True
                 caller = os.path.abspath(sem.file.path), site.function.own
                 if site.function.qualname and caller not in seen:
-                    above[caller] = seen[caller] = None
+                    seen.add(caller)
+                    above.append(caller)
         level = above
     return False
 
@@ -306,9 +306,7 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "sets-train-mode": _does(Effect.TRAIN),
     "sets-eval-mode": _does(Effect.EVAL),
     "leaves-mode": _leaves_mode,
-    "differentiates-nothing": lambda project, path, subject: (
-        not _has_effect(project, path, subject, Effect.BACKWARD, 0)
-    ),
+    "differentiates-nothing": _differentiates_nothing,
     "disables-grad": _disables_grad,
     "callers-disable-grad": _callers_disable_grad,
     "callers-set-eval": _callers_set_eval,

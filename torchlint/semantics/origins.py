@@ -25,8 +25,6 @@ _PART_GIVEN = "torch([:, i])"  # a part by several indices is, which lists do no
 _MEASURED = "size(i)"  # asked for the length of one axis, laid out anew, reduced along a `dim`
 _AS_MODULE = "f(module)"  # handed to a function of the file that treats it as a Module
 _TELLING = frozenset((cst.Attribute, cst.Call, cst.Subscript, cst.AssignTarget, cst.For, cst.CompFor, cst.NamedExpr))
-# What is done with things that have modes, and are modules then.
-_WITH_MODES = frozenset(("()", "to", "cuda", "state_dict", "load_state_dict", "forward", "module"))
 _OF_LEAVES = frozenset("grad data detach clone shape size dim clamp_ clamp unsqueeze squeeze".split())
 _SIZED = frozenset(("shape", "size", "ndim", "dim"))  # of a tensor, and not of a list of them
 
