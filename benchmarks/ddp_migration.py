@@ -24,6 +24,7 @@ from torchlint.diagnostic import splice
 from torchlint.migrate import Migration, Script, to_ddp
 from torchlint.semantics import Semantics
 from torchlint.source import File
+from torchlint.verify.userrun import ABORT_AT_EXIT
 
 ROOT = Path(__file__).resolve().parent.parent
 _NAMES = ("bad", "bad_flat", "bad_main", "bad_chained", "bad_guarded", "bad_writing")
@@ -131,18 +132,16 @@ def compare(name: str, text: str, *, processes: tuple[int, ...] = (1, 2)) -> Out
     return Outcome(name, gaps["alone"], gaps.get("1"), gaps.get("2"), "", migration.cautions, output, "", written)
 
 
-# torch 2.13's gloo threads now and then abort a process that is already done, while the interpreter shuts down (seen in
-# 1 of 31 launches). It says nothing about what was learned, so such a launch, and only such a one, is made again.
-_ABORT_AT_EXIT = "terminate called without an active exception"
-
-
 def _run(command: list[str], folder: Path) -> str:
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
     for _ in range(3):
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=180)
-        if done.returncode == 0 or _ABORT_AT_EXIT not in done.stderr:
+        if done.returncode == 0 or ABORT_AT_EXIT not in done.stderr:
             break
+        for left in folder.iterdir():  # another launch finds what the first one found
+            if left.name != "train.py":
+                left.unlink()
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     return done.stdout

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from torchlint.verify.differential import Differential, Runs, differential  # noqa: E402
+from torchlint.verify.userrun import ABORT_AT_EXIT, execute  # noqa: E402
 from torchlint.verify.verdict import Behaviour  # noqa: E402
 
 SCRIPT = """\
@@ -142,3 +144,32 @@ def test_files_that_the_command_never_enters(tmp_path: Path) -> None:
     assert runs.count == 1 + 1 + 2  # a traced and a plain one of the original, one of each edit
     # Where the run fails nothing is known.
     assert not Runs([sys.executable, "-c", "import used; raise KeyError"], cwd=str(tmp_path)).idle(texts)
+
+
+def test_ranks_that_torch_aborts_at_their_end_are_launched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "train.py"
+    aborts = "import sys, torch\nprint('terminate called without an active exception', file=sys.stderr)\nsys.exit(9)\n"
+    path.write_text(aborts)
+    changes = {str(path): (aborts, aborts.replace("9", "8"))}
+    assert Runs([sys.executable, "train.py"], cwd=str(tmp_path)).judge(changes).verdict.detail.endswith(ABORT_AT_EXIT)
+    # The same of several ranks, whose second launch goes well.
+    after = SCRIPT.replace("lr=0.1)", "lr=0.1, foreach=False)")
+    path.write_text(SCRIPT)
+    launches = []
+
+    def unlucky(*args: Any, **kwargs: Any) -> tuple[str, bool]:
+        ended, enclosed = execute(*args, **kwargs)
+        launches.append(ended)
+        return (f"exit code 1: {ABORT_AT_EXIT}" if len(launches) == 1 else ended), enclosed
+
+    monkeypatch.setattr("torchlint.verify.differential.execute", unlucky)
+    for world, again in (("1", 0), ("2", 1)):
+        monkeypatch.setenv("WORLD_SIZE", world)
+        launches.clear()
+        runs = Runs([sys.executable, "train.py"], cwd=str(tmp_path))
+        kind = runs.judge({str(path): (SCRIPT, after)}).verdict.kind
+        assert (kind is Behaviour.BITWISE) == bool(again)
+        assert len(launches) == runs.count
+        assert not any(launches)

@@ -22,7 +22,7 @@ from torchlint.verify.observe import Observation
 from torchlint.verify.properties import misweighed, skips_a_rate, stuck, unbooked
 from torchlint.verify.sandbox import scratch_directory
 from torchlint.verify.stats import slope
-from torchlint.verify.userrun import execute
+from torchlint.verify.userrun import ABORT_AT_EXIT, execute
 from torchlint.verify.verdict import Behaviour, BehaviourVerdict, Point
 
 NUDGES = 3
@@ -31,6 +31,7 @@ MOST_STEPS = 400  # how long to wait for an edited line that is only reached lat
 SECONDS = 5.0  # how much further than that a run goes: a short program to its end, a long one past its first steps
 _LEAK = 32 * 1024  # bytes per step
 _ENOUGH = 16  # steps by which a leak is told
+_LAUNCHES = 3  # of one run of several ranks, where torch aborts them after their end
 
 Texts = Mapping[str, str]
 
@@ -178,6 +179,15 @@ class Runs:
         nudge: int | None = None,
         trace: bool = False,
         hints: Sequence[Sequence[str]] = (),
+    ) -> Recorded:
+        for _ in range(_LAUNCHES):
+            result = self._launch(texts, steps, nudge, trace, hints)
+            if result.alone or not result.ended.endswith(ABORT_AT_EXIT):
+                break
+        return result
+
+    def _launch(
+        self, texts: Texts, steps: int, nudge: int | None, trace: bool, hints: Sequence[Sequence[str]]
     ) -> Recorded:
         key = os.urandom(32).hex()
         plan = {

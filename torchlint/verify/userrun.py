@@ -26,6 +26,9 @@ _MARK = "TORCHLINT_VERIFY_RUN"  # in the environment of all that a run starts
 MOST_PROCESSES = 2000  # of one run at once: beyond what loaders of many ranks start, and below what a machine bears
 LEFT_ON_DISK = 512 << 20  # bytes that a run must leave free where it writes
 _LOOK_EVERY = 1.0  # seconds; a look takes a few milliseconds
+# gloo's threads now and then abort a rank that is already done, while its interpreter shuts down (torch 2.13: 1 launch
+# of 30). It says nothing of what the program did.
+ABORT_AT_EXIT = "terminate called without an active exception"
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,10 @@ def execute(
     if code == 0:
         return "", os.path.exists(enclosed)
     how = f"the command ended with exit code {code}" if code > 0 else f"the command was killed by signal {-code}"
-    return how + (f": {said[-1].strip()[:200]}" if said else ""), os.path.exists(enclosed)
+    if said:
+        line = ABORT_AT_EXIT if any(ABORT_AT_EXIT in one for one in said) else said[-1].strip()[:200]
+        how += f": {line}"
+    return how, os.path.exists(enclosed)
 
 
 class _Ended(Exception):
