@@ -186,10 +186,11 @@ def _taker(loader: LoaderCall, ctx: Context) -> str | None:
     called."""
     makers = [site.function for site in ctx.sem.call_sites(loader.function)]
     for function in dict.fromkeys((loader.function, *makers)):
-        for call in (n for n in walk_scope(function.body) if isinstance(n, cst.Call)):
-            name = stranger(ctx.sem, call)
-            if name is not None and any(_holds(ctx.sem.value(a.value), loader) for a in call.args):
-                return name
+        for call in ctx.file.within(function.body, cst.Call):
+            if any(_holds(ctx.sem.value(a.value), loader) for a in call.args):
+                name = stranger(ctx.sem, call)
+                if name is not None and ctx.sem.function(call) is function:
+                    return name
     return None
 
 
@@ -218,7 +219,7 @@ def _leaves(loader: LoaderCall, ctx: Context) -> bool:
     if isinstance(loader.function.node, cst.Module) or any("." in t for t in loader.targets) or not loader.targets:
         return True
     names = set(loader.targets)
-    for node in find(loader.function.node, cst.Name):
+    for node in ctx.file.within(loader.function.node, cst.Name):
         if node.value in names and not isinstance(ctx.file.parent(node), (cst.AssignTarget, cst.For)):
             return True
     return False
@@ -229,7 +230,7 @@ def _fed_to_cuda_model(loader: LoaderCall, ctx: Context) -> bool:
     if not loader.targets:
         return False
     body = loader.function.node
-    for call in find(body, cst.Call):
+    for call in ctx.file.within(body, cst.Call):
         values = [ctx.sem.value(a.value) for a in call.args]
         if not any(v.kind is Kind.LOADER and v.node is loader.node for v in values):
             continue
@@ -267,9 +268,10 @@ def _returning(loader: LoaderCall, ctx: Context) -> Function | None:
     if isinstance(function.node, cst.Module) or function.name.startswith("__"):
         return None  # nobody asks `__call__` for a loader
     names = {t for t in (*loader.targets, *_held_in(loader, ctx)) if "." not in t}
-    for node in walk(function.body):
-        if isinstance(node, (cst.Return, cst.Yield)) and node.value is not None:
-            if any(n is loader.node or (isinstance(n, cst.Name) and n.value in names) for n in walk(node.value)):
+    given = ctx.file.within(function.body, cst.Return), ctx.file.within(function.body, cst.Yield)
+    for value in (node.value for nodes in given for node in nodes):
+        for n in walk(value) if value is not None else ():
+            if n is loader.node or (isinstance(n, cst.Name) and n.value in names):
                 return function
     return None
 

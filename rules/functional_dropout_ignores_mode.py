@@ -239,8 +239,10 @@ def _local_rate(name: str, method: Function, cls: Class, context: Context) -> bo
     """A local name that nobody gave by mode, and that only plain assignments bind."""
     if name in method.params:
         return False
-    assigned = [n for n in find(method.node, cst.Assign) if any(dotted(t.target) == name for t in n.targets)]
-    if any(dotted(n.target) == name for n in find(method.node, cst.AugAssign)):
+    assigned = [
+        n for n in context.file.within(method.node, cst.Assign) if any(dotted(t.target) == name for t in n.targets)
+    ]
+    if any(dotted(n.target) == name for n in context.file.within(method.node, cst.AugAssign)):
         return False
     for node in assigned:
         guards = [a for a in context.file.ancestors(node) if isinstance(a, (cst.If, cst.IfExp))]
@@ -254,7 +256,7 @@ def _attribute_rate(text: str, cls: Class, context: Context) -> bool:
     zero = False
     for owner in context.sem.names.mro(cls):
         for method in owner.methods.values():
-            for node in find(method.node, cst.Assign):
+            for node in context.file.within(method.node, cst.Assign):
                 if any(dotted(t.target) == text for t in node.targets):
                     if method.name not in ("__init__", "reset_parameters", "setup"):
                         return False

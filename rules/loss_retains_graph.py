@@ -57,7 +57,7 @@ from collections.abc import Callable, Iterator
 import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Question, Severity
-from torchlint.nodes import dotted, find, literal, walk, walk_scope
+from torchlint.nodes import dotted, literal, walk, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import Effect, EvalRegion, Event, Graph, Kind
 from torchlint.semantics.accumulation import (
@@ -179,7 +179,7 @@ def _returns_differentiated(growth: Growth, carrier: cst.BaseExpression, event: 
         key, carrier = literal(carrier.slice[0].slice.value), carrier.value
     if carrier is not event.node:  # it has a name in between
         loop = growth.loops[0] if growth.loops else growth.function.node
-        given = [n for n in find(loop, cst.Assign) if n.value is event.node]
+        given = [n for n in ctx.file.within(loop, cst.Assign) if n.value is event.node]
         name = base_name(carrier)
         if name is None or not any(dotted(t.target) == name for n in given for t in n.targets):
             return False
@@ -225,7 +225,7 @@ def _is_part(node: cst.BaseExpression, scope: cst.CSTNode, ctx: Context) -> bool
 def _is_compared(name: str, scope: cst.CSTNode, ctx: Context) -> bool:
     """Whether a loss of torch is given the name first, as what was predicted: `F.cross_entropy(out, y)`. Where that is
     differentiated, only this can have brought the graph."""
-    for call in find(scope, cst.Call):
+    for call in ctx.file.within(scope, cst.Call):
         if len(call.args) > 1 and dotted(call.args[0].value) == name:
             called = ctx.sem.value(call.func)
             if is_loss_function(ctx.sem.qualified(call.func) or "") or called.kind is Kind.LOSS_FN:
@@ -336,7 +336,7 @@ def _way(growth: Growth, trained: Event | None, ctx: Context) -> tuple[str, Call
 def _started_as_tensor(growth: Growth, ctx: Context) -> bool:
     return any(
         ctx.sem.value(n.value).is_tensor
-        for n in find(growth.function.node, cst.Assign)
+        for n in ctx.file.within(growth.function.node, cst.Assign)
         if n is not growth.at and any(growth.name in bound_names(t.target) for t in n.targets)
     )
 
@@ -351,7 +351,7 @@ def _readers(growth: Growth, ctx: Context) -> list[cst.CSTNode] | None:
     own = set(walk(growth.at))
     return [
         n
-        for n in find(growth.function.node, cst.Name)
+        for n in ctx.file.within(growth.function.node, cst.Name)
         if n.value == growth.name and n not in own and not _is_written(n, ctx)
     ]
 

@@ -121,7 +121,7 @@ def _maker(receiver: cst.BaseExpression, context: Context) -> str | None:
         assigned = [
             a.value
             for method in cls.methods.values()
-            for a in find(method.node, cst.Assign)
+            for a in context.file.within(method.node, cst.Assign)
             if any(dotted(t.target) == name for t in a.targets)
         ]
         made = assigned[0] if len(assigned) == 1 else None

@@ -92,7 +92,7 @@ def check(cls: cst.ClassDef, context: Context) -> Iterator[Finding]:
         return
     if any(name in _OWN_MOVES for c in family for name in c.methods):
         return
-    for assign in find(init.node, cst.Assign):
+    for assign in context.file.within(init.node, cst.Assign):
         attribute = _attribute(assign, init)
         if attribute is None or not re.match(_MADE, context.file.code(assign)) or not _is_constant(assign, context):
             continue

@@ -47,7 +47,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix, Severity
 from torchlint.edits import ensure_import
-from torchlint.nodes import argument, dotted, find
+from torchlint.nodes import argument, dotted
 from torchlint.rule import Category, Context, Finding, Rule, safe, unsafe
 from torchlint.semantics import Kind, Value
 from torchlint.semantics.rows import bindings_in
@@ -119,7 +119,7 @@ def _holds_arrays(node: cst.BaseExpression, ctx: Context) -> bool:
 def _added(name: str, ctx: Context, at: cst.CSTNode) -> list[cst.BaseExpression | None]:
     """What the function puts into the list: the items appended, None for anything else."""
     found: list[cst.BaseExpression | None] = []
-    for call in find(ctx.sem.function(at).body, cst.Call):
+    for call in ctx.file.within(ctx.sem.function(at).body, cst.Call):
         if isinstance(call.func, cst.Attribute) and dotted(call.func.value) == name:
             is_append = call.func.attr.value == "append" and len(call.args) == 1
             found.append(call.args[0].value if is_append else None)

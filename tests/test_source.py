@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import libcst as cst
 import pytest
 from libcst.metadata import MetadataWrapper, PositionProvider
@@ -135,3 +137,11 @@ def test_form_feeds_ahead_of_statements_move_nothing() -> None:
     assert text[slice(*file.caret(function))].startswith("def f(m)")
     assign = next(find(file.tree, cst.Assign))
     assert splice(text, {file.replace(assign.value, "22")}) == text.replace("1", "22", 1)
+
+
+def test_within_is_what_a_walk_finds() -> None:
+    text = Path(__file__).read_text()
+    file = File.parse("source.py", text)
+    for node in file.nodes[::7]:
+        for kind in (cst.Name, cst.Call, cst.Return, cst.FunctionDef):
+            assert file.within(node, kind) == list(find(node, kind))

@@ -7,6 +7,7 @@ travel as (line, column) and are turned into offsets of the full text here.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, TypeVar, cast
@@ -123,6 +124,19 @@ class File:
     def all(self, kind: type[N]) -> list[N]:
         """Every node of exactly this class, in source order."""
         return cast("list[N]", self._by_class.get(kind, []))
+
+    @cached_property
+    def _order(self) -> dict[cst.CSTNode, int]:
+        return {node: number for number, node in enumerate(self.nodes)}
+
+    def within(self, node: cst.CSTNode, kind: type[N]) -> list[N]:
+        """Every node of exactly this class at or under `node`, in source order, without a walk."""
+        number, members = self._order.__getitem__, self.all(kind)
+        last = node
+        while below := children_of[last.__class__](last):
+            last = below[-1]
+        start = bisect_left(members, number(node), key=number)
+        return members[start : bisect_left(members, number(last) + 1, start, key=number)]
 
     def parent(self, node: cst.CSTNode) -> cst.CSTNode | None:
         return self.parents.get(node)

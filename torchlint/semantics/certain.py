@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import libcst as cst
 
-from torchlint.nodes import find
 from torchlint.semantics.kinds import Kind, Value
 from torchlint.semantics.knowledge import TENSOR_ONLY
 from torchlint.semantics.model import Semantics
@@ -89,9 +88,10 @@ class _Measured(dict[Function, "list[cst.BaseExpression]"]):
 
     def __init__(self, sem: Semantics) -> None:
         super().__init__()
+        self._sem = sem
 
     def __missing__(self, function: Function) -> list[cst.BaseExpression]:
-        calls = (c.func for c in find(function.body, cst.Call))
+        calls = (c.func for c in self._sem.file.within(function.body, cst.Call))
         self[function] = [f.value for f in calls if isinstance(f, cst.Attribute) and f.attr.value == "size"]
         return self[function]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import libcst as cst
 
-from torchlint.nodes import dotted, find
+from torchlint.nodes import dotted
 from torchlint.semantics import knowledge
 from torchlint.semantics.effects import Effect, Event
 from torchlint.semantics.evaluation import gradient_words, may_evaluate, on_made_up_data, owner, runs_its_parts
@@ -67,7 +67,7 @@ def _asks_for_gradients(sem: Semantics, function: Function, event: Event) -> boo
     if any(e.via is None and (e.effect is Effect.GRAD or gradient_words(e.target)) for e in near):
         return True
     body = event.loops[-1].body if event.loops else function.body
-    return any(n.attr.value in ("requires_grad_", "retain_grad") for n in find(body, cst.Attribute))
+    return any(n.attr.value in ("requires_grad_", "retain_grad") for n in sem.file.within(body, cst.Attribute))
 
 
 def _sets_grad_mode(sem: Semantics) -> bool:
@@ -200,10 +200,10 @@ class _Follower:
         if isinstance(function.node, cst.Module):
             inner = [f for f in self._sem.functions if f is not function and not names & set(f.local)]
         else:
-            if any(isinstance(n, cst.Global) for n in find(function.node, cst.Global)):
+            if self._sem.file.within(function.node, cst.Global):
                 return True
             inner = [f for f in self._sem.functions if f.parent is function]
-        return any(n.value in names for f in inner for n in find(f.node, cst.Name))
+        return any(n.value in names for f in inner for n in self._sem.file.within(f.node, cst.Name))
 
     def _uses(self, value: cst.CSTNode, kind: Literal["value", "loop"]) -> Fate:
         """What becomes of the names that are bound to the value, or to its items."""

@@ -60,7 +60,7 @@ def plain_containers(sem: Semantics, cls: Class) -> Iterator[PlainContainer]:
         if not function.params or function.is_static:
             continue
         own = function.params[0]
-        for assign in find(function.node, cst.Assign):
+        for assign in sem.file.within(function.node, cst.Assign):
             target = assign.targets[0].target
             if len(assign.targets) != 1 or not isinstance(target, cst.Attribute) or dotted(target.value) != own:
                 continue
@@ -74,10 +74,10 @@ def _container(sem: Semantics, cls: Class, function: Function, name: str, assign
     display: cst.BaseExpression | None = value
     path = f"{function.params[0]}.{name}"
     if isinstance(value, cst.Name):
-        display, path = _display_of(function, value.value), value.value
+        display, path = _display_of(sem, function, value.value), value.value
     if display is None or not _is_container(display):
         return None
-    grown = [e for method in _methods(cls, function, path) for e in _grown(method, path)]
+    grown = [e for method in _methods(cls, function, path) for e in _grown(sem, method, path)]
     elements = (*_elements(display), *grown)
     if not any(_is_trained(sem, e) for e in elements):
         return None
@@ -90,11 +90,11 @@ def _methods(cls: Class, function: Function, path: str) -> list[Function]:
     return list(cls.methods.values()) if "." in path else [function]
 
 
-def _display_of(function: Function, name: str) -> cst.BaseExpression | None:
+def _display_of(sem: Semantics, function: Function, name: str) -> cst.BaseExpression | None:
     """What a local name is first bound to, where it is bound once."""
     values = [
         a.value
-        for a in find(function.node, cst.Assign)
+        for a in sem.file.within(function.node, cst.Assign)
         if any(isinstance(t.target, cst.Name) and t.target.value == name for t in a.targets)
     ]
     return values[0] if len(values) == 1 else None
@@ -128,9 +128,9 @@ def _elements(node: cst.BaseExpression) -> Iterator[cst.BaseExpression]:
         yield from _elements(node.right)
 
 
-def _grown(function: Function, path: str) -> Iterator[cst.BaseExpression]:
+def _grown(sem: Semantics, function: Function, path: str) -> Iterator[cst.BaseExpression]:
     """What is appended to the container, or stored under a key of it."""
-    for node in find(function.node, cst.Call):
+    for node in sem.file.within(function.node, cst.Call):
         if not isinstance(node.func, cst.Attribute):
             continue
         index = _GROWING.get(node.func.attr.value)
@@ -138,7 +138,7 @@ def _grown(function: Function, path: str) -> Iterator[cst.BaseExpression]:
             continue
         value = node.args[index].value
         yield from _elements(value) if node.func.attr.value == "extend" and _is_container(value) else [value]
-    for assign in find(function.node, cst.Assign):
+    for assign in sem.file.within(function.node, cst.Assign):
         target = assign.targets[0].target
         if isinstance(target, cst.Subscript) and dotted(target.value) == path:
             yield assign.value

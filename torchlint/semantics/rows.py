@@ -100,7 +100,7 @@ def _counts_a_list(length: cst.BaseExpression, loop: Loop, counter: str, sem: Se
         return False
     counted = dotted(length.args[0].value)
     turn = loop.body if isinstance(loop, cst.For) else sem.file.parent(loop)
-    for item in find(turn, cst.Subscript) if turn is not None and counted is not None else ():
+    for item in sem.file.within(turn, cst.Subscript) if turn is not None and counted is not None else ():
         part = item.slice[0].slice
         if isinstance(part, cst.Index) and dotted(part.value) == counter and dotted(item.value) == counted:
             return True
@@ -110,7 +110,7 @@ def _counts_a_list(length: cst.BaseExpression, loop: Loop, counter: str, sem: Se
 def _picked_by(loop: Loop, counter: str, sem: Semantics) -> tuple[cst.BaseExpression, int] | None:
     """The tensor whose slices the counter picks, where the number of turns is not the length of anything known."""
     turn = loop.body if isinstance(loop, cst.For) else sem.file.parent(loop)
-    for item in find(turn, cst.Subscript) if turn is not None else ():
+    for item in sem.file.within(turn, cst.Subscript) if turn is not None else ():
         for axis, element in enumerate(item.slice):
             part = element.slice
             if isinstance(part, cst.Index) and isinstance(part.value, (cst.Name, cst.BinaryOperation)):
@@ -171,7 +171,7 @@ def _made_with(
     length: cst.BaseExpression, loop: Loop, counter: str, sem: Semantics
 ) -> tuple[cst.BaseExpression, int] | None:
     """The tensor made with that many rows (`out = torch.zeros(n, d)`) that the loop indexes by its counter."""
-    for item in find(loop, cst.Subscript) if isinstance(loop, cst.For) else ():
+    for item in sem.file.within(loop, cst.Subscript) if isinstance(loop, cst.For) else ():
         first = item.slice[0].slice
         if not isinstance(item.value, cst.Name) or not isinstance(first, cst.Index):
             continue

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import libcst as cst
 
-from torchlint.nodes import argument, dotted, find, literal
+from torchlint.nodes import argument, dotted, literal
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.knowledge import is_loss_function
 from torchlint.semantics.model import Semantics
@@ -25,12 +25,12 @@ class Scalars:
     def __init__(self, sem: Semantics, function: Function) -> None:
         self.sem, self.function = sem, function
         self.assigned: dict[str, list[cst.BaseExpression | None]] = {}
-        for node in find(function.body, cst.Assign):
+        for node in sem.file.within(function.body, cst.Assign):
             for target in node.targets:
                 self._bind(target.target, node.value)
-        for change in find(function.body, cst.AugAssign):
+        for change in sem.file.within(function.body, cst.AugAssign):
             self._bind(change.target, change.value if isinstance(change.operator, _ARITHMETIC_ASSIGN) else None)
-        for loop in find(function.body, cst.For):
+        for loop in sem.file.within(function.body, cst.For):
             self._bind(loop.target, None)
         self.differentiated = set(self._differentiated())
 
@@ -46,7 +46,7 @@ class Scalars:
         the sums that they are."""
         queue = [
             name
-            for call in find(self.function.body, cst.Call)
+            for call in self.sem.file.within(self.function.body, cst.Call)
             if isinstance(call.func, cst.Attribute)
             and call.func.attr.value == "backward"
             and all(a.keyword is not None and a.keyword.value != "gradient" for a in call.args)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import libcst as cst
 
-from torchlint.nodes import dotted, find, walk
+from torchlint.nodes import dotted, walk
 from torchlint.semantics.elements import element_syncs
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import Loop, bound_names
@@ -17,13 +17,13 @@ def copied_by_entry(loop: Loop, sem: Semantics) -> cst.BaseExpression | None:
         return None
     copies = [
         call.func
-        for call in find(loop.body, cst.Call)
+        for call in sem.file.within(loop.body, cst.Call)
         if isinstance(call.func, cst.Attribute) and call.func.attr.value == "cpu" and not call.args
     ]
     if len(copies) < 2 or any(isinstance(n, (cst.Break, cst.Return)) for n in walk(loop.body)):
         return None
-    counters = {n for f in find(loop, cst.For) if _is_range(f.iter) for n in bound_names(f.target)}
-    changed = {n for a in find(loop, cst.AssignTarget) for n in bound_names(a.target)}
+    counters = {n for f in sem.file.within(loop, cst.For) if _is_range(f.iter) for n in bound_names(f.target)}
+    changed = {n for a in sem.file.within(loop, cst.AssignTarget) for n in bound_names(a.target)}
     moved: dict[str, cst.BaseExpression] = {}
     for copy in copies:
         node = copy.value
