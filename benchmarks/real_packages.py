@@ -31,7 +31,7 @@ from typing import Any
 
 import libcst as cst
 
-from torchlint import __version__, cache, run, warm
+from torchlint import __version__, cache, run
 from torchlint.diagnostic import Diagnostic
 from torchlint.encoding import Undecodable, decode
 from torchlint.options import parse
@@ -104,11 +104,11 @@ class Audit:
     def breach(self, place: str | Path, what: str) -> None:
         self.breaches.append(f"{self.name}: {place}: {what}")
 
-    def check(self, session: Session, command: list[str], found: list[Diagnostic]) -> dict[str, int]:
+    def check(self, session: Session, found: list[Diagnostic]) -> dict[str, int]:
         """No crash, no false syntax error, and a result for every file there is; counts of what was not Python."""
-        store = warm.open_store(parse(command), warm.find(parse(command)))
-        assert store is not None
         for path in session.files:
+            store = session.project_of(path).store  # a folder within with settings of its own has its own
+            assert store is not None
             info = os.stat(path)
             if store.lookup(path, cache.stamp(info, cache.horizon()), info.st_size) is None:
                 self.breach(path, "was found but has no result")
@@ -173,7 +173,7 @@ def examine(package: Path, scratch: Path, jobs: str, diffs: Path | None) -> tupl
     session = Session(parse(command))
     found = session.check()
     checked = time.perf_counter()
-    counts = audit.check(session, command, found)
+    counts = audit.check(session, found)
     began = time.perf_counter()
     done = session.fix(unsafe=True)
     if diffs is not None:
