@@ -3,9 +3,9 @@
 ## What it does
 
 Finds factory calls (`torch.zeros`, `ones`, `full`, `arange`, `eye`, `empty`, `rand`, `randn`, `randperm`, …) without
-`device=` whose result goes straight through `.to(device)` or `.cuda()`: in the same expression, through methods that
-only change shape or dtype, through arithmetic with numbers, or in later statements that do nothing else with the name,
-under an `if use_cuda:` as well.
+`device=` whose result goes straight through `.to(device)`, `.cuda()` or `.type(torch.cuda.LongTensor)`: in the same
+expression, through methods that only change shape or dtype, through arithmetic with numbers or `torch.cat` of several,
+or in later statements that do nothing else with the name, under an `if use_cuda:` as well.
 
 ## Why is this bad
 
@@ -71,6 +71,7 @@ RULE = Rule(
     triggers=(
         r"\.to\s*\(",
         r"\.cuda\s*\(",
+        r"\.type\s*\(\s*(?:\w+\.)*cuda\.",
     ),
     shapes=("made-then-moved",),
     since="0.1",
@@ -143,6 +144,10 @@ def _move(node: cst.Call, ctx: Context) -> _Move | None:
     if func.attr.value == "cuda":
         device = argument(node, "device", 0)
         return _Move(node, func.value, '"cuda"' if device is None else _cuda_index(device.value, ctx))
+    if func.attr.value == "type":
+        kind = node.args[0].value if len(node.args) == 1 else None
+        to_cuda = kind is not None and (ctx.sem.qualified(kind) or "").startswith("torch.cuda.")
+        return _Move(node, func.value, None) if to_cuda else None
     if func.attr.value != "to":
         return None
     device = argument(node, "device", 0)

@@ -31,6 +31,7 @@ _METHODS = frozenset(
 )
 _SHAPED = frozenset("expand_as view_as reshape_as".split())  # of the other tensor they read the shape alone
 _FUNCTIONS = frozenset("triu tril unsqueeze squeeze reshape permute transpose flatten diag flip roll t".split())
+_JOINS = frozenset("cat concat stack hstack vstack".split())
 _MATHEMATICS = frozenset("exp log sqrt rsqrt pow sin cos tanh sigmoid div".split())  # other last bits on other devices
 _RANDOM_METHODS = frozenset("uniform_ normal_ random_ bernoulli_ exponential_".split())
 IN_PLACE = frozenset(("fill_", "zero_", *_RANDOM_METHODS))
@@ -62,6 +63,8 @@ def freshly_made(node: cst.BaseExpression, sem: Semantics, known: Known | None =
         if module == "torch":
             if last in _FUNCTIONS or last in _MATHEMATICS or (last == "bernoulli" and len(node.args) == 1):
                 return _through(node, last, sem, known)
+            if last in _JOINS:
+                return _pieces(node, sem, known)
             return _factory(node, last, sem)
         if isinstance(node.func, cst.Attribute):
             return _method(node, node.func, sem, known)
@@ -201,6 +204,20 @@ def _through(node: cst.Call, last: str, sem: Semantics, known: Known | None) -> 
         made.exact = made.exact and last in _FUNCTIONS
         made.random = made.random or last == "bernoulli"
     return made
+
+
+def _pieces(node: cst.Call, sem: Semantics, known: Known | None) -> Fresh | None:
+    """`torch.cat([torch.ones(n), torch.zeros(m)])`: all the pieces are made here."""
+    first = node.args[0] if node.args and node.args[0].keyword is None else None
+    if first is None or not isinstance(first.value, (cst.List, cst.Tuple)) or not first.value.elements:
+        return None
+    if any(a.star or sem.value(a.value).kind in _TENSORS for a in node.args[1:]):
+        return None
+    pieces = [e.value for e in first.value.elements if not isinstance(e, cst.StarredElement)]
+    made = [freshly_made(piece, sem, known) for piece in pieces]
+    if len(pieces) < len(first.value.elements) or not all(m is not None and m.factories for m in made):
+        return None
+    return _joined(pieces, sem, known)
 
 
 def _arithmetic(node: cst.BinaryOperation, sem: Semantics, known: Known | None) -> Fresh | None:

@@ -115,10 +115,11 @@ class _Search:
     def _made_by(self, statement: cst.CSTNode, name: str, before: Sequence[cst.CSTNode], depth: int) -> Fresh | None:
         if isinstance(statement, cst.If):
             return self._made_by_arms(statement, name, depth)
-        assign = _assignment(statement, name)
-        if assign is None:
+        assign, value = _assignment(statement, name)
+        if assign is None or value is None:
             return None
-        made = freshly_made(assign.value, self.sem, lambda inner: self.made(inner, before, depth + 1))
+        self.earlier.rebound = self.earlier.rebound or value is not assign.value
+        made = freshly_made(value, self.sem, lambda inner: self.made(inner, before, depth + 1))
         if made is None or not made.factories:
             return None
         self.earlier.makers.setdefault(name, []).append(assign)
@@ -138,14 +139,18 @@ class _Search:
         return result
 
 
-def _assignment(statement: cst.CSTNode, name: str) -> cst.Assign | None:
-    """`name = …` alone on its line."""
+def _assignment(statement: cst.CSTNode, name: str) -> tuple[cst.Assign | None, cst.BaseExpression | None]:
+    """`name = …` alone on its line, or side by side with others as in `h, c = zeros(n), zeros(n)`; what is assigned."""
     if not isinstance(statement, cst.SimpleStatementLine) or len(statement.body) != 1:
-        return None
+        return None, None
     small = statement.body[0]
-    if not isinstance(small, cst.Assign) or len(small.targets) != 1 or dotted(small.targets[0].target) != name:
-        return None
-    return small
+    if not isinstance(small, cst.Assign) or len(small.targets) != 1:
+        return None, None
+    target, value = small.targets[0].target, small.value
+    if isinstance(target, cst.Tuple) and isinstance(value, cst.Tuple) and len(target.elements) == len(value.elements):
+        held = [v.value for t, v in zip(target.elements, value.elements) if dotted(t.value) == name]
+        return (small, held[0]) if len(held) == 1 else (None, None)
+    return (small, value) if dotted(target) == name else (None, None)
 
 
 def _filled_in_place(statement: cst.CSTNode, name: str) -> str | None:

@@ -7,15 +7,20 @@ import ast
 from torchlint.shapes.code import FACTORIES, Code
 from torchlint.shapes.syntax_tree import descend, dotted, last
 
+_MOVES = ("to", "cuda", "type")
+
 
 def made_then_moved(code: Code) -> bool:
-    """`.to(…)` or `.cuda(…)` of what a factory makes, or of names that it went through."""
+    """`.to(…)`, `.cuda(…)` or `.type(torch.cuda.…)` of what a factory makes, or of names that it went through."""
     moved: list[ast.expr] = []
     made: set[str] = set()
     remade: list[ast.Assign] = []
     for node in code.nodes:
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("to", "cuda"):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _MOVES:
             moved.append(node.func.value)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
+            if _has_factory(node.value):
+                made.update(map(dotted, node.targets[0].elts))
         elif isinstance(node, ast.Assign) and (name := dotted(node.targets[0])):
             if _has_factory(node.value):
                 made.add(name)
