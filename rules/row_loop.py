@@ -10,8 +10,8 @@ Also finds loops in loops, choices by counters and values, functions of the file
 each turn computes on its own part of a tensor alone: pairs of samples in a loss, scores of attention one by one, a
 decomposition per matrix.
 
-And finds loops that treat a tensor entry by entry where it is plain that there is a batched form, though not one that
-is written for you: entries that become Python numbers one after the other, entries of a table that are written one
+And finds loops that treat a tensor entry by entry where it is plain that there is a batched form, though few of them
+are written for you: entries that become Python numbers one after the other, entries of a table that are written one
 after the other, a tensor that is compared with every class in turn, one tensor that gets one offset after the other,
 suppression of boxes class by class, and entries of several tensors that are copied to the host in every turn.
 
@@ -39,10 +39,12 @@ tensors are not reported, nor is a loop whose comment says that it saves memory.
 ## Fix safety
 
 Safe for arithmetic and other operations that IEEE 754 fixes to the last bit, written into a tensor made here, and for
-`.item()` per row. Unsafe for reductions and transcendental functions (the order of additions and the vectorised kernels
-may differ in the last bit), for stacked lists (`torch.stack([])` raises, an empty batch does not), and wherever
-`torch.vmap` is used, which is slower than the loop below some twenty rows. Where no template
-applies, the finding comes without a fix.
+entries that become Python numbers, which are read from one `.tolist()`: unsafe where an annotation alone says that it
+is a tensor, where the turns may write into it by another name, and where entries are compared with negative numbers,
+which `uint8` wraps. Unsafe for reductions and transcendental functions (the order of additions and the vectorised
+kernels may differ in the last bit), for stacked lists (`torch.stack([])` raises, an empty batch does not), and wherever
+`torch.vmap` is used, which is slower than the loop below some twenty rows. Where no template applies, the finding comes
+without a fix.
 
 ## Verified by
 
@@ -70,6 +72,7 @@ from torchlint.vectorise.by_entry import How, by_entry
 from torchlint.vectorise.emit import comprehension_fix, elements_are_work, row_fix
 from torchlint.vectorise.pairs import read_pairs
 from torchlint.vectorise.suppression import suppressed_by_class
+from torchlint.vectorise.tolist import list_fix
 from torchlint.vectorise.work import worked_in
 
 RULE = Rule(
@@ -95,7 +98,14 @@ def check(node: cst.For, ctx: Context) -> Iterator[Finding]:
     if draws(node) or _in_pairs(node, ctx) or saves_memory(node, ctx.sem):
         return
     what = f"Python loop over the {'rows' if rows.axis == 0 else 'slices'} of `{ctx.file.code(rows.over)}`"
-    yield Finding(node, what, WHY, _batched_form(body), row_fix(body, ctx.sem))
+    fix = row_fix(body, ctx.sem)
+    if fix is None and _makes_numbers(body, ctx):
+        fix = list_fix(node, ctx.sem)
+    yield Finding(node, what, WHY, _batched_form(body), fix)
+
+
+def _makes_numbers(body: Body, ctx: Context) -> bool:
+    return any(gives_number(step.value, ctx.sem) for step in body.sinks)
 
 
 @RULE.on
@@ -125,7 +135,10 @@ def _comprehended(node: cst.ListComp | cst.GeneratorExp, ctx: Context) -> Findin
     else:
         return None
     what = f"Python loop over the rows of `{ctx.file.code(rows.over)}`"
-    return Finding(node, what, WHY, do, comprehension_fix(node, rows, ctx.sem))
+    fix = comprehension_fix(node, rows, ctx.sem)
+    if fix is None and (gives_number(node.elt, ctx.sem) or isinstance(node.elt, (cst.List, cst.Tuple))):
+        fix = list_fix(node.for_in, ctx.sem)
+    return Finding(node, what, WHY, do, fix)
 
 
 def _worked(node: cst.CSTNode, over: cst.BaseExpression, ctx: Context) -> Finding:
@@ -179,7 +192,8 @@ def _by_entry(node: cst.CSTNode, loop: Loop, ctx: Context) -> Iterator[Finding]:
     found = by_entry(loop, ctx.sem)
     if found is not None and not saves_memory(loop, ctx.sem):
         what, why, do = _ENTRIES[found.how]
-        yield Finding(node, what.format(" ".join(ctx.file.code(found.tensor).split())), why, do)
+        fix = list_fix(loop, ctx.sem) if found.how is How.READ else None
+        yield Finding(node, what.format(" ".join(ctx.file.code(found.tensor).split())), why, do, fix)
 
 
 def _in_pairs(node: cst.For, ctx: Context) -> bool:
