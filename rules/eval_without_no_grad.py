@@ -143,7 +143,8 @@ def told_apart_by_a_flag(module: cst.Module, ctx: Context) -> Iterator[Finding]:
     """The evaluating turn of a function that trains under a flag."""
     for function, forward in shared_passes(ctx.sem):
         if not is_frozen(ctx.sem, forward.subject):
-            yield _finding(function, forward, forward.grad.unless, ctx)
+            asked = Question("a-caller-disables-grad", function.own)  # that one evaluates
+            yield _finding(function, forward, (*forward.grad.unless, asked), ctx)
 
 
 def _fix_statement(forward: Event, ctx: Context) -> Fix | None:

@@ -104,6 +104,13 @@ def _callers_disable_grad(project: Project, path: str, subject: str) -> bool:
     return off(path, subject, 0)
 
 
+def _a_caller_disables_grad(project: Project, path: str, subject: str) -> bool:
+    """Whether recording is off where another file calls the function."""
+    here = os.path.abspath(path)
+    callers = ((sem, site) for sem, site in project.callers(path, subject) if os.path.abspath(sem.file.path) != here)
+    return any(site.grad.off or always_off(sem, site.function) for sem, site in callers)
+
+
 def _callers_set_eval(project: Project, path: str, subject: str) -> bool:
     """Whether any caller, or a caller's caller, puts a module into eval mode before the call. The nearest are asked
     first: each step up may lead through the whole project."""
@@ -309,6 +316,7 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "differentiates-nothing": _differentiates_nothing,
     "disables-grad": _disables_grad,
     "callers-disable-grad": _callers_disable_grad,
+    "a-caller-disables-grad": _a_caller_disables_grad,
     "callers-set-eval": _callers_set_eval,
     "framework-class": _framework_class,
     "is-no-module": _is_no_module(unknown=True),

@@ -49,8 +49,9 @@ def shared_passes(sem: Semantics) -> Iterator[tuple[Function, Event]]:
 
 
 def _evaluates(sem: Semantics, function: Function, forward: Event, events: list[Event], hot: list[Event]) -> bool:
-    if any(_is_other_branch(e, forward, hot) for e in events if e.effect is Effect.EVAL and e.via is None):
-        return True
+    branches = [e for e in events if e.effect is Effect.EVAL and e.via is None and _is_other_branch(e, forward, hot)]
+    if branches:
+        return any(_recorded(sem, function, forward, mode) for mode in branches)
     for name, value, site in _settings(sem, function, forward):
         if any(_happens(h, name, value) is not False for h in hot) or _happens(forward, name, value) is False:
             continue
@@ -72,6 +73,18 @@ def _is_other_branch(mode: Event, forward: Event, hot: list[Event]) -> bool:
     if any(_excludes(t, _tested(g)) for t in tested for g in forward.guards):
         return False
     return all(any(_excludes(t, _tested(g)) for t in tested for g in h.guards) for h in hot)
+
+
+def _recorded(sem: Semantics, function: Function, forward: Event, mode: Event) -> bool:
+    """Whether the branch that evaluates may be taken while recording is on: where some call turns it off, that is the
+    one that evaluates, unless another one surely does."""
+    sites = call_sites(sem, function)
+    if not any(site.grad.off for site in sites):
+        return True
+    return any(
+        site is not None and not site.grad.off and _happens(mode, name, value)
+        for name, value, site in _settings(sem, function, forward)
+    )
 
 
 def _tested(guard: Guard) -> tuple[str, object, bool]:
