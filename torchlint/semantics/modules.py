@@ -29,6 +29,8 @@ _STATELESS = re.compile(
     r"|\w*Pool\w*|Upsample\w*|Pixel\w+|Sequential|ModuleList|ModuleDict|Parameter\w*|ZeroPad\w*|Unflatten|Softplus|Module|\w*Loss)$"
 )
 
+_WRAPPER = re.compile(r"\.(?:Distributed)?DataParallel$")
+
 
 def minds_mode(sem: Semantics, value: Value, depth: int = 0, *, beside_given: bool = False) -> bool:
     """Whether the module may behave differently in train mode: False only where every layer is known not to.
@@ -46,6 +48,8 @@ def minds_mode(sem: Semantics, value: Value, depth: int = 0, *, beside_given: bo
             return True
         return any(_call_minds(sem, call, depth) for c in family for call in find(c.node.body, cst.Call))
     if value.node is not None and isinstance(value.node, cst.Call) and value.origin.startswith("torch.nn."):
+        if _WRAPPER.search(sem.qualified(value.node.func) or "") and value.node.args:
+            return minds_mode(sem, sem.value(value.node.args[0].value), depth + 1, beside_given=beside_given)
         return any(_call_minds(sem, call, depth) for call in find(value.node, cst.Call))
     return True
 
