@@ -1,10 +1,10 @@
 """A shuffling `DistributedSampler` is never told the epoch, so every epoch has the same order.
 
 ## What it does
-Reports a `DistributedSampler` that shuffles and feeds a training loader over several epochs, in its file or in one that
-calls the function which makes the loader, where nothing in the project calls `set_epoch`. Loaders that Accelerate,
-Fabric, Ignite or Opacus take over are not reported: they announce epochs or replace the sampler. Nor are samplers of
-evaluation loaders, where order does not matter.
+Reports a `DistributedSampler` that shuffles and feeds a training loader over several epochs, in its file, in one that
+calls the function which makes the loader or the sampler, or in one that is given the loader, where nothing in the
+project calls `set_epoch`. Loaders that Accelerate, Fabric, Ignite or Opacus take over are not reported: they announce
+epochs or replace the sampler. Nor are samplers of evaluation loaders, where order does not matter.
 
 ## Why is this bad
 The sampler draws its permutation from `seed + epoch`, and the epoch stays 0 until `set_epoch` changes it. Each process
@@ -48,6 +48,7 @@ from torchlint.diagnostic import Applicability, Fix, Question, Severity
 from torchlint.migrate import NotUnderstood, Script, sharding
 from torchlint.migrate.epochs import set_epoch
 from torchlint.migrate.script import DISTRIBUTED_SAMPLER
+from torchlint.nodes import argument
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 
 RULE = Rule(
@@ -67,7 +68,8 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
     if "DistributedSampler" not in ctx.file.text or ctx.file.mentions(_SPOKEN_OF):
         return
     script = Script.whole(ctx.sem)
-    if not any(map(sharding.shuffles, script.made_by(DISTRIBUTED_SAMPLER))):
+    made = script.made_by(DISTRIBUTED_SAMPLER)
+    if not any(sharding.shuffles(s) or sharding.told_to_shuffle(script, s)[1] is not None for s in made):
         return
     reported: set[cst.CSTNode] = set()
     for trained in sharding.trained_loaders(script):
@@ -78,7 +80,7 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
                 continue
             for sampler in sharding.samplers(script, loader):
                 at = script.file.twin(sampler, ctx.file)
-                if at is not None and at not in reported and sharding.shuffles(sampler):
+                if at is not None and at not in reported and sharding.shuffles_in(script, loader, sampler):
                     reported.add(at)
                     yield finding(script, trained, at)
     for sampler, function in sharding.given_away(script):
@@ -86,6 +88,16 @@ def check(module: cst.Module, ctx: Context) -> Iterator[Finding]:
         if at is not None and at not in reported and sharding.shuffles(sampler):
             reported.add(at)
             yield _told_nowhere(at, None, (Question("feeds-no-epochs", f"~.{function.name.value}"),))
+    for sampler, asked in sharding.samplers_returned(script):
+        at = script.file.twin(sampler, ctx.file)
+        if at is not None and at not in reported:
+            reported.add(at)
+            yield _told_nowhere(at, None, (Question("samples-no-epochs", asked),))
+    for loader, sampler, taker in sharding.handed_away(script):
+        at = script.file.twin(sampler, ctx.file)
+        if at is not None and at not in reported and sharding.shuffles_in(script, loader, sampler):
+            reported.add(at)
+            yield _told_nowhere(at, None, (Question("takes-no-epochs", taker),))
 
 
 def finding(script: Script, trained: sharding.Trained, sampler: cst.Call) -> Finding:
@@ -108,7 +120,10 @@ def _told_nowhere(sampler: cst.Call, fix: Fix | None, unless: tuple[Question, ..
 
 def announce(script: Script, trained: sharding.Trained) -> Fix | None:
     """`loader.sampler.set_epoch(epoch)` at the top of the epoch loop, if loop and loader are in sight."""
-    optional = any(sharding.optional(script, loader) for loader in sharding.loaders(script, trained))
+    made = sharding.loaders(script, trained)
+    if any(argument(loader, "batch_sampler", 4) for loader in made):
+        return None  # the sampler stands in that one, and `loader.sampler` is another
+    optional = any(sharding.optional(script, loader) for loader in made)
     try:
         edits = [
             edit

@@ -221,6 +221,10 @@ class Script:
         """The expressions that may have made this one; one that cannot be followed stands for itself."""
         return [e for e, made_here in self._trail(expr) if made_here]
 
+    def calls_behind(self, expr: cst.BaseExpression) -> list[cst.Call]:
+        """The calls of own functions that what this expression holds went through, and that which made it."""
+        return [e for e, _ in self._trail(expr) if isinstance(e, cst.Call)]
+
     def methods_on(self, expr: cst.BaseExpression, part: str = "") -> set[str]:
         """The methods called on what a name holds, or on a part of it (`.encoder`), under whatever names the file's own
         functions know it."""
@@ -297,7 +301,10 @@ class Script:
             return None
         bound = self.assigned(expr)
         if bound:
-            return [(value, inner if inner is not None else position) for value, inner in bound]
+            steps = [(value, inner if inner is not None else position) for value, inner in bound]
+            if any(expr is n for value, _ in bound for n in walk(value)):  # `loader = endless(loader)` of a parameter
+                steps += self._from_callers(expr, position) or []
+            return steps
         return self._from_callers(expr, position)
 
     def _from_callers(

@@ -17,6 +17,7 @@ from torchlint.semantics.measuring import is_held_out_name
 _PREPARES = re.compile(
     r"(^|[._])(prepare\w*|setup_dataloaders?|auto_dataloader|ParallelLoader|MpDeviceLoader|make_private\w*)$"
 )
+_BATCH_SAMPLER = "torch.utils.data.BatchSampler"
 _SHARDS = re.compile(r"rank|world_?size|shard|num_replicas|process_index|num_processes|split_dataset_by_node", re.I)
 
 
@@ -40,17 +41,43 @@ def trained_loaders(script: Script) -> Iterator[Trained]:
         expr = _drawn(script, loop) or script.iterated(loop)
         if expr is not None:
             yield Trained(loop, expr, tuple(script.origins(expr)), tuple(script.loops_around(loop)))
+        yield from _gone_round(script, loop)
     yield from _handed_over(script)
 
 
 def _drawn(script: Script, loop: Loop) -> cst.BaseExpression | None:
     """The loader of `batches = iter(loader); for step in …: batch = next(batches)`."""
+    for origin in _drawn_from(script, loop):
+        if dotted(origin.func) == "iter" and origin.args:
+            return origin.args[0].value
+    return None
+
+
+def _drawn_from(script: Script, loop: Loop) -> Iterator[cst.Call]:
+    """The calls that made what the loop draws from with `next`."""
     for node in walk_scope(loop.body):
         if isinstance(node, cst.Call) and dotted(node.func) == "next" and node.args:
             for origin in script.origins(node.args[0].value):
-                if isinstance(origin, cst.Call) and dotted(origin.func) == "iter" and origin.args:
-                    return origin.args[0].value
-    return None
+                if isinstance(origin, cst.Call):
+                    yield origin
+
+
+def _gone_round(script: Script, loop: Loop) -> Iterator[Trained]:
+    """The loader that a generator of the file goes over again and again, where the loop draws from it:
+    `while True: for batch in loader: yield batch`."""
+    for origin in _drawn_from(script, loop):
+        function = script.callee(origin)
+        for turn in walk_scope(function.body) if function is not None else ():
+            name = dotted(turn.iter) if isinstance(turn, cst.For) else None
+            outer = script.file.enclosing(turn, (cst.While, cst.FunctionDef)) if name is not None else None
+            if function is None or name is None or not isinstance(outer, cst.While) or not _yields(turn):
+                continue
+            if (loader := script.passed(origin, function, name)) is not None:
+                yield Trained(loop, loader, tuple(script.origins(loader)), ((outer, turn),))
+
+
+def _yields(node: cst.CSTNode) -> bool:
+    return any(isinstance(n, cst.Yield) for n in walk_scope(node))
 
 
 def _handed_over(script: Script) -> Iterator[Trained]:
@@ -113,6 +140,8 @@ def samplers(script: Script, loader: cst.Call) -> list[cst.Call]:
     found = []
     for origin in script.origins(arg.value):
         values = script.origins(origin.value) if isinstance(origin, cst.Subscript) else [origin]
+        if isinstance(origin, cst.Call) and script.qualified(origin.func) == _BATCH_SAMPLER and origin.args:
+            values = script.origins(origin.args[0].value)
         for value in values:
             found += [
                 n for n in walk(value) if isinstance(n, cst.Call) and script.qualified(n.func) == DISTRIBUTED_SAMPLER
@@ -159,6 +188,58 @@ def shuffles(sampler: cst.Call) -> bool:
     """Whether a DistributedSampler certainly shuffles: by default, or with a literal True."""
     shuffle = argument(sampler, "shuffle", 3)
     return not has_star(sampler, "**") and (shuffle is None or literal(shuffle.value) is True)
+
+
+def shuffles_in(script: Script, loader: cst.Call, sampler: cst.Call) -> bool:
+    """Whether it certainly shuffles where the loader gets it: a function of the file may be told to, by its caller."""
+    if shuffles(sampler):
+        return True
+    name, function = told_to_shuffle(script, sampler)
+    arg = argument(loader, "sampler", 3)
+    if function is None or arg is None:
+        return False
+    told = [script.passed(c, function, name) for c in script.calls_behind(arg.value) if script.callee(c) is function]
+    return bool(told) and all(t is not None and literal(t) is True for t in told)
+
+
+def told_to_shuffle(script: Script, sampler: cst.Call) -> tuple[str, cst.FunctionDef | None]:
+    """The parameter that says whether it shuffles, with its function."""
+    shuffle, function = argument(sampler, "shuffle", 3), script.scope(sampler)
+    name = dotted(shuffle.value) if shuffle is not None else None
+    if name is None or not isinstance(function, cst.FunctionDef):
+        return "", None
+    return (name, function) if any(p.name.value == name for p in function.params.params) else ("", None)
+
+
+def samplers_returned(script: Script) -> Iterator[tuple[cst.Call, str]]:
+    """The samplers that functions make for other files' loaders, each with what to ask of their callers."""
+    for sampler in script.made_by(DISTRIBUTED_SAMPLER):
+        function = script.scope(sampler)
+        if not isinstance(function, cst.FunctionDef) or script.owner(sampler) is not None:
+            continue
+        if any(
+            isinstance(n, cst.Return) and n.value is not None and sampler in walk(n.value)
+            for n in walk_scope(function.body)
+        ):
+            name, told = told_to_shuffle(script, sampler)
+            if shuffles(sampler) or told is not None:
+                yield sampler, f"~.{function.name.value} {name}".rstrip()
+
+
+def handed_away(script: Script) -> Iterator[tuple[cst.Call, cst.Call, str]]:
+    """The loaders with such a sampler that go to a class of another file, with the sampler and the class's name."""
+    for call in script.calls:
+        target = script.qualified(call.func) or ""
+        if target.startswith(("~.", "torch.")) or not target.rpartition(".")[2][:1].isupper():
+            continue
+        for arg in call.args:
+            held_out = (arg.keyword.value if arg.keyword is not None else "", dotted(arg.value) or "")
+            if arg.star or any(map(is_held_out_name, held_out)):
+                continue
+            for made in script.origins(arg.value):
+                if isinstance(made, cst.Call) and script.qualified(made.func) == LOADER and not prepared(script, made):
+                    for sampler in samplers(script, made):
+                        yield made, sampler, target
 
 
 def several_epochs(trained: Trained) -> list[tuple[Loop, cst.CSTNode]]:

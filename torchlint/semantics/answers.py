@@ -17,6 +17,7 @@ import libcst as cst
 from torchlint.diagnostic import Question
 from torchlint.nodes import find
 from torchlint.semantics import knowledge
+from torchlint.semantics.announced import feeds_no_epochs, samples_no_epochs, takes_no_epochs
 from torchlint.semantics.consumers import fed_into
 from torchlint.semantics.datasets import may_move_items, reads_items
 from torchlint.semantics.effects import Effect
@@ -24,7 +25,6 @@ from torchlint.semantics.fed import is_no_plain_loader, moves_no_batches, moves_
 from torchlint.semantics.grad import body_disables
 from torchlint.semantics.handed_models import MODEL_ANSWERS
 from torchlint.semantics.kinds import Graph, Kind, Value
-from torchlint.semantics.loops import TrainingLoop
 from torchlint.semantics.meters import keeps_no_graph
 from torchlint.semantics.modes import always_off, mode_at
 from torchlint.semantics.modules import minds_mode
@@ -33,7 +33,6 @@ from torchlint.semantics.per_step import not_waited_for, waited_for_alone, waite
 from torchlint.semantics.repeated import not_repeated
 
 if TYPE_CHECKING:
-    from torchlint.semantics.model import Semantics
     from torchlint.semantics.project import Project
 
 _DEPTH = 4
@@ -260,22 +259,6 @@ def _not_trained(project: Project, path: str, subject: str) -> bool:
     return True
 
 
-_ANNOUNCE_EPOCHS = re.compile(r"\bset_epoch\b|\.prepare\(|setup_dataloaders?\(|make_private")
-
-
-def _feeds_no_epochs(project: Project, path: str, subject: str) -> bool:
-    """Whether no caller of the function is known to train over several epochs, or something announces them."""
-    if any(_ANNOUNCE_EPOCHS.search(project.text(p)) for p in project.neighbours(path)):
-        return True
-    return not any(_trains_in_epochs(sem) for sem, _ in project.callers(path, subject))
-
-
-def _trains_in_epochs(sem: Semantics) -> bool:
-    """Whether a training loop of the file stands in another loop, or in a function that is called in one."""
-    loops = list(sem.objects(TrainingLoop))
-    return any(t.outer or any(site.loops for site in sem.call_sites(t.function)) for t in loops)
-
-
 def _not_fed_into(*losses: str) -> Callable[[Project, str, str], bool]:
     """Is no such loss of the project given the output of the activation (`~.Net@row`)?"""
 
@@ -336,7 +319,9 @@ ANSWERS: dict[str, Callable[[Project, str, str], bool]] = {
     "moves-nothing": moves_nothing,
     "is-no-plain-loader": is_no_plain_loader,
     "not-trained": _not_trained,
-    "feeds-no-epochs": _feeds_no_epochs,
+    "feeds-no-epochs": feeds_no_epochs,
+    "samples-no-epochs": samples_no_epochs,
+    "takes-no-epochs": takes_no_epochs,
     "items-in-memory": _items_in_memory,
     "items-on-device": _items_on_device,
     "not-waited-for": not_waited_for,
