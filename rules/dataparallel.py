@@ -40,12 +40,14 @@ dist.destroy_process_group()
 Unsafe, and it changes the whole script: process group, sampler, `set_epoch`, device of this process; printing, saving
 and writing by the first process only (`open`, log files, copies, `wandb`, and writers and loggers that are only ever
 told things); a ReduceLROnPlateau gets the mean of all processes' numbers. The new script runs without torchrun too, as
-one process on one GPU. The global batch stays what it was; batch sizes that the number of processes does not divide
-are rounded down. With a mean loss, the gradients are those of the single process. What differs by design: a summed
-loss steps 1/world_size as far (the fix is then only a suggestion), BatchNorm and dropout act per process, the last
-ragged batch is padded with repeated samples, and printed training metrics are those of the first process's share.
-Parameters that take no part in the loss make DDP stop with an error that says so. A script whose shape is not
-understood is left alone, and the message says why.
+one process on one GPU. The global batch stays what it was; batch sizes that the number of processes does not divide are
+rounded down. With a mean loss, the gradients are those of the single process. A GPU that an option names becomes this
+process's own: `CUDA_VISIBLE_DEVICES` chooses now. Where only a part of the model was wrapped, all of it is, or the rest
+would learn in each process by itself. What differs by design: a summed loss steps 1/world_size as far (the fix is then
+only a suggestion), BatchNorm and dropout act per process, the last ragged batch is padded with repeated samples, and
+printed training metrics are those of the first process's share. Parameters that take no part in the loss make DDP stop
+with an error that says so. Losses that compare the samples of a batch with each other (contrastive, triplet) are left
+alone: a process has only its share of them. So is a script whose shape is not understood, and the message says why.
 
 ## Verified by
 Running migrated scripts in several shapes alone, under torchrun with one process and with two (gloo on CPU), and

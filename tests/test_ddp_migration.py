@@ -114,10 +114,34 @@ def _migrated(text: str) -> tuple[str, str]:
             "end training early",
         ),
         (("batch_size=8", "batch_size=1"), "batches of one"),
-        (("batch_size=8, shuffle=True", "batch_size=8, sampler=other"), "has a sampler"),
+        (("batch_size=8, shuffle=True", "batch_size=8, sampler=other"), "draws with a sampler of its own"),
+        (("batch_size=8, shuffle=True", "batch_size=8, **options"), "unpacked arguments"),
         (("nn.Linear(4, 1))", "nn.Linear(4, 1), dim=1)"), "another dimension"),
-        (("import torch\n", "import torch\nimport torch.distributed as td\n"), "branch of its own"),
-        (("    for epoch", "    log = open('log.txt', 'w+')\n    for epoch"), "every process would write"),
+        (("import torch\n", "import torch\nimport torch.distributed as td\n"), ""),
+        (("import torch\n", "import torch\nimport torch.distributed as td\ntd.is_available()\n"), "branch of its own"),
+        (("nn.functional.mse_loss(model(x), y)", "SupConLoss()(model(x), y)"), "compares the samples of a batch"),
+        (("nn.functional.mse_loss(model(x), y)", "nn.functional.mse_loss(model.module(x), y)"), "past its wrapper"),
+        (("    optimizer =", "    criterion = nn.DataParallel(criterion)\n    optimizer ="), "wraps a loss"),
+        (("    optimizer =", "    model.head = nn.DataParallel(model.head[0])\n    optimizer ="), "so wrap model"),
+        (
+            ("    optimizer =", "    model.head = nn.DataParallel(model.head)\n    model.head.module\n    optimizer ="),
+            "so wrap model",
+        ),
+        (("    optimizer =", "    model = x or nn.DataParallel(model)\n    optimizer ="), "inside an expression"),
+        (("model(x)", "model(x.to('cuda:%d' % run.gpu).cuda(run.other))"), "several GPUs"),
+        (("for i, (x, y)", "for gpu in (0, 1): x.cuda(gpu)\n        for i, (x, y)"), "may pick several GPUs"),
+        (
+            (
+                "    optimizer =",
+                "    if run.gpu:\n        if run.two:\n            model = nn.DataParallel(model)\n"
+                "            model.module.tie()\n    optimizer =",
+            ),
+            "differs from the other branch",
+        ),
+        (
+            ("    for epoch", "    log = open('log.txt', 'w+')\n    log.read()\n    for epoch"),
+            "every process would write",
+        ),
         (
             ("    for epoch", "    open('log.txt', 'w').write(open('log.txt').read())\n    for epoch"),
             "every process would read 'log.txt'",

@@ -17,6 +17,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Edit
 from torchlint.migrate import text
+from torchlint.migrate.devices import Devices
 from torchlint.migrate.effects import Effects
 from torchlint.migrate.epochs import NotUnderstood
 from torchlint.migrate.obstacles import Obstacles
@@ -43,7 +44,7 @@ def to_ddp(script: Script) -> Migration:
     """Edits that make the script run under torchrun and alone, or the reason why it is not understood."""
     plan = Plan(script)
     try:
-        for step in (Obstacles, Wrapping, Shares, Effects, Writers, Schedulers, Frame):
+        for step in (Obstacles, Devices, Wrapping, Shares, Effects, Writers, Schedulers, Frame):
             step(plan).run()
     except NotUnderstood as reason:
         return Migration(refused=str(reason))
@@ -107,10 +108,10 @@ class Frame(Step):
         mains = []
         for function, sites in self.script.call_sites.items():
             top = [s for s in sites if isinstance(self.script.scope(s), cst.Module)]
-            if len(sites) == 1 and top and scopes <= self.reached(function):
+            if len(sites) == 1 and top and scopes <= self.reached(function) and self.alone(function, scopes):
                 mains.append((function, top[0]))
         if len(mains) != 1:
-            raise NotUnderstood("no one function starts the training")
+            return self.entry_block(scopes)
         function, site = mains[0]
         statement = self.file.statement(site)
         whole = isinstance(statement, cst.SimpleStatementLine) and len(statement.body) == 1
@@ -121,6 +122,34 @@ class Frame(Step):
         if not isinstance(function.body, cst.IndentedBlock):
             raise NotUnderstood("the main function stands on one line")
         return _Entry(function.body.body, statement, function)
+
+    def alone(self, main: cst.FunctionDef, scopes: set[Scope]) -> bool:
+        """Whether nothing but the main function leads to what needs the process group."""
+        inside = self.reached(main)
+        for function, sites in self.script.call_sites.items():
+            if self.reached(function) & scopes:
+                callers = {self.script.scope(s) for s in sites}
+                if function is not main and not callers <= inside:
+                    return False
+        return True
+
+    def entry_block(self, scopes: set[Scope]) -> _Entry:
+        """Several functions, or one that is called several times, from the top level."""
+        blocks: set[cst.If | None] = set()
+        covered: set[Scope] = set()
+        for function, sites in self.script.call_sites.items():
+            reached = self.reached(function) & scopes
+            if reached and all(isinstance(self.script.scope(s), cst.Module) for s in sites):
+                covered |= reached
+                blocks |= {self.main_block(s) for s in sites}
+        if covered != scopes or len(blocks) != 1:
+            raise NotUnderstood("no one function starts the training")
+        block = blocks.pop()
+        if block is None:
+            return _Entry(self.file.tree.body)
+        if not isinstance(block.body, cst.IndentedBlock):
+            raise NotUnderstood("the __main__ block stands on one line")
+        return _Entry(block.body.body)
 
     def reached(self, function: cst.FunctionDef) -> set[Scope]:
         found: set[Scope] = set()
@@ -220,7 +249,8 @@ class Frame(Step):
 
     def import_lines(self) -> list[str]:
         lines = ["import torch"] if self.needs_torch else []
-        lines.append("import torch.distributed" if self.dist != "dist" else "import torch.distributed as dist")
+        if not self.plan.has_dist:
+            lines.append("import torch.distributed" if self.dist != "dist" else "import torch.distributed as dist")
         lines.append("from torch.nn.parallel import DistributedDataParallel")
         if self.plan.sampler_needed:
             lines.append("from torch.utils.data.distributed import DistributedSampler")

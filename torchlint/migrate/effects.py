@@ -1,4 +1,4 @@
-"""What a script does besides computing: it prints, saves, downloads and picks a GPU, once and not once per process."""
+"""What a script does besides computing: it prints, saves and downloads, once and not once per process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ _BARS = ("tqdm.tqdm", "tqdm.trange", "tqdm.auto.tqdm", "tqdm.auto.trange", "tqdm
 class Effects(Step):
     def run(self) -> None:
         self.outputs()
-        self.devices()
         self.downloads()
         self.checks()
 
@@ -39,24 +38,6 @@ class Effects(Step):
                 self.plan.helpers.add("main")
                 end = self.file.span(call.args[-1].value)[1]
                 self.edits.append(Edit(end, end, ", disable=not is_main()"))
-
-    def devices(self) -> None:
-        """A fixed GPU becomes this process's; `"cuda"` and `.cuda()` already mean it after `set_device`."""
-        for node in self.script.nodes:
-            if isinstance(node, cst.SimpleString) and isinstance(value := node.evaluated_value, str):
-                if value == "cuda:0" and not self.edited(node):
-                    self.edits.append(self.file.replace(node, 'f"cuda:{LOCAL_RANK}"'))
-                elif re.fullmatch(r"cuda:[1-9]\d*", value):
-                    raise NotUnderstood(f"the GPU {value} is written down")
-            elif isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute) and len(node.args) == 1:
-                if self.script.qualified(node.func) == "torch.cuda.set_device":
-                    raise NotUnderstood("the script sets its CUDA device itself")
-                value_ = literal(node.args[0].value)
-                if node.func.attr.value in ("cuda", "to") and value_ == 0 and value_ is not False:
-                    if not self.edited(node.args[0].value):
-                        self.edits.append(self.file.replace(node.args[0].value, "LOCAL_RANK"))
-                elif node.func.attr.value == "cuda" and value_ not in (True, False, None) and not self.edited(node):
-                    raise NotUnderstood(f"`{self.file.code(node)}` picks a GPU")
 
     def downloads(self) -> None:
         for call in self.script.calls:

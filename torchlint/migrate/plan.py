@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import libcst as cst
 
-from torchlint.diagnostic import Edit
+from torchlint.diagnostic import Edit, splice
 from torchlint.migrate.script import DATA_PARALLEL, Script
 from torchlint.nodes import argument, literal
 
@@ -33,7 +33,12 @@ class Plan:
             and not (isinstance(p := parent(n), cst.Attribute) and p.attr is n)
             and not (isinstance(p, cst.Arg) and p.keyword is n)
         }
-        self.dist = "torch.distributed" if "dist" in self.words else "dist"
+        # Copied import lines often bring it in under that very name.
+        self.has_dist = any(
+            isinstance(n, cst.ImportAlias) and self.script.file.code(n).strip(" ,") == "torch.distributed as dist"
+            for n in self.script.nodes
+        )
+        self.dist = "torch.distributed" if "dist" in self.words and not self.has_dist else "dist"
         self.wraps = [c for c in self.script.calls if self.script.qualified(c.func) == DATA_PARALLEL]
 
 
@@ -57,9 +62,22 @@ class Step(ABC):
     def is_main_guard(self, node: cst.If) -> bool:
         return self.file.code(node.test).replace("'", '"') in ('__name__ == "__main__"', '"__main__" == __name__')
 
-    def edited(self, node: cst.CSTNode) -> bool:
+    def within(self, node: cst.CSTNode) -> list[Edit]:
+        """The edits so far that lie in the node's text."""
         start, end = self.file.span(node)
-        return any(e.start < end and start < e.end for e in self.edits)
+        return [e for e in self.edits if start <= e.start and e.end <= end]
+
+    def rewritten(self, node: cst.CSTNode) -> str:
+        """The node's text with the edits so far."""
+        start, end = self.file.span(node)
+        moved = [Edit(e.start - start, e.end - start, e.text) for e in self.within(node)]
+        return splice(self.file.text[start:end], moved)
+
+    def rewrite(self, node: cst.CSTNode, new: str) -> None:
+        """A new text for a node; `new` has taken up the edits so far."""
+        for edit in self.within(node):
+            self.edits.remove(edit)
+        self.edits.append(self.file.replace(node, new))
 
 
 def value_of(arg: cst.Arg | None) -> cst.BaseExpression | None:

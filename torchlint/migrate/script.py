@@ -307,6 +307,10 @@ class Script:
             return steps
         return self._from_callers(expr, position)
 
+    def handed(self, parameter: cst.Name) -> list[cst.BaseExpression]:
+        """What made the arguments that callers hand to a parameter; empty where they are not all known."""
+        return [made for value, _ in self._from_callers(parameter, None) or () for made in self.origins(value)]
+
     def _from_callers(
         self, expr: cst.BaseExpression, position: int | None
     ) -> list[tuple[cst.BaseExpression, int | None]] | None:

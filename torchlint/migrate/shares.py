@@ -7,8 +7,8 @@ import libcst as cst
 from torchlint.diagnostic import Edit
 from torchlint.migrate import epochs
 from torchlint.migrate.epochs import NotUnderstood
-from torchlint.migrate.plan import Step, downloads
-from torchlint.migrate.script import LOADER
+from torchlint.migrate.plan import Step, downloads, value_of
+from torchlint.migrate.script import LOADER, PASSES_ITEMS
 from torchlint.nodes import argument, dotted, has_star, literal, walk, walk_scope
 
 
@@ -22,7 +22,7 @@ class Shares(Step):
         done: set[cst.CSTNode] = set()
         for loop in self.script.training_loops():
             expr = self.script.iterated(loop)
-            made = self.script.origins(expr) if expr is not None else []
+            made = self.made(expr) if expr is not None else []
             if not isinstance(loop, cst.For) or expr is None or not made:
                 raise NotUnderstood(f"the training loop at line {self.file.row(loop)} is no loop over a DataLoader")
             for origin in made:
@@ -38,10 +38,28 @@ class Shares(Step):
         self.lengths(done)
         return loops
 
+    def made(self, expr: cst.BaseExpression) -> list[cst.BaseExpression]:
+        """What made the loader, wrappers such as `loader = tqdm(loader)` taken off."""
+        found: list[cst.BaseExpression] = []
+        for origin in self.script.origins(expr):
+            wraps = isinstance(origin, cst.Call) and (dotted(origin.func) or "").rpartition(".")[2] in PASSES_ITEMS
+            inner = origin.args[0].value if isinstance(origin, cst.Call) and wraps and origin.args else None
+            if isinstance(inner, cst.Name) and inner.value == dotted(expr):
+                found += self.script.handed(inner) or [origin]
+            else:
+                found.append(origin)
+        return found
+
     def loader(self, call: cst.Call) -> None:
         """`shuffle` moves into a DistributedSampler; the batch is divided among the processes."""
-        if has_star(call) or argument(call, "sampler", 3) or argument(call, "batch_sampler", 4):
-            raise NotUnderstood(f"the loader at line {self.file.row(call)} has a sampler or unpacked arguments")
+        sampler = argument(call, "sampler", 3)
+        if sampler is not None and (sampler.keyword is None or not self.is_none(sampler.value)):
+            raise NotUnderstood(
+                f"the loader at line {self.file.row(call)} draws with a sampler of its own, "
+                "which has to hand each process its share"
+            )
+        if has_star(call) or argument(call, "batch_sampler", 4):
+            raise NotUnderstood(f"the loader at line {self.file.row(call)} has a batch sampler or unpacked arguments")
         batch = argument(call, "batch_size", 1)
         data = argument(call, "dataset", 0)
         if batch is None or data is None or literal(batch.value) == 1:
@@ -55,22 +73,61 @@ class Shares(Step):
         name = self.dataset_name(call, data)
         shuffle = argument(call, "shuffle", 2)
         given = self.file.code(shuffle.value) if shuffle is not None else "False"
-        sampler = f"sampler=DistributedSampler({name}, shuffle={given})"
+        if sampler is not None:
+            self.in_place_of_none(call, sampler, shuffle, name, divided)
+            return
+        drawn = f"sampler=DistributedSampler({name}, shuffle={given})"
         share = f"{divided} // {self.dist}.get_world_size()"
         last = call.args[-1]
         if shuffle is None and last is batch:
-            share += f", {sampler}"
+            share += f", {drawn}"
         self.edits.append(self.file.replace(batch.value, share))
         if shuffle is None:
             if last is not batch:
                 end = self.file.span(last.value)[1]
-                self.edits.append(Edit(end, end, f", {sampler}"))
+                self.edits.append(Edit(end, end, f", {drawn}"))
             return
         following = call.args[list(call.args).index(shuffle) + 1 :]
         if shuffle.keyword is None and any(a.keyword is None for a in following):
             raise NotUnderstood(f"the loader at line {self.file.row(call)} has too many positional arguments")
         start = self.file.caret(shuffle.keyword)[0] if shuffle.keyword is not None else self.file.span(shuffle.value)[0]
-        self.edits.append(Edit(start, self.file.span(shuffle.value)[1], sampler))
+        self.edits.append(Edit(start, self.file.span(shuffle.value)[1], drawn))
+
+    def is_none(self, expr: cst.BaseExpression) -> bool:
+        return all(literal(made) is None for made in self.script.origins(expr))
+
+    def in_place_of_none(
+        self, call: cst.Call, sampler: cst.Arg, shuffle: cst.Arg | None, data: str, divided: str
+    ) -> None:
+        """`shuffle=(sampler is None), sampler=sampler` with a sampler that is always None."""
+        given = "False"
+        if shuffle is not None:
+            if shuffle.keyword is None or shuffle is call.args[-1]:
+                raise NotUnderstood(f"the loader at line {self.file.row(call)} has too many positional arguments")
+            test = shuffle.value
+            asks = isinstance(test, (cst.Comparison, cst.UnaryOperation)) and any(
+                dotted(n) == (dotted(sampler.value) or "?") for n in walk(test)
+            )
+            given = "True" if asks else self.file.code(test)
+            self.drop_argument(call, shuffle)
+        batch = value_of(argument(call, "batch_size", 1))
+        assert batch is not None
+        self.edits.append(self.file.replace(batch, f"{divided} // {self.dist}.get_world_size()"))
+        self.edits.append(self.file.replace(sampler.value, f"DistributedSampler({data}, shuffle={given})"))
+
+    def drop_argument(self, call: cst.Call, arg: cst.Arg) -> None:
+        """Takes out an argument that others follow, and leaves those where they stand."""
+        text = self.file.text
+        start = self.file.caret(arg)[0]
+        end = self.file.caret(call.args[list(call.args).index(arg) + 1])[0]
+        gap = text[start:end]
+        if "#" in gap:
+            raise NotUnderstood(f"the loader at line {self.file.row(call)} has a comment between its arguments")
+        line = text[:start].rpartition("\n")[2]
+        if "\n" in gap and line.strip():  # the last one on its line
+            end = start + len(gap.rstrip())
+            start -= len(line) - len(line.rstrip())
+        self.edits.append(Edit(start, end, ""))
 
     def refuse_iterable(self, data: cst.BaseExpression) -> None:
         for origin in self.script.origins(data):

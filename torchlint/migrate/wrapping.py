@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-
 import libcst as cst
 
 from torchlint.migrate.epochs import NotUnderstood
-from torchlint.migrate.plan import Step, value_of
+from torchlint.migrate.guards import MOVES, Guards, exclusive
+from torchlint.migrate.plan import value_of
 from torchlint.migrate.script import DATA_PARALLEL
-from torchlint.nodes import argument, dotted, literal, walk
+from torchlint.nodes import argument, dotted, walk
 
-_MOVES = ("cuda", "to", "half", "float", "double", "bfloat16")
-_GPU_COUNT = re.compile(r"device_count\(\)|n_?gpus?\b|num_gpus?\b|ngpus?\b|gpu_ids|device_ids|multi_gpu", re.I)
-_FIRST_GPU = re.compile(r"""(["'])cuda:0\1""")
+# What a model is asked for that DistributedDataParallel answers as the model itself does.
+_ANSWERED = frozenset(
+    "parameters named_parameters buffers named_buffers modules named_modules children named_children state_dict "
+    "load_state_dict train eval zero_grad apply requires_grad_ training forward".split()
+)
 
 
-class Wrapping(Step):
+class Wrapping(Guards):
     def run(self) -> None:
         for wrap in self.wraps:
             self.anchors.append(wrap)
@@ -35,23 +35,65 @@ class Wrapping(Step):
         self.only_if = ""  # the condition under which the model is moved behind the wrap
         moves, outer = self.moves_on(wrap)
         statement = self.file.statement(wrap)
-        target = self.target(statement)
-        if target is not None:
-            moves += self.moves_later(statement, target)
-        inner = self.file.code(model)
+        inner = self.rewritten(model)
+        self.name = self.target(statement)
+        self.moved = bool(moves)
+        choice = self.chosen(wrap)
+        whole = self.whole(model)
+        if whole is not None:
+            if choice is not None or not isinstance(statement, cst.SimpleStatementLine):
+                raise NotUnderstood("the model is wrapped inside an expression")
+            inner = self.name = whole
+        if choice is not None:
+            self.in_expression(choice)
+        self.place(statement)
+        if self.name is not None:
+            moves += self.moves_later(statement, self.name)
         if moves and not isinstance(model, (cst.Name, cst.Attribute, cst.Call, cst.Subscript)):
             inner = f"({inner})"
-        moved = inner + "".join(dict.fromkeys(moves))
+        moved = "".join(dict.fromkeys(moves))
         if self.only_if:
-            if len(moves) != 1 or not isinstance(model, cst.Name):
+            if len(moves) != 1 or not (whole or isinstance(model, cst.Name)):
                 raise NotUnderstood(f"the model is moved only if {self.only_if}")
             moved = f"{moved} if {self.only_if} else {inner}"
-        new = f"distributed({moved})"
+        if whole is not None and isinstance(statement, cst.SimpleStatementLine):
+            assigned = statement.body[0]
+            assert isinstance(assigned, cst.Assign)
+            self.edits.append(self.file.replace(assigned.targets[0].target, whole))
         guard = self.guard(statement)
         if guard is None:
-            self.edits.append(self.file.replace(outer, new))
+            self.rewrite(outer, f"distributed({inner}{moved})")
             return
-        self.under_guard(guard, statement, target, outer, new)
+        self.under_guard(guard, statement, outer, inner, moved)
+
+    def whole(self, model: cst.BaseExpression) -> str | None:
+        """The model of which only a part is wrapped: all of it has to be, or processes would drift apart in the rest.
+
+        None where the wrapped model is no part: `args.model` is one, in a namespace.
+        """
+        item = model
+        while isinstance(model, cst.Subscript):
+            model = model.value
+        if not isinstance(model, cst.Attribute) or (dotted(model) or "self").startswith("self."):
+            return None
+        used = self.script.methods_on(model.value)
+        if not used & {"parameters", "named_parameters", "train", "eval", "state_dict", "zero_grad", "cuda"}:
+            return None
+        part, name = dotted(model), dotted(model.value)
+        reached = any(
+            isinstance(n, cst.Attribute) and (dotted(n) or "").endswith(f".{model.attr.value}.module")
+            for n in self.script.nodes
+        )
+        strange = used - _ANSWERED - {*MOVES, "cpu"}
+        if item is not model or part != self.name or not isinstance(model.value, cst.Name) or reached or strange:
+            raise NotUnderstood(
+                f"only {part} is wrapped: the rest of {name} would learn in each process by itself, so wrap {name}"
+            )
+        self.plan.cautions.append(
+            f"all of {name} is wrapped, not only {part}: "
+            f"its checkpoints say module.{model.attr.value} where they said {model.attr.value}.module"
+        )
+        return name
 
     def moves_on(self, wrap: cst.Call) -> tuple[list[str], cst.Call]:
         """`.cuda()` and `.to(device)` chained behind the wrap: the parameters must be in place before DDP sees them."""
@@ -62,19 +104,15 @@ class Wrapping(Step):
             call = self.file.parent(attribute) if isinstance(attribute, cst.Attribute) else None
             if not isinstance(attribute, cst.Attribute) or not isinstance(call, cst.Call) or call.func is not attribute:
                 return moves, outer
-            if attribute.attr.value not in _MOVES:
+            if attribute.attr.value not in MOVES:
                 return moves, outer
             moves.append(self.move_text(call))
             outer = call
 
     def move_text(self, call: cst.Call) -> str:
         assert isinstance(call.func, cst.Attribute)
-        args = ", ".join(self.moved_arg(a) for a in call.args)
+        args = ", ".join(self.rewritten(a).strip().rstrip(",") for a in call.args)
         return f".{call.func.attr.value}({args})"
-
-    def moved_arg(self, arg: cst.Arg) -> str:
-        code = self.file.code(arg).strip().rstrip(",")
-        return "LOCAL_RANK" if literal(arg.value) == 0 else _FIRST_GPU.sub('f"cuda:{LOCAL_RANK}"', code)
 
     def target(self, statement: cst.CSTNode) -> str | None:
         if isinstance(statement, cst.SimpleStatementLine) and len(statement.body) == 1:
@@ -89,9 +127,11 @@ class Wrapping(Step):
         row = self.file.row(statement)
         scope = self.script.scope(statement)
         for call in self.script.calls:
-            if not (isinstance(call.func, cst.Attribute) and call.func.attr.value in _MOVES):
+            if not (isinstance(call.func, cst.Attribute) and call.func.attr.value in MOVES):
                 continue
             if dotted(call.func.value) != target or self.script.scope(call) is not scope or self.file.row(call) <= row:
+                continue
+            if exclusive(self.file, call, statement) or any(a is self.behind for a in self.file.ancestors(call)):
                 continue
             for arg in call.args:
                 for name in (n for n in walk(arg.value) if isinstance(n, cst.Name)):
@@ -119,79 +159,4 @@ class Wrapping(Step):
             made = [self.file.row(v) for v, _ in self.script.assigned(name)]
             if made and min(made) > self.file.row(wrap):
                 raise NotUnderstood(f"the model is moved only if {name.value}, which is made after the wrap")
-        self.only_if = _FIRST_GPU.sub('f"cuda:{LOCAL_RANK}"', self.file.code(guard.test))
-
-    def guard(self, statement: cst.CSTNode) -> cst.If | None:
-        """The `if` whose branch the wrap stands in, None where all branches wrap or there is none."""
-        block = self.file.parent(statement)
-        guard = self.file.parent(block) if block is not None else None
-        if isinstance(guard, cst.Else):
-            guard = self.file.parent(guard)
-        if not isinstance(guard, cst.If):
-            if isinstance(guard, (cst.For, cst.While, cst.With, cst.Try, cst.ExceptHandler)):
-                raise NotUnderstood("the model is wrapped inside a loop, with or try statement")
-            return None
-        if self.is_main_guard(guard):
-            return None
-        if self.wraps_always(guard):
-            return self.guard(guard)
-        return guard
-
-    def wraps_always(self, node: cst.If | cst.Else) -> bool:
-        inside = {id(n) for n in walk(node.body)}
-        if not any(id(w) in inside for w in self.wraps):
-            return False
-        if isinstance(node, cst.Else):
-            return True
-        return node.orelse is not None and self.wraps_always(node.orelse)
-
-    def under_guard(self, guard: cst.If, line: cst.CSTNode, target: str | None, outer: cst.CSTNode, new: str) -> None:
-        """A wrap under a condition: processes that skip it would drift apart, so more than one process always wraps."""
-        world = f"{self.dist}.get_world_size() > 1"
-        if self.guard(guard) is not None or isinstance(self.file.parent(guard), cst.If):
-            raise NotUnderstood("the model is wrapped under nested conditions")
-        test = self.file.code(guard.test)
-        if not isinstance(guard.body, cst.IndentedBlock) or line not in guard.body.body:
-            raise NotUnderstood("the model is wrapped in one branch of several")
-        self.anchors.append(guard)
-        others = [s for s in guard.body.body if s is not line]
-        if _GPU_COUNT.search(test) and not self.depends(others, line, target):
-            self.edits.append(self.file.replace(guard.test, world))
-            self.edits.append(self.file.replace(outer, new))
-            return
-        if guard.orelse is not None:
-            raise NotUnderstood("the unwrapped model has a branch of its own")
-        if any(
-            isinstance(n, cst.Call) and (dotted(n.func) or "").partition(".")[0] != "torch" for n in walk(guard.test)
-        ):
-            raise NotUnderstood(f"the model is wrapped only if {test}")
-        test = _FIRST_GPU.sub('f"cuda:{LOCAL_RANK}"', test)
-        wrapping = (
-            f"if ({test}) or {world}:" if isinstance(guard.test, cst.BooleanOperation) else f"if {test} or {world}:"
-        )
-        if not others:
-            self.edits.append(self.file.replace(guard.test, wrapping.removeprefix("if ").removesuffix(":")))
-            self.edits.append(self.file.replace(outer, new))
-            return
-        if self.depends(others, line, target) or target is None:
-            raise NotUnderstood(f"what happens to the model under `if {test}` differs from the other branch")
-        start, end = self.file.caret(line)
-        at, till = self.file.span(outer)
-        rewritten = self.file.text[start:at] + new + self.file.text[till:end]
-        self.edits.append(self.file.delete(line))
-        self.edits.append(self.file.insert_after(guard, [wrapping, self.file.indent_unit + rewritten]))
-
-    def depends(self, others: Sequence[cst.BaseStatement], line: cst.CSTNode, target: str | None) -> bool:
-        """Whether a statement behind the wrap needs the wrapped model, moves aside (they are folded into the wrap)."""
-        if target is None:
-            return True
-        row = self.file.row(line)
-        for other in others:
-            if self.file.row(other) > row:
-                for node in walk(other):
-                    if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
-                        if node.func.attr.value in _MOVES and dotted(node.func.value) == target:
-                            break
-                    if dotted(node) == target:
-                        return True
-        return False
+        self.only_if = self.rewritten(guard.test)

@@ -22,6 +22,8 @@ from torchlint.nodes import argument, dotted, has_star, literal, walk
 _BUILTINS = frozenset(dir(builtins))
 # Names of other files' functions and classes that write, as far as a name can say it.
 _SAVING = re.compile(r"save|write|dump|logger$|visuali[sz]e|plot|checkpoint", re.I)
+# A name that says what a call gives, not that it writes: `save_path_formatter`, `get_log_dir`.
+_GIVES = re.compile(r"path|dir$|dir_|directory|folder|file_?name|_name|_args|parse", re.I)
 _LIBRARIES = ("torch", "torchvision", "matplotlib", "numpy")  # what writes in these is listed below
 # Objects that are told what to write.
 _LISTENERS = re.compile(r"(^|[.])(SummaryWriter|Visdom)$")
@@ -33,6 +35,8 @@ _CALLS = re.compile(
 _METHODS = ("savefig", "to_csv", "write_text", "write_bytes")
 # Calls that write to a file that was opened for them.
 _INTO = {"json.dump": 1, "pickle.dump": 1, "yaml.dump": 1, "yaml.safe_dump": 1, "csv.writer": 0, "csv.DictWriter": 0}
+# What an open file, or a csv writer on it, is told.
+_TOLD = ("write", "writelines", "writerow", "writerows", "writeheader", "flush", "close")
 _SERVICES = re.compile(r"^(mlflow|neptune|comet_ml)\.")
 _LOG_FILES = {"logging.FileHandler": 0, "logging.basicConfig": -1}
 
@@ -62,7 +66,7 @@ class Writers(Step):
         elif self.is_foreign(call, name) and _SAVING.search((name or dotted(call.func) or "").rpartition(".")[2]):
             if isinstance(self.file.parent(call), cst.Expr):
                 self.only_on_main(call)
-            else:
+            elif not _GIVES.search(name.rpartition(".")[2]):
                 self.listener(call, name)
         elif _SERVICES.match(name):
             raise self.everywhere(call)
@@ -87,7 +91,9 @@ class Writers(Step):
         """`open(path, "w")` opens nothing elsewhere; what is then written to it goes nowhere."""
         mode = value_of(argument(call, "mode", 1))
         text = "r" if mode is None else literal(mode)
-        if not isinstance(text, str) or has_star(call) or not call.args or "+" in text:
+        if not isinstance(text, str) or has_star(call) or not call.args:
+            raise self.everywhere(call)
+        if "+" in text and not self.only_told(call):
             raise self.everywhere(call)
         if not any(c in text for c in "wax"):
             return
@@ -100,6 +106,36 @@ class Writers(Step):
                     raise NotUnderstood(f"every process would read {path}, which the first one writes")
         self.plan.helpers |= {"main", "open"}
         self.edits.append(self.file.replace(call.func, "open_on_main"))
+
+    def only_told(self, call: cst.Call) -> bool:
+        """`with open(path, "a+") as f:` or `f = open(path, "a+")`, where f is written to and never read."""
+        held_by = self.file.parent(call)
+        block: cst.CSTNode | None = None
+        queue: list[str | None] = []
+        if isinstance(held_by, cst.WithItem) and held_by.asname is not None:
+            block, queue = self.file.parent(held_by), [dotted(held_by.asname.name)]
+        elif isinstance(held_by, cst.Assign) and len(held_by.targets) == 1:
+            block, queue = self.script.scope(call), [dotted(held_by.targets[0].target)]
+        if block is None or None in queue:
+            return False
+        inside = {id(n) for n in walk(block)}
+        held: set[str] = set()
+        while queue:
+            name = queue.pop()
+            if name is None or name in held:
+                continue
+            held.add(name)
+            for node in self.uses(name):
+                parent = self.file.parent(node)
+                if id(node) not in inside or (isinstance(parent, cst.AsName) and self.file.parent(parent) is held_by):
+                    continue
+                into = self.file.parent(parent) if isinstance(parent, cst.Arg) else None
+                if isinstance(into, cst.Call) and (self.script.qualified(into.func) or "") in _INTO:
+                    made = self.file.parent(into)
+                    queue += [dotted(t.target) for t in made.targets] if isinstance(made, cst.Assign) else []
+                elif not (isinstance(parent, cst.Attribute) and parent.attr.value in _TOLD):
+                    return False
+        return True
 
     def writes_into(self, call: cst.Call, name: str) -> None:
         """`json.dump(x, f)`: nothing to do where `f` is from an `open`, which was seen to."""
@@ -172,7 +208,7 @@ class Writers(Step):
                 parent = self.file.parent(node)
                 if isinstance(parent, cst.Attribute) and parent.attr is node:
                     continue
-                if isinstance(parent, (cst.AssignTarget, cst.Param)):
+                if isinstance(parent, (cst.AssignTarget, cst.Param, cst.ImportFrom, cst.ImportAlias)):
                     continue
                 if isinstance(parent, cst.Arg) and parent.keyword is node:
                     continue
@@ -192,13 +228,27 @@ class Writers(Step):
         if isinstance(parent, cst.Comparison):
             return [] if "None" in self.file.code(parent) else None
         call = self.file.parent(parent) if isinstance(parent, cst.Arg) else None
-        function = self.script.callee(call) if isinstance(call, cst.Call) else None
-        if function is None or not isinstance(call, cst.Call):
+        if not isinstance(call, cst.Call):
             return None
+        function = self.script.callee(call)
+        if function is None:
+            return [] if self.written_to(call, node) else None
         for param in (*function.params.posonly_params, *function.params.params, *function.params.kwonly_params):
             if self.script.passed(call, function, param.name.value) is node:
                 return [param.name.value]
         return None
+
+    def written_to(self, call: cst.Call, writer: cst.CSTNode) -> bool:
+        """`log_images(writer, images)` of another file, which is left to the first process; never with a model."""
+        if not isinstance(self.file.parent(call), cst.Expr) or not isinstance(call.func, cst.Name):
+            return False
+        if not self.is_foreign(call, self.script.qualified(call.func) or ""):
+            return False
+        for arg in call.args:
+            if arg.value is not writer and self.script.methods_on(arg.value) & {"train", "eval", "parameters", "step"}:
+                return False
+        self.only_on_main(call)
+        return True
 
     # -- calls that only write ----------------------------------------------------------------------------------------
 
