@@ -28,20 +28,11 @@ def list_fix(g: Growth, sem: Semantics) -> Fix | None:
     arguments = tail.pop()
     if not _loop_keeps(g, sem) or sem.file.parent(g.loop) is None or _leaves_with_value(g, sem):
         return None
+    if g.first is not None:
+        return _guarded_fix(g, sem)
     parts = fresh_name(f"{g.name}_parts", sem)
     function = sem.file.code(g.call.func)
     edits: list[Edit] = []
-    if g.first is not None:
-        if not _replaces_guard(g, sem):
-            return None
-        edits.append(sem.file.insert_before(g.loop, f"{parts} = []"))
-        edits.append(_append(g.first, g, parts, sem))
-        edits.append(
-            sem.file.insert_after(
-                g.loop, [f"if {parts}:", f"{sem.file.indent_unit}{g.name} = {function}({parts}{arguments})"]
-            )
-        )
-        return Fix(tuple(edits), Applicability.UNSAFE, _MESSAGE)
     if _may_start_as_none(g, sem):
         return None
     edits.append(sem.file.insert_before(g.loop, f"{parts} = [{g.name}]"))
@@ -115,45 +106,106 @@ def _leaves_with_value(g: Growth, sem: Semantics) -> bool:
     return any(isinstance(a, (cst.Try, cst.TryStar)) for a in sem.file.ancestors(g.node))
 
 
-def _replaces_guard(g: Growth, sem: Semantics) -> bool:
-    """Whether `if first: name = new` / `else: name = cat([name, new])` is nothing but that, with the same `new`."""
+def _guarded_fix(g: Growth, sem: Semantics) -> Fix | None:
+    """`if first: a = new; b = other` / `else: a = cat([a, new]); b = cat([b, other])` as lists that are joined behind
+    the loop. Each of the names has this fix."""
+    steps = _steps_of_guard(g, sem)
+    if not steps or not _starts_anew(g, steps, sem):
+        return None
+    if any(not _loop_keeps(s, sem) or _leaves_with_value(s, sem) or not s.name.isidentifier() for s in steps):
+        return None
+    lists = {s.name: fresh_name(f"{s.name}_parts", sem) for s in steps}
+    if len(lists) != len(steps) or g.first is None:
+        return None
+    comments = [_comment(s.node, g.first, sem) for s in steps]
+    if sem.file.code(g.first).count("#") != sum(comment.count("#") for comment in comments):
+        return None  # what is said of the first turn has no place any more
+    appends = [f"{lists[s.name]}.append({_bare(s.parts[0], sem)}){c}" for s, c in zip(steps, comments)]
+    text = (sem.file.newline + sem.file.indent(g.first)).join(appends)
+    joins = [f"{s.name} = {sem.file.code(s.call.func)}({lists[s.name]}{_tail(s, sem)})" for s in steps]
+    edits = (
+        sem.file.insert_before(g.loop, [f"{name} = []" for name in lists.values()]),
+        sem.file.replace(g.first, text),
+        sem.file.insert_after(
+            g.loop, [f"if {lists[steps[0].name]}:", *(f"{sem.file.indent_unit}{join}" for join in joins)]
+        ),
+    )
+    return Fix(edits, Applicability.UNSAFE, _MESSAGE)
+
+
+def _steps_of_guard(g: Growth, sem: Semantics) -> list[Growth] | None:
+    """The steps of the growing branch, where the other does nothing but set each name to what its step adds."""
     guard = g.first
-    if not isinstance(guard, cst.If) or not isinstance(guard.orelse, cst.Else) or len(g.parts) != 1:
-        return False
+    if not isinstance(guard, cst.If) or not isinstance(guard.orelse, cst.Else):
+        return None
     if any(isinstance(p, cst.If) and p.orelse is guard for p in sem.file.ancestors(guard)):
+        return None
+    branches = [[_assign(s) for s in branch.body] for branch in (guard.body, guard.orelse.body)]
+    grown, fresh = branches if any(a is g.node for a in branches[0]) else branches[::-1]
+    if len(grown) != len(fresh):
+        return None
+    steps: list[Growth] = []
+    for step in grown:
+        found = growth(step, sem) if step is not None else None
+        if found is None or found.prepends or found.first is not guard or found.loop is not g.loop:
+            return None
+        given = [
+            a for a in fresh if a is not None and len(a.targets) == 1 and dotted(a.targets[0].target) == found.name
+        ]
+        if len(found.parts) != 1 or len(given) != 1 or not same(given[0].value, found.parts[0]):
+            return None
+        steps.append(found)
+    return steps if len({s.name for s in steps}) == len(fresh) else None
+
+
+def _assign(statement: cst.CSTNode) -> cst.Assign | None:
+    small = statement.body[0] if isinstance(statement, cst.SimpleStatementLine) and len(statement.body) == 1 else None
+    return small if isinstance(small, cst.Assign) else None
+
+
+def _comment(node: cst.Assign, guard: cst.CSTNode, sem: Semantics) -> str:
+    """The comment behind a statement, where the text of the guard holds it; behind the last one it stays as it is."""
+    line = sem.file.statement(node)
+    comment = line.trailing_whitespace.comment if isinstance(line, cst.SimpleStatementLine) else None
+    if comment is None or sem.file.caret(node)[1] >= sem.file.caret(guard)[1]:
+        return ""
+    return f"  {comment.value}"
+
+
+def _starts_anew(g: Growth, steps: list[Growth], sem: Semantics) -> bool:
+    """Whether the branch that sets the names is taken in the first turn of the loop, whenever it runs, and no other."""
+    if not isinstance(g.first, cst.If):
         return False
-    branches = [guard.body, guard.orelse.body]
-    statements = [s for b in branches for s in b.body]
-    if len(statements) != 2 or "#" in sem.file.code(guard):
-        return False
-    others = [
-        small
-        for s in statements
-        if isinstance(s, cst.SimpleStatementLine) and len(s.body) == 1
-        for small in s.body
-        if isinstance(small, cst.Assign)
-    ]
-    if len(others) != 2 or not any(o is g.node for o in others):
-        return False
-    other = next(o for o in others if o is not g.node)
-    if not same(other.value, g.parts[0]) or not _tests_the_first_turn(guard.test, g, sem):
-        return False
+    asked = next((s for s in steps if _asks_for_none(g.first.test, s.name)), None)
+    if asked is None:
+        return _asks_for_zero(g.first.test, g)
     # The fix leaves the name alone when there is no turn; it must not hold anything else in front of the loop.
     start = sem.file.caret(g.loop)[0]
-    before = [b for b in bindings_in(g.name, sem.function(g.loop), sem) if sem.file.caret(b)[0] < start]
-    return g.name not in sem.function(g.loop).params and all(
-        isinstance(b, cst.Assign) and isinstance(b.value, cst.Name) and b.value.value == "None" for b in before
+    before = [b for b in bindings_in(asked.name, sem.function(g.loop), sem) if sem.file.caret(b)[0] < start]
+    around = [a for a in sem.file.ancestors(g.loop) if isinstance(a, (cst.For, cst.While))]
+    return (
+        asked.name not in sem.function(g.loop).params
+        and all(isinstance(b, cst.Assign) and dotted(b.value) == "None" for b in before)
+        and all(any(a is loop for b in before for a in sem.file.ancestors(b)) for loop in around)
     )
 
 
-def _tests_the_first_turn(test: cst.BaseExpression, g: Growth, sem: Semantics) -> bool:
-    """`name is None`, or `i == 0` for the counter of an enumerate or range that starts at 0."""
+def _sides(test: cst.BaseExpression, kind: type[cst.BaseCompOp]) -> tuple[cst.BaseExpression, ...]:
     if not isinstance(test, cst.Comparison) or len(test.comparisons) != 1:
-        return False
-    operator, right = test.comparisons[0].operator, test.comparisons[0].comparator
-    if isinstance(operator, cst.Is):
-        return dotted(test.left) == g.name and dotted(right) == "None"
-    if not isinstance(operator, cst.Equal) or literal(right) != 0 or not isinstance(g.loop, cst.For):
+        return ()
+    return (test.left, test.comparisons[0].comparator) if isinstance(test.comparisons[0].operator, kind) else ()
+
+
+def _asks_for_none(test: cst.BaseExpression, name: str) -> bool:
+    """`name is None`."""
+    return {dotted(side) for side in _sides(test, cst.Is) or _sides(test, cst.Equal)} == {name, "None"}
+
+
+def _asks_for_zero(test: cst.BaseExpression, g: Growth) -> bool:
+    """`i == 0`, for the counter of an enumerate or range that starts at 0."""
+    sides = _sides(test, cst.Equal)
+    counted = [dotted(side) for side in sides if literal(side) != 0]
+    if len(counted) != 1 or not isinstance(g.loop, cst.For):
         return False
     counter, source = g.loop.target, g.loop.iter
     if isinstance(counter, cst.Tuple):
@@ -166,7 +218,7 @@ def _tests_the_first_turn(test: cst.BaseExpression, g: Growth, sem: Semantics) -
         and dotted(source.func) == wanted
         and len(source.args) == 1
         and dotted(counter) is not None
-        and dotted(counter) == dotted(test.left)
+        and dotted(counter) == counted[0]
     )
 
 
