@@ -54,7 +54,15 @@ from torchlint.edits import add_argument, torch_name
 from torchlint.nodes import argument, dotted, find, has_star, walk, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, safe
 from torchlint.semantics import Function, Kind, LoaderCall, Value
-from torchlint.semantics.batches import BatchMove, followed, iterated_here, loader_value, looks_once, stranger
+from torchlint.semantics.batches import (
+    BatchMove,
+    drawn_once,
+    followed,
+    iterated_here,
+    loader_value,
+    looks_once,
+    stranger,
+)
 from torchlint.semantics.derived_loaders import hands_on, makes_base, speaks_of_pinning
 from torchlint.semantics.loading import is_unit_test, parameters_of_loader, setting
 from torchlint.semantics.loops import loader_call
@@ -118,7 +126,7 @@ def check_base(node: cst.ClassDef, ctx: Context) -> Iterator[Finding]:
 
 
 def _unpinned(loader: LoaderCall, ctx: Context, unless: tuple[Question, ...]) -> Iterator[Finding]:
-    if ctx.target_device == "cpu":
+    if ctx.target_device == "cpu" or drawn_once(ctx.sem, loader.node):
         return
     on_device = _on_device_already(loader, ctx)
     if on_device is None or _collates_graphs(loader, ctx) or _in_memory(loader, ctx) or is_unit_test(ctx.sem, loader):
