@@ -56,7 +56,6 @@ from torchlint.rule import Category, Context, Finding, Rule, safe
 from torchlint.semantics import Function, Kind, LoaderCall, Value
 from torchlint.semantics.batches import (
     BatchMove,
-    drawn_once,
     followed,
     iterated_here,
     loader_value,
@@ -64,7 +63,7 @@ from torchlint.semantics.batches import (
     stranger,
 )
 from torchlint.semantics.derived_loaders import hands_on, makes_base, speaks_of_pinning
-from torchlint.semantics.loading import is_unit_test, parameters_of_loader, setting
+from torchlint.semantics.loading import gives_one_batch, is_unit_test, parameters_of_loader, setting
 from torchlint.semantics.loops import loader_call
 from torchlint.semantics.names import OWN, is_class_name
 from torchlint.semantics.transfers import makes_device_tensors, may_be_cuda, move_target
@@ -126,7 +125,7 @@ def check_base(node: cst.ClassDef, ctx: Context) -> Iterator[Finding]:
 
 
 def _unpinned(loader: LoaderCall, ctx: Context, unless: tuple[Question, ...]) -> Iterator[Finding]:
-    if ctx.target_device == "cpu" or drawn_once(ctx.sem, loader.node):
+    if ctx.target_device == "cpu" or gives_one_batch(ctx.sem, loader):
         return
     on_device = _on_device_already(loader, ctx)
     if on_device is None or _collates_graphs(loader, ctx) or _in_memory(loader, ctx) or is_unit_test(ctx.sem, loader):

@@ -61,7 +61,14 @@ from torchlint.nodes import has_star
 from torchlint.rule import Category, Context, Finding, Rule, unsafe
 from torchlint.semantics import Kind, LoaderCall, knowledge
 from torchlint.semantics.datasets import ITEM_TRIGGERS, reads_items
-from torchlint.semantics.loading import dataset_value, is_unit_test, passes_lambda, runs_on_import, setting
+from torchlint.semantics.loading import (
+    dataset_value,
+    gives_one_batch,
+    is_unit_test,
+    passes_lambda,
+    runs_on_import,
+    setting,
+)
 from torchlint.semantics.names import is_class_name
 
 RULE = Rule(
@@ -88,6 +95,8 @@ _LIGHTNING = re.compile(r"(^|\.)Lightning(Data)?Module$")
 def check(loader: LoaderCall, ctx: Context) -> Iterator[Finding]:
     if not setting(ctx.sem, loader, "num_workers").absent or _is_elsewhere(loader, ctx):
         return
+    if gives_one_batch(ctx.sem, loader):
+        return  # one worker would load it, and the others none
     questions = _reads(loader, ctx)
     if questions is None or passes_lambda(ctx.sem, loader) or runs_on_import(ctx.sem, loader.function, loader.node):
         return

@@ -379,36 +379,6 @@ def iterated_here(sem: Semantics, loader: cst.Call) -> list[cst.For]:
     ]
 
 
-def drawn_once(sem: Semantics, made: cst.Call) -> bool:
-    """Whether a loader is made for one batch, `next(iter(DataLoader(…)))`, by itself or by way of one name: there is
-    none ahead of which anything could be done."""
-    parent = sem.file.parent(made)
-    if not isinstance(parent, cst.Assign):
-        return _draws_one(sem, made)
-    function = sem.function(made)
-    target = parent.targets[0].target
-    if isinstance(function.node, cst.Module) or len(parent.targets) != 1 or not isinstance(target, cst.Name):
-        return False
-    uses = [n for n in sem.file.within(function.node, cst.Name) if n.value == target.value and n is not target]
-    return len(uses) == 1 and _draws_one(sem, uses[0]) and _loop_around(sem, uses[0]) is _loop_around(sem, made)
-
-
-def _draws_one(sem: Semantics, loader: cst.CSTNode) -> bool:
-    """`next(iter(loader))`."""
-    for name in ("iter", "next"):
-        arg = sem.file.parent(loader)
-        call = sem.file.parent(arg) if isinstance(arg, cst.Arg) else None
-        if not isinstance(call, cst.Call) or not isinstance(call.func, cst.Name) or call.func.value != name:
-            return False
-        loader = call
-    return True
-
-
-def _loop_around(sem: Semantics, node: cst.CSTNode) -> cst.For | cst.While | None:
-    around = sem.file.enclosing(node, (cst.For, cst.While, cst.FunctionDef))
-    return around if isinstance(around, (cst.For, cst.While)) else None
-
-
 def looks_once(sem: Semantics, loop: cst.For) -> bool:
     """Whether the loop ends in its first turn and stands in no other: a look at one batch."""
     if isinstance(sem.file.enclosing(loop, (cst.For, cst.While, cst.FunctionDef)), cst.For | cst.While):

@@ -168,6 +168,50 @@ _SPLIT = re.compile(r"(split|mode|phase|flag|subset|partition|stage|image_set)$"
 _WRAPPERS = ("torch.utils.data.Subset", "torch.utils.data.random_split")
 
 
+def gives_one_batch(sem: Semantics, loader: LoaderCall) -> bool:
+    """Whether a loader is made for one batch, so that there is none ahead of which anything could be done: the whole
+    dataset at once, or `next(iter(DataLoader(…)))`."""
+    return _takes_all_at_once(sem, loader) or _drawn_once(sem, loader.node)
+
+
+def _takes_all_at_once(sem: Semantics, loader: LoaderCall) -> bool:
+    """`batch_size=len(dataset)`, also `len(dataset.data)`."""
+    size, dataset = setting(sem, loader, "batch_size").node, argument(loader.node, "dataset", 0)
+    if not isinstance(size, cst.Call) or dataset is None or not size.args or dotted(size.func) != "len":
+        return False
+    whole, counted = dotted(dataset.value), dotted(size.args[0].value)
+    return whole is not None and counted is not None and f"{counted}.".startswith(f"{whole}.")
+
+
+def _drawn_once(sem: Semantics, made: cst.Call) -> bool:
+    """Drawn from by `next(iter(…))` where it is made, or by way of one name."""
+    parent = sem.file.parent(made)
+    if not isinstance(parent, cst.Assign):
+        return _draws_one(sem, made)
+    function = sem.function(made)
+    target = parent.targets[0].target
+    if isinstance(function.node, cst.Module) or len(parent.targets) != 1 or not isinstance(target, cst.Name):
+        return False
+    uses = [n for n in sem.file.within(function.node, cst.Name) if n.value == target.value and n is not target]
+    return len(uses) == 1 and _draws_one(sem, uses[0]) and _loop_around(sem, uses[0]) is _loop_around(sem, made)
+
+
+def _draws_one(sem: Semantics, loader: cst.CSTNode) -> bool:
+    """`next(iter(loader))`."""
+    for name in ("iter", "next"):
+        arg = sem.file.parent(loader)
+        call = sem.file.parent(arg) if isinstance(arg, cst.Arg) else None
+        if not isinstance(call, cst.Call) or not isinstance(call.func, cst.Name) or call.func.value != name:
+            return False
+        loader = call
+    return True
+
+
+def _loop_around(sem: Semantics, node: cst.CSTNode) -> cst.For | cst.While | None:
+    around = sem.file.enclosing(node, (cst.For, cst.While, cst.FunctionDef))
+    return around if isinstance(around, (cst.For, cst.While)) else None
+
+
 def is_held_out(sem: Semantics, loader: LoaderCall, splits: Collection[str]) -> bool:
     """Whether the dataset is made here as one that is not for training, by a constant argument: `train=False`, or one
     of the `splits` by name."""
