@@ -45,7 +45,7 @@ variable is bound before the call, the fix asks it instead. Not offered where th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import libcst as cst
 
@@ -169,8 +169,8 @@ def _evidence(loader: LoaderCall, ctx: Context) -> tuple[Question, ...] | None:
         return ()
     if _chosen_with_moved(loader, moves, ctx):
         return ()
-    if (maker := _returning(loader, ctx)) is not None and not moves and not _consumed_here(maker, ctx):
-        return (Question("no-cuda-use", maker.own),)
+    if (maker := _returning(loader, ctx)) is not None and not moves and (makers := _handed_out(maker, ctx)):
+        return (Question("no-cuda-use", " ".join(makers)),)
     if leaves and (taker := _taker(loader, ctx)) is not None:
         return (Question("moves-no-batches", taker),)
     if (owner := _owner(loader, ctx)) is not None and not moves:
@@ -308,17 +308,46 @@ _DISPLAYS = (
 )  # what holds its members
 
 
-def _consumed_here(function: Function, ctx: Context) -> bool:
-    """Whether this file itself calls the function, for more than a look at one batch: its own loops are known."""
+def _handed_out(function: Function, ctx: Context, depth: int = 0) -> list[str]:
+    """The names of a function that makes a loader, and of those of the file that give on what it returns; none where
+    the file itself calls it for more than a look at one batch: its own loops are known."""
+    makers = [function.own]
     for site in ctx.sem.call_sites(function):
+        if depth < _MOST_MAKERS and _gives_on(site.function, site.node, ctx):
+            outer = _handed_out(site.function, ctx, depth + 1)
+            if not outer:
+                return []
+            makers += [name for name in outer if name not in makers]
+            continue
         loops = [
             loop
             for loop in walk_scope(site.function.body)
             if isinstance(loop, cst.For) and loader_value(ctx.sem, loop.iter) is not None
         ]
         if not loops or not all(looks_once(ctx.sem, loop) for loop in loops):
-            return True
-    return False
+            return []
+    return makers
+
+
+_MOST_MAKERS = 2  # functions that a loader is given on by
+
+
+def _gives_on(function: Function, call: cst.CSTNode, ctx: Context) -> bool:
+    """Whether a function returns what it gets from a call, as such, under a name or in a display."""
+    if isinstance(function.node, cst.Module) or function.name.startswith("__"):
+        return False
+    names = {dotted(t.target) for t in _assigned_to(call, ctx)} - {None}
+    given = (node.value for node in ctx.file.within(function.body, cst.Return))
+    return any(
+        n is call or (isinstance(n, cst.Name) and n.value in names)
+        for value in given
+        for n in (walk(value) if value is not None else ())
+    )
+
+
+def _assigned_to(call: cst.CSTNode, ctx: Context) -> Sequence[cst.AssignTarget]:
+    parent = ctx.file.parent(call)
+    return parent.targets if isinstance(parent, cst.Assign) else ()
 
 
 # -- loaders that must not or need not be pinned ------------------------------------------------------------------

@@ -329,11 +329,22 @@ def stranger(sem: Semantics, call: cst.Call) -> str | None:
             if sem.names.method(cls, call.func.attr.value) is not None:
                 return None
             origin = next((r for r in sem.names.roots(cls) if not r.startswith((OWN, "torch."))), "")
-        name = f"{origin}.{call.func.attr.value}" if is_class_name(origin) else None
+        if not is_class_name(origin):
+            return _method_of_made(sem, call.func)
+        name = f"{origin}.{call.func.attr.value}"
     if name is None:
         origin = sem.value(call.func).origin
         name = f"{origin}.forward" if is_class_name(origin) else None
     return None if name is None or name.startswith((OWN, "torch.")) or "." not in name else name
+
+
+def _method_of_made(sem: Semantics, func: cst.Attribute) -> str | None:
+    """`models.create().step` for `model.step`, where a function of another file has made `model`."""
+    made = sem.value(func.value)
+    maker = sem.qualified(made.node.func) if made.kind is Kind.UNKNOWN and isinstance(made.node, cst.Call) else None
+    if maker is None or maker.startswith((OWN, "torch.")) or "." not in maker:
+        return None
+    return f"{maker}().{func.attr.value}"
 
 
 def _own_class(sem: Semantics, node: cst.BaseExpression) -> str:

@@ -430,11 +430,17 @@ def yield_value(ev: Evaluator, node: cst.Yield, frame: Frame) -> Value:
     given = node.value.item if isinstance(node.value, cst.From) else node.value
     value = ev.eval(given, frame)
     loop = frame.loops[-1] if frame.loops else None
-    if not isinstance(node.value, cst.From) and isinstance(loop, cst.For) and isinstance(given, cst.Name):
-        value = ev.values.get(unwrap_iteration(loop.iter), UNKNOWN) if dotted(loop.target) == given.value else UNKNOWN
+    if not isinstance(node.value, cst.From) and isinstance(loop, cst.For) and isinstance(given, (cst.Name, cst.Tuple)):
+        value = ev.values.get(unwrap_iteration(loop.iter), UNKNOWN) if _same_names(given, loop.target) else UNKNOWN
     if value.kind is Kind.LOADER:
         frame.returns.append(value)  # a generator that hands on the batches stands for their loader
     return UNKNOWN
+
+
+def _same_names(one: cst.BaseExpression, other: cst.BaseExpression) -> bool:
+    if isinstance(one, cst.Tuple) and isinstance(other, cst.Tuple) and len(one.elements) == len(other.elements):
+        return all(_same_names(a.value, b.value) for a, b in zip(one.elements, other.elements))
+    return isinstance(one, cst.Name) and isinstance(other, cst.Name) and one.value == other.value
 
 
 def number(ev: Evaluator, node: cst.CSTNode, frame: Frame) -> Value:

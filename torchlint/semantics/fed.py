@@ -13,14 +13,16 @@ from torchlint.diagnostic import Question
 from torchlint.nodes import dotted, find, walk
 from torchlint.semantics import knowledge
 from torchlint.semantics.batches import Followed, given, given_to, stranger
+from torchlint.semantics.consumers import finder
 from torchlint.semantics.derived_loaders import hands_on
-from torchlint.semantics.names import OWN, Function
+from torchlint.semantics.made import Scope, Tracer
+from torchlint.semantics.names import OWN, Class, Function
 from torchlint.semantics.syncs import uses_gpu_by_text
 from torchlint.semantics.transfers import may_be_cuda
 
 if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
-    from torchlint.semantics.project import Project
+    from torchlint.semantics.project import Definition, Project
 
 # `autocast("cuda")` says nothing of where batches go, like `torch.cuda.amp.autocast()`, which a fix turns into it.
 _CUDA = re.compile(
@@ -32,9 +34,12 @@ _MOST = 20  # names that are looked for: a base of more is a library's
 
 
 def no_cuda_use(project: Project, path: str, subject: str) -> bool:
-    """Whether nobody who calls the function, or makes the class or one derived from it, works with CUDA (no caller
-    found counts as nobody)."""
-    own = subject.removeprefix(OWN)
+    """Whether nobody who calls one of the functions, or makes the class or one derived from it, works with CUDA (no
+    caller found counts as nobody)."""
+    return all(_no_cuda_use(project, path, name.removeprefix(OWN)) for name in subject.split())
+
+
+def _no_cuda_use(project: Project, path: str, own: str) -> bool:
     last = own.rpartition(".")[2]
     if last == "__init__":
         last = own.split(".")[-2]
@@ -102,7 +107,8 @@ def _may_import(project: Project, path: str, name: str, module: str) -> bool:
 
 
 def _handed_to_mover(project: Project, path: str, maker: str) -> bool:
-    """Whether the file hands what the maker gave it to something that moves batches: `Solver(get_loader(…))`."""
+    """Whether the file hands what the maker gave it, or the batches that it goes over, to something that moves them:
+    `Solver(get_loader(…))`, `model.set_input(batch)`."""
     sem = project.semantics(path)
     if sem is None:
         return False
@@ -116,7 +122,9 @@ def _handed_to_mover(project: Project, path: str, maker: str) -> bool:
         if any(_calls(a.value, maker) or (isinstance(a.value, _NAMES) and dotted(a.value) in made) for a in call.args)
         and (taker := stranger(sem, call)) is not None
     }
-    return any(not moves_no_batches(project, path, taker) for taker in sorted(takers))
+    if any(not moves_no_batches(project, path, taker) for taker in sorted(takers)):
+        return True
+    return bool(made) and _goes_to_cuda(project, path, given(sem, [sem.file.tree]), sem)
 
 
 def _calls(node: cst.BaseExpression, maker: str) -> bool:
@@ -125,9 +133,17 @@ def _calls(node: cst.BaseExpression, maker: str) -> bool:
 
 def moves_no_batches(project: Project, path: str, subject: str) -> bool:
     """Whether the function or class is not known to move what a loader gives it to CUDA. Unknown ones: yes."""
-    found = project.find(path, subject)
+    maker, by_method, _ = subject.partition("().")
+    found = project.find(path, maker)
     if found is None:
         return True
+    if by_method:
+        return not any(
+            _goes_to_cuda(
+                project, os.path.abspath(sem.file.path), given(sem, [c.node for c in sem.names.mro(cls)]), sem
+            )
+            for sem, cls in _made_by(project, found)
+        )
     roots: Sequence[str] = ()
     wheres: list[cst.CSTNode] = []
     if found.function is not None:
@@ -156,11 +172,32 @@ def _with_callees(sem: Semantics, function: Function) -> Iterator[Function]:
 def moves_nothing(project: Project, path: str, subject: str) -> bool:
     """Whether none of these functions is known to move what it is called with to CUDA. Unknown ones: yes."""
     for name in subject.split():
-        found = project.find(path, name)
-        if found is not None and found.function is not None:
-            if _goes_to_cuda(project, found.path, given_to(found.sem, found.function), found.sem):
+        for sem, function in _reached(project, path, name):
+            if _goes_to_cuda(project, os.path.abspath(sem.file.path), given_to(sem, function), sem):
                 return False
     return True
+
+
+def _reached(project: Project, path: str, name: str) -> Iterator[tuple[Semantics, Function]]:
+    """The functions that a name stands for; `models.create().step` is a method of what the function makes."""
+    maker, made, method = name.partition("().")
+    found = project.find(path, maker)
+    if found is None or found.function is None:
+        return
+    if not made:
+        yield found.sem, found.function
+        return
+    for sem, cls in _made_by(project, found):
+        if (own := sem.names.method(cls, method)) is not None:
+            yield sem, own
+
+
+def _made_by(project: Project, found: Definition) -> Iterator[tuple[Semantics, Class]]:
+    """The classes of the project whose objects a function makes."""
+    if found.function is not None:
+        for made in Tracer(finder(project)).returned(Scope(found.sem, found.function)):
+            if made.cls is not None:
+                yield made.sem, made.cls
 
 
 def _goes_to_cuda(project: Project, path: str, trail: Followed, sem: Semantics) -> bool:
