@@ -28,7 +28,7 @@ from torchlint.verify.userrun import ABORT_AT_EXIT
 
 ROOT = Path(__file__).resolve().parent.parent
 _NAMES = ("bad", "bad_flat", "bad_main", "bad_chained", "bad_guarded", "bad_writing", "bad_options", "bad_nested")
-_NAMES += ("bad_part_wrapped", "bad_chosen_net")
+_NAMES += ("bad_part_wrapped", "bad_chosen_net", "bad_renamed")
 SHAPES = [ROOT / "fixtures" / "dataparallel" / f"{name}.py" for name in _NAMES]
 TOLERANCE = 1e-6
 

@@ -47,7 +47,8 @@ would learn in each process by itself. What differs by design: a summed loss ste
 only a suggestion), BatchNorm and dropout act per process, the last ragged batch is padded with repeated samples, and
 printed training metrics are those of the first process's share. Parameters that take no part in the loss make DDP stop
 with an error that says so. Losses that compare the samples of a batch with each other (contrastive, triplet) are left
-alone: a process has only its share of them. So is a script whose shape is not understood, and the message says why.
+alone: a process has only its share of them. So are scripts that divide the loss by the batch size or make tensors of it
+themselves, and a script whose shape is not understood, and the message says why.
 
 ## Verified by
 Running migrated scripts in several shapes alone, under torchrun with one process and with two (gloo on CPU), and

@@ -119,6 +119,29 @@ def _migrated(text: str) -> tuple[str, str]:
         (("nn.Linear(4, 1))", "nn.Linear(4, 1), dim=1)"), "another dimension"),
         (("import torch\n", "import torch\nimport torch.distributed as td\n"), ""),
         (("import torch\n", "import torch\nimport torch.distributed as td\ntd.is_available()\n"), "branch of its own"),
+        (("batch_size=8", "batch_size=size"), ""),
+        (("    for epoch", "    def go(m): m.cuda()\n    go(model)\n    for epoch"), "moved after it is wrapped"),
+        (("    for epoch", "    for m in (model, loss): m.to('cuda')\n    for epoch"), "moved after it is wrapped"),
+        (
+            (
+                "nn.DataParallel(nn.Linear(4, 1))",
+                "nn.DataParallel(nn.Linear(4, 1).cuda())\n    go(model)\n    def go(m): m.cuda()",
+            ),
+            "",
+        ),
+        (
+            ("batch_size=8, shuffle=True)", "batch_size=size)\n    noise = torch.randn(size, 4)"),
+            "a tensor of the whole batch's size",
+        ),
+        (("    for epoch", "    print(loader.batch_size)\n    for epoch"), "uses the batch size of a loader"),
+        (
+            ("    for epoch", "    steps = len(loader.dataset) / loader.batch_size\n    for epoch"),
+            "uses the batch size",
+        ),
+        (
+            ("loss.backward()", "torch.autograd.grad(loss, model.parameters())\n            loss.backward()"),
+            "autograd.grad",
+        ),
         (("nn.functional.mse_loss(model(x), y)", "SupConLoss()(model(x), y)"), "compares the samples of a batch"),
         (("nn.functional.mse_loss(model(x), y)", "nn.functional.mse_loss(model.module(x), y)"), "past its wrapper"),
         (("    optimizer =", "    criterion = nn.DataParallel(criterion)\n    optimizer ="), "wraps a loss"),
@@ -177,6 +200,23 @@ def test_a_shape_that_is_not_understood_is_left_alone(change: tuple[str, str], r
         assert not refused
 
 
+def test_a_loss_divided_by_the_batch_size_is_left_alone() -> None:
+    text = SCRIPT.replace("batch_size=8", "batch_size=size").replace(
+        "loss.backward()", "total = loss / size\n            total.backward()"
+    )
+    assert "divides a loss" in _migrated(text)[0]
+    shown = text.replace(
+        "total = loss / size\n            total.backward()", "loss.backward()\n            print(loss / size)"
+    )
+    assert not _migrated(shown)[0]
+
+
+def test_epochs_that_numpy_counts_are_announced_as_integers() -> None:
+    refused, after = _migrated("import numpy as np" + SCRIPT.replace("in range(3)", "in np.arange(3)"))
+    assert not refused
+    assert "loader.sampler.set_epoch(int(epoch))" in after
+
+
 def test_a_known_shape_is_migrated() -> None:
     refused, after = _migrated(SCRIPT)
     assert not refused
@@ -206,6 +246,11 @@ def test_a_known_shape_is_migrated() -> None:
             "from mine import Logger\n    log = Logger('x')\n    tell(log)\n    def tell(sink): sink.add(1)",
             "log = Logger('x') if is_main() else Unheard()",
         ),
+        (
+            "from mine import draw; from visdom import Visdom\n    board = Visdom()\n    draw(board, 1)",
+            "    if is_main():\n        draw(board, 1)\n",
+        ),
+        ("from mine import save_path\n    path = save_path(loader)\n    print(path)", "    path = save_path(loader)\n"),
         (
             "import logging; logging.basicConfig(filename='a.log')",
             "logging.basicConfig(filename='a.log' if is_main() else os.devnull)",

@@ -42,6 +42,8 @@ def set_epoch(
         counter = "epoch"
         edits.append(file.replace(loop.target, counter))
     name = called(script, loader, via)
+    if isinstance(loop.iter, cst.Call) and (script.qualified(loop.iter.func) or "").startswith("numpy."):
+        counter = f"int({counter})"  # the sampler's generator takes no numpy numbers
     lines = [f"{name}.sampler.set_epoch({counter})"]
     if optional:
         lines = [f'if hasattr({name}.sampler, "set_epoch"):', file.indent_unit + lines[0]]

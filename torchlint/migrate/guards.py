@@ -138,7 +138,15 @@ class Guards(Step):
             for edit in self.within(gone):
                 self.edits.remove(edit)
             self.edits.append(self.file.delete(gone))
-        self.edits.append(self.file.insert_after(self.behind, [f"if {either}:", self.file.indent_unit + rewritten]))
+        lines = [f"if {either}:", self.file.indent_unit + rewritten]
+        before = self.plan.wrapped_behind.get((self.behind, either))
+        if before is not None:  # the next model under the same condition
+            self.edits.remove(before)
+            indent = self.file.indent(self.behind)
+            lines = [*(line.removeprefix(indent) for line in before.text.splitlines()), lines[1]]
+        edit = self.file.insert_after(self.behind, lines)
+        self.plan.wrapped_behind[self.behind, either] = edit
+        self.edits.append(edit)
 
     def later(self, guard: cst.If, line: cst.CSTNode) -> list[cst.BaseStatement | cst.BaseSmallStatement]:
         return [s for s in guard.body.body if self.file.row(s) > self.file.row(line)]
@@ -185,7 +193,8 @@ class Guards(Step):
         for node in self.script.nodes:
             if isinstance(node, cst.Attribute) and node.attr.value == "module":
                 tests = [a.test for a in self.file.ancestors(node) if isinstance(a, (cst.If, cst.IfExp))]
-                if not any("hasattr" in (code := self.file.code(t)) or "isinstance" in code for t in tests):
+                tried = any(isinstance(a, cst.Try) for a in self.file.ancestors(node))
+                if not tried and not any("hasattr" in (c := self.file.code(t)) or "isinstance" in c for t in tests):
                     return True
         return False
 

@@ -31,6 +31,10 @@ class Obstacles(Step):
             self.wrapped(wrap)
         for call in self.script.calls:
             self.compares(call)
+            if self.script.qualified(call.func) == "torch.autograd.grad":
+                raise NotUnderstood(
+                    f"line {self.file.row(call)} takes gradients with torch.autograd.grad, which DDP does not average"
+                )
         for loop in self.script.training_loops():
             for node in walk(loop.body):
                 if isinstance(node, cst.Call) and (dotted(node.func) or "").endswith(".module"):

@@ -21,6 +21,7 @@ class Plan:
     cautions: list[str] = field(default_factory=list)
     anchors: list[cst.CSTNode] = field(default_factory=list)  # what needs the process group
     helpers: set[str] = field(default_factory=set)  # functions that the script gains, see `text`
+    wrapped_behind: dict[tuple[cst.CSTNode, str], Edit] = field(default_factory=dict)  # by `if` and condition
     sampler_needed: bool = False
     rescaled: bool = False
 

@@ -237,6 +237,10 @@ class Script:
                     found.add(call.func.attr.value)
         return found
 
+    def same(self, one: cst.BaseExpression, other: cst.BaseExpression) -> bool:
+        """Whether a name may hold what the other was made to hold, handed on to functions and back."""
+        return self._place(other) in self._names_behind(one)
+
     @staticmethod
     def _whole(receiver: cst.BaseExpression, part: str) -> cst.BaseExpression | None:
         """`model` of `model.encoder`, given `.encoder`; a wrapper's `.module` is looked through."""

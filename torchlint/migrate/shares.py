@@ -11,6 +11,12 @@ from torchlint.migrate.plan import Step, downloads, value_of
 from torchlint.migrate.script import LOADER, PASSES_ITEMS
 from torchlint.nodes import argument, dotted, has_star, literal, walk, walk_scope
 
+# Calls that take a batch size for the shape of a tensor.
+_SHAPED = frozenset(
+    "view reshape expand repeat zeros ones empty full rand randn randint normal init_hidden FloatTensor LongTensor "
+    "Tensor".split()
+)
+
 
 class Shares(Step):
     def run(self) -> None:
@@ -36,12 +42,14 @@ class Shares(Step):
         if not loops:
             raise NotUnderstood("the training loop is in another file")
         self.lengths(done)
+        self.sizes(done)
         return loops
 
     def made(self, expr: cst.BaseExpression) -> list[cst.BaseExpression]:
         """What made the loader, wrappers such as `loader = tqdm(loader)` taken off."""
         found: list[cst.BaseExpression] = []
-        for origin in self.script.origins(expr):
+        latest = self.latest(expr)
+        for origin in [latest] if latest is not None else self.script.origins(expr):
             wraps = isinstance(origin, cst.Call) and (dotted(origin.func) or "").rpartition(".")[2] in PASSES_ITEMS
             inner = origin.args[0].value if isinstance(origin, cst.Call) and wraps and origin.args else None
             if isinstance(inner, cst.Name) and inner.value == dotted(expr):
@@ -49,6 +57,23 @@ class Shares(Step):
             else:
                 found.append(origin)
         return found
+
+    def latest(self, expr: cst.BaseExpression) -> cst.Call | None:
+        """The loader made of a dataset of the same name, `data = DataLoader(data)`, once it is there."""
+        values = [value for value, _ in self.script.assigned(expr)]
+        last = max(values, key=self.file.row, default=None)
+        if not isinstance(last, cst.Call) or len(values) < 2 or self.script.qualified(last.func) != LOADER:
+            return None
+        data, scope = argument(last, "dataset", 0), self.script.scope(last)
+        if data is None or dotted(data.value) is None or dotted(data.value) != dotted(expr):
+            return None
+        block = self.file.parent(self.file.statement(last))
+        straight = block is scope or (block is not None and self.file.parent(block) is scope)
+        return (
+            last
+            if straight and self.script.scope(expr) is scope and self.file.row(expr) > self.file.row(last)
+            else None
+        )
 
     def loader(self, call: cst.Call) -> None:
         """`shuffle` moves into a DistributedSampler; the batch is divided among the processes."""
@@ -177,6 +202,56 @@ class Shares(Step):
                     made = self.script.origins(what.value)
                     if made and all(m in loaders for m in made):
                         self.edits.append(self.file.replace(what.attr, "sampler"))
+
+    def sizes(self, loaders: set[cst.CSTNode]) -> None:
+        """A batch is smaller now: what divides by its size, or makes tensors of its size, may mean either."""
+        batches = [value_of(argument(c, "batch_size", 1)) for c in loaders if isinstance(c, cst.Call)]
+        named = {dotted(b) for b in batches} - {None}
+        for node in self.script.nodes:
+            if isinstance(node, cst.Attribute) and node.attr.value == "batch_size":
+                made = self.script.origins(node.value)
+                if made and any(m in loaders for m in made):
+                    self.size(node)
+            elif isinstance(node, cst.Call) and (dotted(node.func) or "").rpartition(".")[2] in _SHAPED:
+                if any(dotted(a.value) in named for a in node.args if a.keyword is None):
+                    raise NotUnderstood(f"line {self.file.row(node)} makes a tensor of the whole batch's size")
+            elif isinstance(node, (cst.BinaryOperation, cst.AugAssign)) and self.divides(node, named):
+                raise NotUnderstood(f"line {self.file.row(node)} divides a loss by the whole batch's size")
+
+    def size(self, node: cst.Attribute) -> None:
+        """`steps = len(files) / loader.batch_size` counts the batches of all processes."""
+        outer: cst.CSTNode | None = self.file.parent(node)
+        while isinstance(outer, cst.Arg) or (isinstance(outer, cst.Call) and dotted(outer.func) in ("float", "int")):
+            outer = self.file.parent(outer)
+        if not (isinstance(outer, cst.BinaryOperation) and isinstance(outer.operator, (cst.Divide, cst.FloorDivide))):
+            raise NotUnderstood(f"line {self.file.row(node)} uses the batch size of a loader, which is a share now")
+        if any(n is node for n in walk(outer.left)) or self.within(outer.left):
+            raise NotUnderstood(f"line {self.file.row(node)} uses the batch size of a loader, which is a share now")
+        whole = f"{self.file.code(node)} * {self.dist}.get_world_size()"
+        alone = isinstance(self.file.parent(node), cst.Arg)
+        self.edits.append(self.file.replace(node, whole if alone else f"({whole})"))
+
+    def divides(self, node: cst.BinaryOperation | cst.AugAssign, named: set[str | None]) -> bool:
+        """Whether what backward starts from is divided by the batch size: a sum that the script makes a mean itself."""
+        right = node.right if isinstance(node, cst.BinaryOperation) else node.value
+        if not isinstance(node.operator, (cst.Divide, cst.DivideAssign)) or dotted(right) not in named:
+            return False
+        around = self.file.enclosing(node, (cst.For, cst.While, cst.FunctionDef))
+        body = around.body if isinstance(around, (cst.For, cst.While, cst.FunctionDef)) else self.file.tree
+        line = self.file.statement(node)
+        backward = [c for c in walk(body) if isinstance(c, cst.Call) and self.script.is_backward(c)]
+        if any(c in backward for c in walk(line)):
+            return True
+        losses = {n.value for c in backward for n in walk(c.func) if isinstance(n, cst.Name)}
+        for inner in walk(body):
+            if isinstance(inner, (cst.Assign, cst.AugAssign)) and losses & self.bound(inner):
+                losses |= {n.value for n in walk(inner.value) if isinstance(n, cst.Name)}
+        return any(losses & self.bound(n) for n in walk(line) if isinstance(n, (cst.Assign, cst.AugAssign)))
+
+    @staticmethod
+    def bound(line: cst.Assign | cst.AugAssign) -> set[str]:
+        targets = [t.target for t in line.targets] if isinstance(line, cst.Assign) else [line.target]
+        return {n.value for target in targets for n in walk(target) if isinstance(n, cst.Name)}
 
     def epochs(self, loops: list[tuple[cst.For, cst.BaseExpression]]) -> None:
         """`set_epoch` at the top of each epoch loop, so that every epoch is shuffled anew."""

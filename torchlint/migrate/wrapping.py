@@ -49,6 +49,8 @@ class Wrapping(Guards):
         self.place(statement)
         if self.name is not None:
             moves += self.moves_later(statement, self.name)
+        if not moves:
+            self.moved_elsewhere(wrap, model, statement)
         if moves and not isinstance(model, (cst.Name, cst.Attribute, cst.Call, cst.Subscript)):
             inner = f"({inner})"
         moved = "".join(dict.fromkeys(moves))
@@ -109,6 +111,26 @@ class Wrapping(Guards):
             moves.append(self.move_text(call))
             outer = call
 
+    def moved_elsewhere(self, wrap: cst.Call, model: cst.BaseExpression, statement: cst.CSTNode) -> None:
+        """DDP has to see the parameters where they stay: a move in another function comes too late."""
+        row, scope = self.file.row(wrap), self.script.scope(wrap)
+        for made in [model, *(value for value, _ in self.script.assigned(model))]:
+            if self.file.row(made) <= row and any(_is_move(n) for n in walk(made)):
+                return
+        target = next((n for n in walk(statement) if dotted(n) == self.name), None)
+        if not isinstance(target, (cst.Name, cst.Attribute)):
+            return
+        for call in self.script.calls:
+            receiver = call.func.value if isinstance(call.func, cst.Attribute) and _is_move(call) else None
+            if receiver is None or self.behind in (around := list(self.file.ancestors(call))):
+                continue
+            if self.script.scope(call) is scope and dotted(receiver) == dotted(model) and self.file.row(call) < row:
+                return
+            loop = next((a for a in around if isinstance(a, cst.For) and dotted(a.target) == dotted(receiver)), None)
+            held = loop is not None and any(dotted(n) == self.name for n in walk(loop.iter))
+            if held or (self.script.scope(call) is not scope and self.script.same(receiver, target)):
+                raise NotUnderstood(f"the model is moved after it is wrapped (line {self.file.row(call)})")
+
     def move_text(self, call: cst.Call) -> str:
         assert isinstance(call.func, cst.Attribute)
         args = ", ".join(self.rewritten(a).strip().rstrip(",") for a in call.args)
@@ -160,3 +182,9 @@ class Wrapping(Guards):
             if made and min(made) > self.file.row(wrap):
                 raise NotUnderstood(f"the model is moved only if {name.value}, which is made after the wrap")
         self.only_if = self.rewritten(guard.test)
+
+
+def _is_move(node: cst.CSTNode) -> bool:
+    return (
+        isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute) and node.func.attr.value in ("cuda", "to")
+    )
