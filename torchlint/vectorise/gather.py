@@ -176,18 +176,23 @@ def _starts_anew(g: Growth, steps: list[Growth], sem: Semantics) -> bool:
     """Whether the branch that sets the names is taken in the first turn of the loop, whenever it runs, and no other."""
     if not isinstance(g.first, cst.If):
         return False
-    asked = next((s for s in steps if _asks_for_none(g.first.test, s.name)), None)
-    if asked is None:
-        return _asks_for_zero(g.first.test, g)
-    # The fix leaves the name alone when there is no turn; it must not hold anything else in front of the loop.
     start = sem.file.caret(g.loop)[0]
-    before = [b for b in bindings_in(asked.name, sem.function(g.loop), sem) if sem.file.caret(b)[0] < start]
+    asked = next((s for s in steps if _asks_for_none(g.first.test, s.name)), None)
+    if asked is None and not _asks_for_zero(g.first.test, g):
+        return False
+    if asked is None and sem.file.parent(g.first) is g.loop.body and next(find(g.loop, cst.Continue), None) is None:
+        return True
+    # The fix leaves the name alone when no turn comes to the guard; it must not hold anything in front of the loop.
     around = [a for a in sem.file.ancestors(g.loop) if isinstance(a, (cst.For, cst.While))]
-    return (
-        asked.name not in sem.function(g.loop).params
-        and all(isinstance(b, cst.Assign) and dotted(b.value) == "None" for b in before)
-        and all(any(a is loop for b in before for a in sem.file.ancestors(b)) for loop in around)
-    )
+    for step in steps if asked is None else [asked]:
+        before = [b for b in bindings_in(step.name, sem.function(g.loop), sem) if sem.file.caret(b)[0] < start]
+        if step.name in sem.function(g.loop).params or not all(
+            isinstance(b, cst.Assign) and dotted(b.value) == "None" for b in before
+        ):
+            return False
+        if not all(any(a is loop for b in before for a in sem.file.ancestors(b)) for loop in around):
+            return False
+    return True
 
 
 def _sides(test: cst.BaseExpression, kind: type[cst.BaseCompOp]) -> tuple[cst.BaseExpression, ...]:
