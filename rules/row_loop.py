@@ -43,8 +43,8 @@ entries that become Python numbers, which are read from one `.tolist()`: unsafe 
 is a tensor, where the turns may write into it by another name, and where entries are compared with negative numbers,
 which `uint8` wraps. Unsafe for reductions and transcendental functions (the order of additions and the vectorised
 kernels may differ in the last bit), for stacked lists (`torch.stack([])` raises, an empty batch does not), and wherever
-`torch.vmap` is used, which is slower than the loop below some twenty rows. Where no template applies, the finding comes
-without a fix.
+`torch.vmap` is used, along any dimension, which is slower than the loop below some twenty rows and holds what all turns
+compute at once. Where no template applies, the finding comes without a fix.
 
 ## Verified by
 
@@ -70,6 +70,7 @@ from torchlint.semantics.rows import Loop, row_loop, saves_memory
 from torchlint.vectorise.body import Body, StepKind, gives_number, is_joined_list, read_body, sums_into
 from torchlint.vectorise.by_entry import How, by_entry
 from torchlint.vectorise.emit import comprehension_fix, elements_are_work, row_fix
+from torchlint.vectorise.mapped import mapped_comprehension, mapped_loop
 from torchlint.vectorise.pairs import read_pairs
 from torchlint.vectorise.suppression import suppressed_by_class
 from torchlint.vectorise.tolist import list_fix
@@ -98,7 +99,7 @@ def check(node: cst.For, ctx: Context) -> Iterator[Finding]:
     if draws(node) or _in_pairs(node, ctx) or saves_memory(node, ctx.sem):
         return
     what = f"Python loop over the {'rows' if rows.axis == 0 else 'slices'} of `{ctx.file.code(rows.over)}`"
-    fix = row_fix(body, ctx.sem)
+    fix = row_fix(body, ctx.sem) or mapped_loop(body, ctx.sem)
     if fix is None and _makes_numbers(body, ctx):
         fix = list_fix(node, ctx.sem)
     yield Finding(node, what, WHY, _batched_form(body), fix)
@@ -135,7 +136,7 @@ def _comprehended(node: cst.ListComp | cst.GeneratorExp, ctx: Context) -> Findin
     else:
         return None
     what = f"Python loop over the rows of `{ctx.file.code(rows.over)}`"
-    fix = comprehension_fix(node, rows, ctx.sem)
+    fix = comprehension_fix(node, rows, ctx.sem) or mapped_comprehension(node, rows, ctx.sem)
     if fix is None and (gives_number(node.elt, ctx.sem) or isinstance(node.elt, (cst.List, cst.Tuple))):
         fix = list_fix(node.for_in, ctx.sem)
     return Finding(node, what, WHY, do, fix)

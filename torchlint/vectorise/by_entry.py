@@ -81,7 +81,7 @@ def _by_entry(loop: Loop, sem: Semantics) -> ByEntry | None:
         found = None if copied is None else ByEntry(How.MOVED, copied)
     if found is not None and not _mentions_tensors(loop, sem):
         found = None
-    if found is None and isinstance(loop, cst.For) and not _is_compiled(loop, sem):
+    if found is None and isinstance(loop, cst.For) and not is_compiled(loop, sem):
         worked = worked_on(loop, sem)
         found = None if worked is None else ByEntry(How.COMPUTED, worked)
     if found is None or draws(loop) or _said_otherwise(loop, sem):
@@ -89,7 +89,7 @@ def _by_entry(loop: Loop, sem: Semantics) -> ByEntry | None:
     return found
 
 
-def _is_compiled(loop: Loop, sem: Semantics) -> bool:
+def is_compiled(loop: Loop, sem: Semantics) -> bool:
     """Whether the function is a kernel, or is compiled, and its loops with it: `@cuda.jit`, `@torch.jit.script`."""
     function = sem.file.enclosing(loop, cst.FunctionDef)
     names = (

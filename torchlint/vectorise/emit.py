@@ -46,11 +46,11 @@ def row_fix(body: Body, sem: Semantics) -> Fix | None:
     loop = body.rows.node
     if not isinstance(loop, cst.For) or body.rows.axis != 0 or any(s.test is not None for s in body.steps):
         return None
-    if not body.rows.whole or any(isinstance(s.value, cst.Call) and _is_shared_out(s, loop) for s in body.steps):
+    if not body.rows.whole or any(isinstance(s.value, cst.Call) and tuple_is_shared(s, loop) for s in body.steps):
         return None
-    if _outlives(body, sem):
+    if outlives(body, sem):
         return None
-    comments = _comments(loop, sem)
+    comments = comments_in(loop, sem)
     if comments is None:
         return None
     writer = _Writer(body.rows, sem)
@@ -67,7 +67,7 @@ def row_fix(body: Body, sem: Semantics) -> Fix | None:
     return Fix(edits, Applicability.SAFE if safe else Applicability.UNSAFE, f"replace the loop by {writer.means}")
 
 
-def _is_shared_out(step: Step, loop: cst.For) -> bool:
+def tuple_is_shared(step: Step, loop: cst.For) -> bool:
     """`values, places = f(row)`."""
     return any(a.value is step.value and isinstance(a.targets[0].target, cst.Tuple) for a in find(loop, cst.Assign))
 
@@ -158,7 +158,10 @@ class _Writer:
             return [f"{name} = {lifted.code}"]
         if step.kind is StepKind.ACCUMULATE:
             self.exact = False
-            return [f"{self.sem.file.code(step.target)} {step.operator} {self.value(step.value).tight}.sum(dim=0)"]
+            target, total = self.sem.file.code(step.target), f"{self.value(step.value).tight}.sum(dim=0)"
+            if isinstance(step.node, cst.Assign):
+                return [f"{target} = {target} + {total}"]  # a new tensor, as the turns made it
+            return [f"{target} {step.operator} {total}"]
         if step.kind is StepKind.STORE and isinstance(step.target, cst.Subscript):
             return [self.store(step.target, step)]
         if step.kind is StepKind.APPEND and isinstance(step.target, cst.Name):
@@ -284,7 +287,7 @@ class _Writer:
         """`torch.vmap(lambda x_row: …)(x)`. With `out`, each result is expanded to the row that it is written into."""
         if self.sem.names.imports.get("torch") != "torch":
             raise NotLifted("torch is not imported under its own name")
-        if any(isinstance(n, cst.Call) and self._unmappable(n) for n in walk(node)):
+        if any(isinstance(n, cst.Call) and cannot_be_mapped(n, self.sem) for n in walk(node)):
             raise NotLifted("a call that vmap cannot batch")
         parameters: dict[str, str] = {}  # whole tensor → name of its row
         text = self._with_row_names(node, parameters)
@@ -295,18 +298,6 @@ class _Writer:
         self.exact = False
         code = f"torch.vmap(lambda {', '.join(parameters.values())}: {text})({', '.join(parameters)})"
         return Lifted(code, True, exact=False)
-
-    def _unmappable(self, call: cst.Call) -> bool:
-        if isinstance(call.func, cst.Name) and call.func.value in ("max", "min", "sum"):
-            return True  # Python's own compare elements one by one
-        name = self.sem.qualified(call.func) or dotted(call.func) or ""
-        last = call.func.attr.value if isinstance(call.func, cst.Attribute) else name
-        return (
-            last in _NOT_MAPPED
-            or self.sem.callee(call) is not None
-            or (held := self.sem.value(call.func)).kind is Kind.LOSS_FN
-            or TAKES_BATCHES.match(held.origin) is not None
-        )
 
     def _parameter(self, tensor: cst.BaseExpression, parameters: dict[str, str]) -> str:
         code = self.lifter._whole(tensor, 0).code
@@ -371,6 +362,20 @@ class _Writer:
         )
 
 
+def cannot_be_mapped(call: cst.Call, sem: Semantics) -> bool:
+    """Whether `torch.vmap` has no rule for a call, or it leaves tensors."""
+    if isinstance(call.func, cst.Name) and call.func.value in ("max", "min", "sum"):
+        return True  # Python's own compare elements one by one
+    name = sem.qualified(call.func) or dotted(call.func) or ""
+    last = call.func.attr.value if isinstance(call.func, cst.Attribute) else name
+    return (
+        last in _NOT_MAPPED
+        or sem.callee(call) is not None
+        or (held := sem.value(call.func)).kind is Kind.LOSS_FN
+        or TAKES_BATCHES.match(held.origin) is not None
+    )
+
+
 def _item_of(node: cst.BaseExpression) -> cst.BaseExpression | None:
     """`e` of `e.item()`."""
     if (
@@ -383,7 +388,7 @@ def _item_of(node: cst.BaseExpression) -> cst.BaseExpression | None:
     return None
 
 
-def _outlives(body: Body, sem: Semantics) -> bool:
+def outlives(body: Body, sem: Semantics) -> bool:
     """Whether the counter, a row or an intermediate result is read outside the loop, where the last turn left it."""
     loop = body.rows.node
     names = body.rows.bound | {s.target.value for s in body.of(StepKind.TEMPORARY) if isinstance(s.target, cst.Name)}
@@ -409,7 +414,7 @@ def _binds(node: cst.CSTNode, name: str) -> bool:
     return any(n.value == name for h in holders for n in find(h.target, cst.Name))
 
 
-def _comments(loop: cst.For, sem: Semantics) -> list[str] | None:
+def comments_in(loop: cst.For, sem: Semantics) -> list[str] | None:
     """The comments among the loop's lines; None if they cannot be told from the text."""
     text = sem.file.text[sem.file.line_start(loop) : sem.file.line_end(loop)]
     if "#" not in text:

@@ -13,7 +13,7 @@ from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import RowLoop, definition_of, row_loop
 from torchlint.spelling import same
 from torchlint.vectorise.body import Step, StepKind, read_body
-from torchlint.vectorise.emit import _comments, _outlives
+from torchlint.vectorise.emit import comments_in, outlives
 from torchlint.vectorise.lift import Lifted, Lifter, NotLifted, row_rank, steady, total_rank
 
 
@@ -55,7 +55,7 @@ def read_pairs(loop: cst.For, sem: Semantics) -> Pairs | None:
     if table is None or not _only_indexes(outer.index, store, sem):
         return None
     names = {n.value for n in find(store.value, cst.Name)}
-    if not names & outer.bound or not names & inner.bound or _outlives(body, sem):
+    if not names & outer.bound or not names & inner.bound or outlives(body, sem):
         return None
     return Pairs(outer, inner, store, table)
 
@@ -92,7 +92,7 @@ def _only_indexes(counter: str, store: Step, sem: Semantics) -> bool:
 def pairs_fix(pairs: Pairs, sem: Semantics) -> Fix | None:
     """The broadcast, `torch.cdist` or matrix product that fills the table; None where ranks are not known."""
     loop = pairs.outer.node
-    comments = _comments(loop, sem) if isinstance(loop, cst.For) else None
+    comments = comments_in(loop, sem) if isinstance(loop, cst.For) else None
     rank = total_rank(pairs.table, sem)
     if not all(isinstance(o, cst.Name) and steady(o.value, o, sem) for o in (pairs.outer.over, pairs.inner.over)):
         return None

@@ -13,7 +13,7 @@ from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import definition_of, extent
 from torchlint.spelling import same
-from torchlint.vectorise.emit import _comments
+from torchlint.vectorise.emit import comments_in
 from torchlint.vectorise.lift import total_rank
 
 
@@ -220,7 +220,7 @@ def scatter_fix(scatter: Scatter, sem: Semantics) -> Fix | None:
         return None
     is_list = kind is Kind.LIST
     vector = is_list or total_rank(scatter.index, sem) == 1
-    comments = _comments(scatter.loop, sem)
+    comments = comments_in(scatter.loop, sem)
     if not (vector or scatter.scalar) or comments is None or _counter_is_read(scatter, sem):
         return None
     out, index, axis = scatter.out.value, sem.file.code(scatter.index), scatter.axis
