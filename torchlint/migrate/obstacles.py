@@ -57,8 +57,9 @@ class Obstacles(Step):
         )
 
     def wrapped(self, wrap: cst.Call) -> None:
-        if self.script.owner(wrap) is not None:
-            raise NotUnderstood("the model is wrapped inside a class")
+        owner = self.script.owner(wrap)
+        if owner is not None:
+            raise NotUnderstood(f"the class {owner.name.value} wraps the model, and classes are not followed")
         dim = argument(wrap, "dim", 3)
         if has_star(wrap) or (dim is not None and literal(dim.value) != 0):
             raise NotUnderstood("the batch is split along another dimension than the first")

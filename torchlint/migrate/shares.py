@@ -33,17 +33,28 @@ class Shares(Step):
                 raise NotUnderstood(f"the training loop at line {self.file.row(loop)} is no loop over a DataLoader")
             for origin in made:
                 if not (isinstance(origin, cst.Call) and self.script.qualified(origin.func) == LOADER):
-                    raise NotUnderstood(f"where `{self.file.code(expr)}` is made is not in this file")
+                    raise self.unknown(loop, expr, origin)
                 if origin not in done:
                     done.add(origin)
                     self.loader(origin)
             self.agree(loop)
             loops.append((loop, expr))
         if not loops:
-            raise NotUnderstood("the training loop is in another file")
+            raise NotUnderstood("another file goes over the batches, and set_epoch and saving on rank 0 belong there")
         self.lengths(done)
         self.sizes(done)
         return loops
+
+    def unknown(self, loop: cst.For, expr: cst.BaseExpression, origin: cst.BaseExpression) -> NotUnderstood:
+        """What stands where a DataLoader was looked for."""
+        code, func = self.file.code(expr), dotted(origin.func) if isinstance(origin, cst.Call) else None
+        if func is not None and func.rpartition(".")[2] in ("range", "arange", "trange", "count"):
+            return NotUnderstood(
+                f"the training loop at line {self.file.row(loop)} counts steps, not a loader's batches"
+            )
+        if func is not None and not (self.script.qualified(origin) or "").startswith("~."):
+            return NotUnderstood(f"`{code}` comes from {func}, where its loader has to get the sampler")
+        return NotUnderstood(f"how `{code}` is made is not seen, and its loader has to get the sampler")
 
     def made(self, expr: cst.BaseExpression) -> list[cst.BaseExpression]:
         """What made the loader, wrappers such as `loader = tqdm(loader)` taken off."""
