@@ -1,7 +1,8 @@
 """A Module's `forward` is called directly, past everything that calling the Module does.
 
 ## What it does
-Reports `model.forward(x)` where `model` is known to be an `nn.Module`.
+Reports `model.forward(x)` where `model` is known to be an `nn.Module`, also as one that callers hand over, that a
+function of another file makes, or that a dict holds.
 
 ## Why is this bad
 `model(x)` runs forward and backward hooks, DistributedDataParallel's gradient synchronisation, weight and spectral
@@ -70,15 +71,20 @@ def check(call: cst.Call, context: Context) -> Iterator[Finding]:
     value = context.sem.value(receiver)
     maker = _maker(receiver, context)
     asked: tuple[Question, ...] = ()
-    if value.kind is Kind.MODULE:
-        if not _is_module(value, context):
+    there = f"@{context.file.row(func)}"
+    if value.kind is Kind.MODULE or (value.kind is Kind.LOSS_FN and value.origin.startswith("torch.nn.")):
+        if not _is_module(value, context) and not _is_element(receiver, context):
             return
         if maker is not None:
             asked = (Question("is-known-as-no-module", maker),)
+        elif value.evidence == "used":
+            asked = (Question("other-than-module-there", there),)
     elif not _is_element(receiver, context):
-        if maker is None or holds_unit_tests(context.sem):
+        if holds_unit_tests(context.sem):
             return  # a test of a class is about its forward
-        asked = (Question("is-no-module", maker),)
+        if maker is None and (value.kind is not Kind.UNKNOWN or not isinstance(receiver, _PLACES)):
+            return
+        asked = (Question("is-no-module", maker) if maker is not None else Question("no-module-there", there),)
     if isinstance(receiver, cst.Call) or _delegates(call, receiver, context) or _special(value, context):
         return
     name = context.file.code(receiver)
@@ -94,6 +100,9 @@ def check(call: cst.Call, context: Context) -> Iterator[Finding]:
     )
 
 
+_PLACES = (cst.Name, cst.Attribute, cst.Subscript)
+
+
 def _is_element(receiver: cst.BaseExpression, context: Context) -> bool:
     """Whether it is an item of a ModuleList, or what a loop takes from one."""
     if isinstance(receiver, cst.Subscript):
@@ -107,9 +116,12 @@ def _is_element(receiver: cst.BaseExpression, context: Context) -> bool:
     )
 
 
+_CONTAINERS = ("torch.nn.ModuleList", "torch.nn.ModuleDict", "torch.nn.Sequential")
+
+
 def _holds_modules(node: cst.BaseExpression, context: Context) -> bool:
     value = context.sem.value(node)
-    return value.kind is Kind.MODULE and value.origin in ("torch.nn.ModuleList", "torch.nn.Sequential")
+    return value.kind is Kind.MODULE and value.origin in _CONTAINERS
 
 
 def _maker(receiver: cst.BaseExpression, context: Context) -> str | None:
@@ -141,7 +153,7 @@ def _is_module(value: Value, context: Context) -> bool:
 
 def _delegates(call: cst.Call, receiver: cst.BaseExpression, context: Context) -> bool:
     """Whether this is a class talking about its own forward, or a wrapper handing it on."""
-    name = dotted(receiver)
+    name = dotted(receiver.value if isinstance(receiver, cst.Subscript) else receiver)
     if name is None:
         return True
     root = name.partition(".")[0]

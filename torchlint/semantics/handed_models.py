@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import libcst as cst
 
+from torchlint.diagnostic import Question
 from torchlint.nodes import dotted, find
 from torchlint.semantics import knowledge
 from torchlint.semantics.calls import bind_arguments
@@ -280,9 +281,61 @@ def _is_module_class(project: Project, sem: Semantics, cls: Class, depth: int) -
     return False
 
 
+def no_module_there(project: Project, path: str, subject: str) -> bool:
+    """Whether what `.forward(…)` is called on in that row (`@41`) is not known to be a Module, or may be something else
+    as well."""
+    known = set(_called_forward(project, path, subject))
+    return True not in known or False in known
+
+
+def other_than_module_there(project: Project, path: str, subject: str) -> bool:
+    """Whether what `.forward(…)` is called on in that row is known to be something else than a Module."""
+    return False in _called_forward(project, path, subject)
+
+
+def _called_forward(project: Project, path: str, subject: str) -> Iterator[bool | None]:
+    sem = project.semantics(path)
+    row = int(subject.partition("@")[2])
+    with project.comparing():
+        for call in sem.file.all(cst.Call) if sem is not None else ():
+            if sem is None or not isinstance(call.func, cst.Attribute) or call.func.attr.value != "forward":
+                continue
+            if sem.file.row(call.func) == row:
+                yield from _plain_modules(project, call.func.value, Scope(sem, sem.function(call)), 0)
+
+
+def _plain_modules(project: Project, node: cst.BaseExpression, scope: Scope, depth: int) -> Iterator[bool | None]:
+    """For each thing that the expression is known to stand for, whether it is a Module of which calling it is calling
+    its `forward`; None for what lies outside of the project."""
+    path = os.path.abspath(scope.sem.file.path)
+    name, function = dotted(node) or "", scope.function
+    given: Iterator[_Given] | None = None
+    if depth < _DEPTH and name in function.params:
+        given = _arguments(project, path, function.own, name)
+        if function.name == "__init__" and function.cls is not None:
+            given = _constructed_with(project, path, function.cls, function, name)
+    elif depth < _DEPTH and function.is_method and function.cls is not None:
+        root, _, attribute = name.partition(".")
+        if root == function.params[0] and attribute and "." not in attribute:
+            given = _held(project, scope.sem, function.cls, attribute)
+    if given is not None:
+        for expression, there in given:
+            if expression is not node:
+                yield from _plain_modules(project, expression, there, depth + 1)
+        return
+    for made in made_of(project, node, scope):
+        where = os.path.abspath(made.sem.file.path)
+        if made.cls is not None and project.answer(where, Question("is-known-as-no-module", made.cls.own)):
+            yield False
+        else:
+            yield True if _makes_module(project, made) else None
+
+
 MODEL_ANSWERS = {
     "handed-no-module": handed_no_module,
     "holds-no-module": holds_no_module,
     "runs-no-model": runs_no_model,
+    "no-module-there": no_module_there,
+    "other-than-module-there": other_than_module_there,
     "not-in-train-mode": not_in_train_mode,
 }
