@@ -53,11 +53,13 @@ def _evaluates(sem: Semantics, function: Function, forward: Event, events: list[
     if branches:
         return any(_recorded(sem, function, forward, mode) for mode in branches)
     for name, value, site in _settings(sem, function, forward):
+        if site is not None and site.grad.off:
+            continue
         if any(_happens(h, name, value) is not False for h in hot) or _happens(forward, name, value) is False:
             continue
         if _in_eval_mode(events, forward, name, value):
             return True
-        if site is not None and not site.grad.off:
+        if site is not None:
             there = subject_at(function, site, forward.subject)
             if there and last_mode(sem.events(site.function), site.but(subject=there)) == "eval":
                 return True
