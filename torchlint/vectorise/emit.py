@@ -289,6 +289,8 @@ class _Writer:
             raise NotLifted("torch is not imported under its own name")
         if any(isinstance(n, cst.Call) and cannot_be_mapped(n, self.sem) for n in walk(node)):
             raise NotLifted("a call that vmap cannot batch")
+        if out is not None and _may_lead_with_one(node):
+            raise NotLifted("a leading dimension of one, which a write drops and `expand_as` does not")
         parameters: dict[str, str] = {}  # whole tensor → name of its row
         text = self._with_row_names(node, parameters)
         if out is not None:
@@ -360,6 +362,17 @@ class _Writer:
         return not (isinstance(parent, cst.Attribute) and parent.attr is node) and not (
             isinstance(parent, cst.Arg) and parent.keyword is node
         )
+
+
+_ADD_DIMENSIONS = frozenset(
+    """unsqueeze keepdim keepdims view view_as reshape reshape_as expand expand_as repeat tile stack vstack row_stack
+    atleast_2d atleast_3d unflatten None""".split()
+)
+
+
+def _may_lead_with_one(node: cst.CSTNode) -> bool:
+    """Whether the value may have more dimensions than the row, the first of one element: `model(x[i].unsqueeze(0))`."""
+    return any(n.value in _ADD_DIMENSIONS for n in find(node, cst.Name))
 
 
 def cannot_be_mapped(call: cst.Call, sem: Semantics) -> bool:
