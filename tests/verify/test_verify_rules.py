@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -64,6 +66,21 @@ def test_the_committed_evidence_holds(rule: Rule) -> None:
     if rule in SAFE:
         kinds = {case["behaviour"]["kind"] for case in found.values()}
         assert kinds <= PROVEN
+
+
+@pytest.mark.parametrize("rule", WRITTEN, ids=lambda rule: rule.name)
+def test_what_a_case_runs_imports_nothing_that_tests_do_without(rule: Rule) -> None:
+    """A fixture that imports torchvision at its head cannot be run; a case may put a stand-in for it into place."""
+    folder = fixtures_folder() / rule.name.replace("-", "_")
+    cases = (folder / "run.py").read_text("utf-8")
+    imported = set()
+    for node in ast.parse((folder / "bad.py").read_text("utf-8")).body:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imported.add(node.module.partition(".")[0])
+    missing = [name for name in imported if importlib.util.find_spec(name) is None and f'"{name}' not in cases]
+    assert not missing, f"move what needs {missing} into another bad_*.py"
 
 
 @pytest.mark.skipif("TORCHLINT_VERIFY_RULES" not in os.environ, reason="minutes; set TORCHLINT_VERIFY_RULES=1")
