@@ -11,6 +11,7 @@ import libcst as cst
 
 from torchlint.diagnostic import Applicability, Edit, Fix
 from torchlint.nodes import argument, children, dotted, find, literal, walk
+from torchlint.semantics.display import few
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import RowLoop, definition_of, fresh_name, reads
@@ -289,6 +290,9 @@ class _Writer:
             raise NotLifted("torch is not imported under its own name")
         if any(isinstance(n, cst.Call) and cannot_be_mapped(n, self.sem) for n in walk(node)):
             raise NotLifted("a call that vmap cannot batch")
+        loop = self.rows.node
+        if isinstance(loop, cst.For) and few(loop.iter):
+            raise NotLifted("a handful of turns, which vmap would make slower")
         if out is not None and _may_lead_with_one(node):
             raise NotLifted("a leading dimension of one, which a write drops and `expand_as` does not")
         parameters: dict[str, str] = {}  # whole tensor → name of its row

@@ -12,6 +12,7 @@ import libcst as cst
 from torchlint.diagnostic import Applicability, Edit, Fix
 from torchlint.nodes import argument, children, dotted, find, literal
 from torchlint.semantics.certain import surely_tensor
+from torchlint.semantics.display import few
 from torchlint.semantics.kinds import Kind
 from torchlint.semantics.model import Semantics
 from torchlint.semantics.rows import RowLoop, fresh_name
@@ -29,6 +30,8 @@ def mapped_loop(body: Body, sem: Semantics) -> Fix | None:
     loop, rows = body.rows.node, body.rows
     if not isinstance(loop, cst.For) or any(s.test is not None for s in body.steps) or outlives(body, sem):
         return None
+    if few(loop.iter):
+        return None  # vmap is slower than a handful of turns
     kinds = (StepKind.TEMPORARY, StepKind.APPEND, StepKind.ACCUMULATE)
     comments = comments_in(loop, sem)
     if comments is None or not all(
