@@ -62,7 +62,8 @@ RULE = Rule(
     default=False,
 )
 
-_ON_CUDA = re.compile(r"\.cuda\(|[\"']cuda")
+# Asking whether a device is CUDA, as the fix of TL301 does, says nothing of where the script runs.
+_ON_CUDA = re.compile(r"\.cuda\(|(?<!\.type == )[\"']cuda")
 
 
 @RULE.on

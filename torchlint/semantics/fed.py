@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from torchlint.semantics.model import Semantics
     from torchlint.semantics.project import Definition, Project
 
-# `autocast("cuda")` says nothing of where batches go, like `torch.cuda.amp.autocast()`, which a fix turns into it.
+# `autocast("cuda")` says nothing of where batches go, like `torch.cuda.amp.autocast()`, which a fix turns into it, nor
+# does `pin_memory=device.type == "cuda"`.
 _CUDA = re.compile(
-    r"\.cuda\(|(?<!autocast\()(?<!GradScaler\()(?<!device_type=)[\"']cuda"
+    r"\.cuda\(|(?<!\.type == )(?<!autocast\()(?<!GradScaler\()(?<!device_type=)[\"']cuda"
     r"|\.to\(\s*(self\.|args\.|opt\.|cfg\.|config\.)?(device|dev|gpu)|non_blocking|local_rank|\.to\(rank"
 )
 _NAMES = (cst.Name, cst.Attribute)
