@@ -76,13 +76,15 @@ from torchlint.semantics.modules import made_of_none, minds_mode, names_layers
 from torchlint.semantics.names import is_class_name
 from torchlint.semantics.tails import held_out_draws
 
+_OF_MODELS = re.compile(r"\.backward\(|\.load_state_dict\(|no_grad|inference_mode")
+
 RULE = Rule(
     "TL203",
     Category.EVALUATION,
     Severity.WARNING,
     triggers=(r"no_grad", r"inference_mode", r"\.backward\(", EVALUATION_NAMES, HELD_OUT_NAMES),
     shapes=("forwards",),
-    requires=(r"\.backward\(|\.load_state_dict\(|no_grad|inference_mode",),
+    requires=(_OF_MODELS.pattern,),
     since="0.1",
     fixes=(Applicability.UNSAFE,),
 )
@@ -144,6 +146,8 @@ def one_of_several(region: EvalRegion, ctx: Context) -> Iterator[Finding]:
 @RULE.on
 def handed_over(module: cst.Module, ctx: Context) -> Iterator[Finding]:
     """Regions whose model other files train and hand over."""
+    if not ctx.file.mentions(_OF_MODELS):
+        return
     for region in likely_regions(ctx.sem):
         first, asked = region.forwards[0], region.unless[0]
         if region.mode != "unknown" or asked.ask == "runs-no-model" or not measures(ctx.sem, region):

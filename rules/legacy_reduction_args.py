@@ -58,7 +58,11 @@ RULE = Rule(
     "TL012",
     Category.FILES,
     Severity.WARNING,
-    triggers=(r"\belementwise_mean\b", r"\bsize_average\s*=", r"\breduce\s*=\s*(?:True|False|None|\w*\.?\w*reduce)\b"),
+    triggers=(
+        r"\belementwise_mean\b",
+        r"\bsize_average\s*=",
+        r"\breduce\s*=\s*(?:[\"']|(?:True|False|None|\w*\.?\w*reduce)\b)",
+    ),
     requires=(r"[lL]oss|cross_entropy|kl_div",),
     since="0.1",
     fixes=(Applicability.SAFE, Applicability.UNSAFE),
