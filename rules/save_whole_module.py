@@ -101,9 +101,11 @@ def _is_module(node: cst.BaseExpression, ctx: Context) -> bool:
     if not isinstance(node, (cst.Name, cst.Attribute)):
         return False
     value = ctx.sem.value(node)
-    if value.kind is not Kind.MODULE or _SCRIPTED.search(value.origin):
+    if value.kind not in (Kind.MODULE, Kind.UNKNOWN) or _SCRIPTED.search(value.origin):
         return False
-    used = rf"(?<![\w.]){re.escape(ctx.file.code(node))}(?:\.module)?\.(?:{_OF_MODULES})\s*\("
+    # That it is called like one may stand in a method which is not read for this; that it has parameters is enough.
+    methods = _OF_MODULES if value.kind is Kind.MODULE else "parameters|named_parameters"
+    used = rf"(?<![\w.]){re.escape(ctx.file.code(node))}(?:\.module)?\.(?:{methods})\s*\("
     return value.origin.startswith("torch.nn.") or re.search(used, ctx.file.text) is not None
 
 
