@@ -45,7 +45,7 @@ variable is bound before the call, the fix asks it instead. Not offered where th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import libcst as cst
 
@@ -54,14 +54,7 @@ from torchlint.edits import add_argument, torch_name
 from torchlint.nodes import argument, dotted, find, has_star, walk, walk_scope
 from torchlint.rule import Category, Context, Finding, Rule, safe
 from torchlint.semantics import Function, Kind, LoaderCall, Value
-from torchlint.semantics.batches import (
-    BatchMove,
-    followed,
-    iterated_here,
-    loader_value,
-    looks_once,
-    stranger,
-)
+from torchlint.semantics.batches import BatchMove, followed, iterated_here, loader_value, looks_once, stranger
 from torchlint.semantics.derived_loaders import hands_on, makes_base, speaks_of_pinning
 from torchlint.semantics.loading import gives_one_batch, is_unit_test, parameters_of_loader, setting
 from torchlint.semantics.loops import loader_call
@@ -276,11 +269,13 @@ def _returning(loader: LoaderCall, ctx: Context) -> Function | None:
         return None  # nobody asks `__call__` for a loader
     names = {t for t in (*loader.targets, *_held_in(loader, ctx)) if "." not in t}
     given = ctx.file.within(function.body, cst.Return), ctx.file.within(function.body, cst.Yield)
-    for value in (node.value for nodes in given for node in nodes):
-        for n in walk(value) if value is not None else ():
-            if n is loader.node or (isinstance(n, cst.Name) and n.value in names):
-                return function
-    return None
+    values = (node.value for nodes in given for node in nodes)
+    return function if any(_mentions(value, loader.node, names) for value in values) else None
+
+
+def _mentions(value: cst.CSTNode | None, node: cst.CSTNode, names: Collection[str | None]) -> bool:
+    """Whether the node itself, or one of the names that hold what it gives, stands in the value."""
+    return value is not None and any(n is node or (isinstance(n, cst.Name) and n.value in names) for n in walk(value))
 
 
 def _owner(loader: LoaderCall, ctx: Context) -> str | None:
@@ -337,12 +332,7 @@ def _gives_on(function: Function, call: cst.CSTNode, ctx: Context) -> bool:
     if isinstance(function.node, cst.Module) or function.name.startswith("__"):
         return False
     names = {dotted(t.target) for t in _assigned_to(call, ctx)} - {None}
-    given = (node.value for node in ctx.file.within(function.body, cst.Return))
-    return any(
-        n is call or (isinstance(n, cst.Name) and n.value in names)
-        for value in given
-        for n in (walk(value) if value is not None else ())
-    )
+    return any(_mentions(node.value, call, names) for node in ctx.file.within(function.body, cst.Return))
 
 
 def _assigned_to(call: cst.CSTNode, ctx: Context) -> Sequence[cst.AssignTarget]:

@@ -329,10 +329,10 @@ class _Writer:
                 rest = ", ".join(self._index(e.slice, parameters) for e in n.slice[1:])
                 edits.append((*file.caret(n), f"{row}[{rest}]" if rest else row))
                 continue
-            if isinstance(n, cst.Name) and n.value in self.lifter.rows and self._is_variable(n):
+            if isinstance(n, cst.Name) and n.value in self.lifter.rows and is_variable(n, self.sem):
                 edits.append((*file.caret(n), self._parameter(self.lifter.rows[n.value][0], parameters)))
                 continue
-            if isinstance(n, cst.Name) and self._is_variable(n):
+            if isinstance(n, cst.Name) and is_variable(n, self.sem):
                 if n.value in self.lifter.counters or n.value in self.lifter.temporaries:
                     raise NotLifted("the counter or an intermediate result is a value")
             pending += children(n)
@@ -361,11 +361,13 @@ class _Writer:
             and first.value.value == self.rows.index != ""
         )
 
-    def _is_variable(self, node: cst.Name) -> bool:
-        parent = self.sem.file.parent(node)
-        return not (isinstance(parent, cst.Attribute) and parent.attr is node) and not (
-            isinstance(parent, cst.Arg) and parent.keyword is node
-        )
+
+def is_variable(node: cst.Name, sem: Semantics) -> bool:
+    """Whether the name is neither an attribute's nor a keyword's."""
+    parent = sem.file.parent(node)
+    return not (isinstance(parent, cst.Attribute) and parent.attr is node) and not (
+        isinstance(parent, cst.Arg) and parent.keyword is node
+    )
 
 
 _ADD_DIMENSIONS = frozenset(

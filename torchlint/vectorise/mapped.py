@@ -19,7 +19,7 @@ from torchlint.semantics.rows import RowLoop, fresh_name
 from torchlint.spelling import same
 from torchlint.vectorise.body import Body, Step, StepKind
 from torchlint.vectorise.by_entry import is_compiled
-from torchlint.vectorise.emit import cannot_be_mapped, comments_in, outlives, tuple_is_shared
+from torchlint.vectorise.emit import cannot_be_mapped, comments_in, is_variable, outlives, tuple_is_shared
 from torchlint.vectorise.lift import NotLifted, steady
 
 _MESSAGE = "replace the loop by `torch.vmap` over the {}"
@@ -197,7 +197,7 @@ class _Turn:
                 raise NotLifted("a choice, or a loop")
             if isinstance(n, cst.Call) and cannot_be_mapped(n, self.sem):
                 raise NotLifted("a call that vmap cannot batch")
-            if isinstance(n, cst.Name) and self._is_variable(n):
+            if isinstance(n, cst.Name) and is_variable(n, self.sem):
                 if n.value in self.rows.rows:
                     edits.append((*file.caret(n), self._row(n.value)))
                 elif n.value == self.rows.index:
@@ -211,12 +211,6 @@ class _Turn:
         if "\\" in text or isinstance(node, cst.Tuple):
             raise NotLifted("lines joined by hand, or several values")
         return _on_one_line(text)
-
-    def _is_variable(self, node: cst.Name) -> bool:
-        parent = self.sem.file.parent(node)
-        return not (isinstance(parent, cst.Attribute) and parent.attr is node) and not (
-            isinstance(parent, cst.Arg) and parent.keyword is node
-        )
 
     def _varies(self, node: cst.CSTNode) -> bool:
         names = self.temporaries | self.rows.bound
